@@ -62,10 +62,6 @@ class Clock(Protocol):
         """Return seconds since an arbitrary moment, for measuring durations."""
         ...
 
-    def cpu_s(self) -> float:
-        """Return seconds that all processors together have spent on this process so far."""
-        ...
-
     async def sleep(self, duration_s: float) -> None:
         """Wait for `duration_s` seconds of this clock."""
         ...
@@ -78,8 +74,6 @@ class SystemClock:
     now = staticmethod(partial(datetime.now, UTC))
     #: The operating system's monotonic seconds; asked several times for each task.
     monotonic_s = staticmethod(time.monotonic)
-    #: What processors have spent on this process, its threads included.
-    cpu_s = staticmethod(time.process_time)
 
     async def sleep(self, duration_s: float) -> None:
         """Wait for `duration_s` seconds."""
@@ -95,8 +89,6 @@ class ManualClock:
     def __init__(self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
         self._now = start
         self._elapsed_s = 0.0
-        #: What `cpu_s` returns: nothing computes but what a test says.
-        self.spent_s = 0.0
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
@@ -107,10 +99,6 @@ class ManualClock:
     def monotonic_s(self) -> float:
         """Return the seconds advanced so far."""
         return self._elapsed_s
-
-    def cpu_s(self) -> float:
-        """Return `spent_s`."""
-        return self.spent_s
 
     async def sleep(self, duration_s: float) -> None:
         """Wait until the clock has been advanced by `duration_s`."""

@@ -170,7 +170,6 @@ class SampleState:
         "item",
         "key",
         "noise",
-        "partition",
         "plan",
         "previewed_s",
         "raw",
@@ -207,9 +206,8 @@ class SampleState:
         #: Whether memory had no room for the rows of its key in one of them, here or elsewhere, and
         #: its bits may be others for that.
         self.is_narrowed = False
-        #: Where it lies, and in whose rows.
+        #: Its row in the arena; -1 for none.
         self.row = -1
-        self.partition = 0
         #: Bytes of its latents, where they lie in its row as a checkpoint has them; None while it
         #: has no row.
         self.raw: Raw | None = None
@@ -435,9 +433,6 @@ class Arena:
         #: The same as they were named, as long as all have their rows.
         self._seated: tuple[SampleState, ...] = ()
         self._seating: _Seating | None = None
-        #: The same of what was loaded last: another thread may ask the network about it while this
-        #: one takes a sample away that was not loaded.
-        self._loaded: _Seating | None = None
         #: Rows of the placed: x, said, seen and h.
         self._moving: tuple[Array, Array, Array, Array | None] = (None, None, None, None)
         self._guided = 0
@@ -559,7 +554,6 @@ class Arena:
         seating = self._seating
         if seating is None or seating.bucket != bucket:
             seating = self._seating = self._seat_all(bucket)
-        self._loaded = seating
         placed, t = self._placed, self._host_t
         if seating.numbers is not None:
             step = placed[0].step
@@ -619,20 +613,17 @@ class Arena:
         self,
         denoise: Callable[[Array, Array, Conditions], Array],
         bucket: int,
-        *,
-        is_whole: bool = True,
     ) -> None:
-        """Ask the network, `bucket` rows at a time, and apply guidance; after `load` of so many.
+        """Call the network on `bucket` rows at a time, then apply guidance. `load` comes first.
 
         Args:
-            denoise: Asks it.
-            bucket: As many as were loaded.
-            is_whole: Whether nobody else asks it before `advance`.
+            denoise: Calls the network.
+            bucket: The same as for `load`.
 
         Raises:
-            ValueError: The network says something of another shape.
+            ValueError: The network returned another shape.
         """
-        seating = self._loaded
+        seating = self._seating
         assert seating is not None, "its inputs were loaded"
         assert seating.bucket == bucket, "as many as were loaded"
         self._fresh = None
@@ -645,28 +636,12 @@ class Arena:
                     f"denoise() returned shape {tuple(said.shape)} for latents of shape "
                     f"{tuple(part.shape)}"
                 )
-            if (
-                is_whole
-                and seating.is_lone
-                and type(said) is np.ndarray
-                and said.dtype == np.float32
-            ):
+            if seating.is_lone and type(said) is np.ndarray and said.dtype == np.float32:
                 self._fresh = said
             else:
                 part.said[...] = said
         if seating.scale is not None:
             solvers.guide(seating.said, len(seating.tables), seating.scale)
-
-    def rehearse(self, denoise: Callable[[Array, Array, Conditions], Array], rows: int) -> None:
-        """Ask the network about so many rows as they lie here, for what it takes; nobody moves.
-
-        Raises:
-            ValueError: There are not so many.
-        """
-        if rows > len(self._seen):
-            raise ValueError(f"{rows} of {len(self._seen)} rows")
-        heard = {name: values[:rows] for name, values in self._heard.items()}
-        denoise(self._seen[:rows], self._arrays.put(self._host_t)[:rows], heard)
 
     def foreseen(self, sample: SampleState) -> Callable[[], Array]:
         """Return what makes the latents that the network promises: only somebody who looks at them

@@ -3,7 +3,7 @@
 `Denoiser` holds samples and moves them. It has no socket or process of its own: who owns it calls
 `boundary` over and over, and between two calls adds samples, cancels them, or takes them away. At
 each boundary it drops who was cancelled, decodes one finished sample, or some if that takes next to
-nothing, asks `Schedule` who runs, and runs one step.
+nothing, asks `Scheduler` which samples run, and runs one step.
 
 What a model process does with it:
 
@@ -16,21 +16,19 @@ What a model process does with it:
   `Cancelled` and `InvalidCheckpoint` are among the exceptions.
 - In its loop the process waits for the worker's word if `boundary` returned False, else reads what
   was said meanwhile without waiting, and calls `boundary` again. Nobody waits for a full batch.
-- Where no word comes for a while, it calls `learn` over and over until a word comes or it is False.
 - To hand over: a checkpoint of each of `ids` is left for the worker (`drawn_since`, `slate.py`),
   and comes back with the next attempt in `Request.checkpoint`. None means that nothing is lost by
   starting anew. It has the size of the latents, 64 KiB to 1 MiB. That model version, device and
   mode are the same is not looked at.
-- `curves` are kept on disk now and then, by model version and device, and given back at the start.
+- `step_costs` are written to disk now and then, by model version and device, and read at the start.
 - With several models on a device: `set_residency` whenever one was loaded or moved out. `load` is
   called with the name of one that is not there when it is its turn; if it raises, all samples of
   that model end with the exception. `decode_finished` before another one takes a model's place, and
   `replace` as soon as one was dropped: nothing of it is held from then on.
-- Before another model runs, `settle`: then no partition runs a step.
 - Between two calls it may wait for words of the worker until `due_s`: a device that works by itself
   needs nothing before, and who comes until then takes part in the next step.
 - LoRAs are changed when it is the turn of samples with others than are on (`StepModel.adapt`). What
-  that took is in `swaps`, and the schedule counts with it.
+  that took is in `swaps`, and the scheduler counts with it.
 - Exceptions of `ended` and of listeners are not caught: they end the loop, as a lost worker should.
 
 In exact mode every step of a batch key has the model's own number of rows, so a picture depends on
@@ -43,11 +41,6 @@ and nothing waits for it in between: the number of steps is known, and so is who
 What people hear of a step, and what it took, comes when the device is there. A device that breaks
 then takes the loop with it.
 
-Where processors can be divided (`StepModel.partitions`) and there are samples for all of them, each
-partition runs steps of its own, in a thread that does nothing but ask the network. A boundary waits
-for one of them to land, notes what came of it, and has each that is idle run another one. Who takes
-part in a step is left as it is until it has landed.
-
 An error of the network is the fault of one sample until shown otherwise: the batch is halved until
 the one to blame is alone. Whoever shares a half with it just runs again, from the same latents.
 Where memory runs out, rows of keys with nothing to draw go first, and conditions of words that
@@ -57,13 +50,9 @@ room, and in a decoding, the sample fails.
 """
 
 import math
-import os
-import queue
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -84,13 +73,11 @@ from swell.sdk.step_model import (
 )
 from swell.worker.adapt import Adapting, LoraSet, Swaps
 from swell.worker.arena import Arena, BatchKey, Conditions, Raw, SampleState, packed, table_of
-from swell.worker.curve import MOST_CURVES, Curve
-from swell.worker.decide import Decision, Policy, Sample
 from swell.worker.device import is_out_of_memory
-from swell.worker.rehearsal import Rehearsal
-from swell.worker.schedule import Schedule, halved
-from swell.worker.shares import Shares
-from swell.worker.undisturbed import Undisturbed
+from swell.worker.row_limit import halved
+from swell.worker.scheduler import Decision, Policy, Sample, Scheduler
+from swell.worker.step_cost import StepCost
+from swell.worker.step_cost_store import MOST_KEPT
 
 #: A sample tells its progress at most this often, except for its last step.
 PROGRESS_EVERY_S: Final = 0.05
@@ -112,7 +99,7 @@ MOST_FINISHED: Final = 8
 #: steps lose more than who is finished gains.
 DECODING: Final = 0.25
 
-#: Batch keys that are remembered though they have no samples; of others, no more than a curve.
+#: Batch keys that are remembered though they have no samples; of others, only their step costs.
 MOST_IDLE_KEYS: Final = 8
 
 #: Steps that a device knows of beside the one that it runs.
@@ -327,31 +314,12 @@ def _put(arrays: Arrays, value: Any) -> Array:
 class _Key:
     """A batch key: whose it is, and its memory once a sample has run."""
 
-    def __init__(
-        self,
-        resident: _Resident,
-        most_rows: int,
-        rehearsal: Rehearsal,
-        undisturbed: Undisturbed,
-        apart: Undisturbed,
-    ) -> None:
+    def __init__(self, resident: _Resident, most_rows: int) -> None:
         self.resident = resident
         self.most_rows = most_rows
-        #: One for each partition; the first is also for steps that have the device for themselves.
-        self.arenas: dict[int, Arena] = {}
-        self.rehearsal = rehearsal
-        self.undisturbed = undisturbed
-        #: The same of steps of partitions, of which only the thread that asks is looked at.
-        self.apart = apart
+        self.arena: Arena | None = None
         #: Whether its device had done all of the latest step when it was told.
         self.is_at_hand = False
-        #: Rows of the narrowest sample so far.
-        self.widest = 2
-
-    @property
-    def arena(self) -> Arena | None:
-        """Where steps take place that have the device for themselves."""
-        return self.arenas.get(0)
 
 
 # --- one step ------------------------------------------------------------------------------------
@@ -376,15 +344,12 @@ class _Step:
         asked: Callable[[], None],
     ) -> None:
         self._model = model
-        self._partitions = decision.partitions
         self._asked = asked
         self._arena = arena
         self._clock = clock
-        self._departed_s = self._departed_cpu_s = self._landed_s = self._landed_cpu_s = 0.0
+        self._departed_s = 0.0
         #: When the latest attempt was told in which somebody moved, and until when.
         self.begun_s = self.told_s = 0.0
-        #: What processors spent on it meanwhile, if anybody asks.
-        self.cpu_s = 0.0
         #: A sample shows what is foreseen of it at most this often; NaN where none does.
         self.preview_every_s = math.nan
         self.renew(decision.bucket)
@@ -398,81 +363,31 @@ class _Step:
         #: Who has moved, and who cannot.
         self.advanced: Sequence[SampleState] = ()
         self.failed: Sequence[tuple[SampleState, Exception]] = ()
-        #: Whether anybody asks what processors spent on it meanwhile.
-        self.counts_cpu = True
-        #: What the network raised in a partition.
-        self._error: BaseException | None = None
         #: Where the device is when it is done; None if it was when it was told.
         self.mark: Mark | None = None
         #: What previews are to show, by sample.
         self.foreseen: Sequence[tuple[SampleState, Callable[[], Array]]] = ()
 
-    def depart(self, states: Sequence[SampleState]) -> None:
-        """Have everything ready for `forward`."""
+    def _forward(self, states: Sequence[SampleState]) -> None:
+        """Ask the network."""
         self._departed_s = self._clock.monotonic_s()
-        if self.counts_cpu:
-            self._departed_cpu_s = self._clock.cpu_s()
         self._arena.place(states)
         self._arena.load(self._bucket)
         self._asked()
+        self._arena.forward(self._model.denoise, self._bucket)
 
-    def forward(self) -> None:
-        """Ask the network."""
-        model, is_whole = self._model, self._partitions == 1
-        denoise = model.denoise if is_whole else model.denoise_in_partition
-        self._arena.forward(denoise, self._bucket, is_whole=is_whole)
-
-    def departs(self, states: Sequence[SampleState]) -> bool:
-        """Do so; return whether it went well, else `land` tells."""
-        try:
-            self.depart(states)
-        except Exception as error:
-            self._error = error
-        return self._error is None
-
-    def forward_in_partition(self) -> None:
-        """Ask the network, in a thread of its partition, and note what came of it."""
-        begun_s = time.thread_time()
-        try:
-            self.forward()
-        except BaseException as error:
-            self._error = error
-        self._landed_s = self._clock.monotonic_s()
-        self._landed_cpu_s = time.thread_time() - begun_s
-
-    def land(self) -> None:
-        """Say what became of it.
-
-        Raises:
-            BaseException: What the network raised; once, since it holds all that its calls held.
-        """
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def run(
-        self,
-        states: Sequence[SampleState],
-        landing: Callable[[], None] | None = None,
-    ) -> None:
+    def run(self, states: Sequence[SampleState]) -> None:
         """Move these samples; take note of the picture that is foreseen, of those to be shown.
 
         Args:
             states: Who runs.
-            landing: Says what became of asking the network, if it was asked; else it is asked now.
 
         Raises:
             _NoMemory: Those that are neither among the advanced nor the failed did not move.
         """
         arena = self._arena
         try:
-            if landing is None:
-                # Of a partition whatever else the process did would count.
-                self.counts_cpu = self.counts_cpu and self._partitions == 1
-                self.depart(states)
-                self.forward()
-            else:
-                landing()
+            self._forward(states)
             unseen_s = self._departed_s - self.preview_every_s
             foreseen = [self._foreseen(state) for state in states if state.previewed_s <= unseen_s]
         except Exception as error:
@@ -493,12 +408,7 @@ class _Step:
             self.failed = [*self.failed, *((state, error) for state in states)]
             return
         self.begun_s = self._departed_s
-        if landing is not None:
-            self.told_s, self.cpu_s = self._landed_s, self._landed_cpu_s
-        else:
-            self.told_s = self._clock.monotonic_s()
-            if self.counts_cpu:
-                self.cpu_s = self._clock.cpu_s() - self._departed_cpu_s
+        self.told_s = self._clock.monotonic_s()
         self.advanced = [*self.advanced, *states]
         if foreseen:
             self.foreseen = [*self.foreseen, *foreseen]
@@ -514,14 +424,10 @@ class _Step:
         return [state for state in states if state.id not in done]
 
 
-def _lacking(
-    step: _Step,
-    states: Sequence[SampleState],
-    landing: Callable[[], None] | None = None,
-) -> Exception | None:
+def _lacking(step: _Step, states: Sequence[SampleState]) -> Exception | None:
     """Run a step; return what the device said if it has no memory for all of it."""
     try:
-        step.run(states, landing)
+        step.run(states)
     except _NoMemory as error:
         return error.reason
     return None
@@ -537,23 +443,12 @@ class _Company:
         self.states = states
         #: By sample.
         self.rows = {sample.id: sample.rows for sample in run}
-        #: Whose they are, and the step that they run again and again, once all are ready. Steps of
-        #: partitions are not kept.
+        #: Whose they are, and the step that they run again and again, once all are ready.
         self.key: _Key | None = None
         self.step: _Step | None = None
 
 
 _NOBODY: Final = _Company((), ())
-
-
-class _Flight(msgspec.Struct):
-    """A step that a partition runs now."""
-
-    decision: Decision
-    company: _Company
-    step: _Step
-    #: Whether all other partitions ran a step as it began.
-    is_usual: bool = False
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -575,10 +470,6 @@ def _nothing() -> None:
     pass
 
 
-def _nobody(model: StepModel | None) -> None:
-    pass
-
-
 # --- the loop ------------------------------------------------------------------------------------
 
 
@@ -590,12 +481,10 @@ class Denoiser:
         ended: Called once per sample with its id, and its result or an exception.
         exact: Whether all steps of a batch key have the same number of rows.
         bucket: That number; None for what each plan or model says.
-        curves: What steps took in an earlier process, from `curves`.
+        step_costs: Step costs of an earlier process, from `step_costs`.
         load: Called with the name of a model that has to be brought to the device.
         asked: Called when the network is about to be asked, which leaves others time.
-        learns: Called with the model before a step is rehearsed that may have to be compiled, and
-            with None after it.
-        policy: Who runs when, as a matter of taste.
+        policy: Trade-offs of the scheduler.
         progress_every_s: Seconds between two words of progress of a sample.
         preview_every_s: Seconds between two previews of a sample.
     """
@@ -607,10 +496,9 @@ class Denoiser:
         *,
         exact: bool = True,
         bucket: int | None = None,
-        curves: Mapping[str, Curve] | None = None,
+        step_costs: Mapping[str, StepCost] | None = None,
         load: Callable[[str], None] | None = None,
         asked: Callable[[], None] = _nothing,
-        learns: Callable[[StepModel | None], None] = _nobody,
         policy: Policy | None = None,
         progress_every_s: float = PROGRESS_EVERY_S,
         preview_every_s: float = PREVIEW_EVERY_S,
@@ -620,17 +508,14 @@ class Denoiser:
         self._exact = exact
         self._bucket = bucket
         #: Of keys that are not known now, by their names; those used last at the end.
-        self._curves = dict(curves or {})
+        self._step_costs = dict(step_costs or {})
         self._load = load
         self._asked = asked
-        self._learns = learns
-        self._schedule = Schedule(policy or Policy())
+        self._scheduler = Scheduler(policy)
         self._progress_every_s = progress_every_s
         self._preview_every_s = preview_every_s
         self._residents: dict[str, _Resident] = {}
         self._keys: OrderedDict[BatchKey, _Key] = OrderedDict()
-        #: Whether somebody has come since something was rehearsed.
-        self._is_interrupted = False
         #: Samples with steps left, and those that wait to be decoded.
         self._states: dict[str, SampleState] = {}
         self._finished: deque[SampleState] = deque()
@@ -645,14 +530,10 @@ class Denoiser:
         #: themselves.
         self._together = 0
         self._step_s = 0.0
-        #: Partition → what it runs; those that have landed; and the threads of all, once there are
-        #: any.
-        self._flights: dict[int, _Flight] = {}
-        self._landed: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._threads: tuple[int, ThreadPoolExecutor] | None = None
         #: How often LoRAs were changed, by model; only of those that took any.
         self.swaps: dict[str, Swaps] = {}
-        self._shares = Shares()
+        #: Sample → seconds of the device that it has taken: its part of each step, by rows.
+        self._spent_s: dict[str, float] = {}
         #: What it took to encode words just now, and whose; it counts where a step shows that the
         #: device does not work by itself.
         self._encoding: tuple[float, dict[str, int]] = (0.0, {})
@@ -681,12 +562,12 @@ class Denoiser:
             except Exception as error:
                 self._ended(request.id, error)
                 continue
-            self._shares.begin(state.id)
+            self._spent_s[state.id] = 0.0
             if state.is_finished:
                 self._finished.append(state)
             else:
                 self._states[state.id] = state
-                self._schedule.add(self._sample(request, state))
+                self._scheduler.add(self._sample(request, state))
 
     def cancel(self, sample_id: str) -> None:
         """Drop a sample at the next boundary. An id that is not here means nothing."""
@@ -709,7 +590,8 @@ class Denoiser:
             return None
         key, x, h = self._keys[state.key], state.x, state.h
         if state.row >= 0 and state.raw is None:
-            arena = key.arenas[state.partition]
+            arena = key.arena
+            assert arena is not None, "it has a row there"
             x, h = arena.latents(state) if key.is_at_hand else arena.copied(state)
         return Drawn(state, key.resident.model.arrays, x, h, key.is_at_hand)
 
@@ -731,11 +613,11 @@ class Denoiser:
 
         A second time it is 0.
         """
-        return self._shares.end(sample_id, self._still_takes_s(sample_id))
+        return self._spent_s.pop(sample_id, 0.0) + self._still_takes_s(sample_id)
 
     def share_so_far(self, sample_id: str) -> float:
         """Return what a sample that goes on has taken of the device, in seconds."""
-        return self._shares.so_far(sample_id)
+        return self._spent_s.get(sample_id, 0.0)
 
     def set_residency(self, model: StepModel, *, loaded: bool, load_s: float) -> None:
         """Say whether a model is on the device, and what loading it takes."""
@@ -745,7 +627,6 @@ class Denoiser:
             resident.adapting.brought(model)
         resident.loaded, resident.load_s = loaded, load_s
         if not loaded:
-            self.settle()
             self._clear(resident)
         self._tell_residency(resident)
 
@@ -754,33 +635,13 @@ class Denoiser:
         resident = self._residents.get(model.name)
         if resident is None:
             return
-        self.settle()
         self._forget_company()
         resident.model = model
         resident.texts = _Texts(model)
         resident.adapting.brought(model)
-        self._undivide(resident)
-        # What was compiled for the other one is gone.
-        fresh: dict[str, Rehearsal] = {}
-        for key, known in self._keys.items():
-            if known.resident is resident:
-                curve = self._schedule.curve(key)
-                known.rehearsal = fresh.setdefault(str(key), Rehearsal(curve))
         for state in [*self._states.values(), *self._finished]:
             if state.key.model == model.name:
                 self._prepare_anew(state, model)
-
-    def _undivide(self, resident: _Resident) -> None:
-        """Have no rows of partitions, of which a new object may have others."""
-        for state in self._states.values():
-            known = self._keys[state.key]
-            if known.resident is resident and state.partition:
-                if (arena := known.arenas.get(state.partition)) is not None:
-                    arena.take(state)
-                state.partition = 0
-        for known in self._keys.values():
-            if known.resident is resident:
-                known.arenas = {n: arena for n, arena in known.arenas.items() if n == 0}
 
     def _prepare_anew(self, state: SampleState, model: StepModel) -> None:
         """Have a sample ask nothing more of an object that is gone."""
@@ -796,23 +657,17 @@ class Denoiser:
 
     def decode_finished(self) -> None:
         """Decode all that wait for it, and wait for the device: a model is about to leave it."""
-        self.settle()
         while self._finished:
             self._decode_first()
         self._wait(0)
 
-    def settle(self) -> None:
-        """Wait for what partitions run, and begin nothing."""
-        while self._flights:
-            self._land(waits=True)
+    def step_costs(self) -> dict[str, StepCost]:
+        """Return step costs by batch key, most recently used last.
 
-    def curves(self) -> dict[str, Curve]:
-        """Return what steps took, by batch key; worth keeping per model version and device.
-
-        Those used last come last.
+        They hold for one model version on one device.
         """
-        known = {str(key): self._schedule.curve(key) for key in self._keys}
-        others = {name: curve for name, curve in self._curves.items() if name not in known}
+        known = {str(key): self._scheduler.cost(key) for key in self._keys}
+        others = {name: cost for name, cost in self._step_costs.items() if name not in known}
         return others | known
 
     @property
@@ -823,10 +678,10 @@ class Denoiser:
         running = next((told for told in self._told if told.decision is not None), None)
         if running is None or running.decision is None or running.decision.key not in self._keys:
             return 0.0
-        curve = self._schedule.curve(running.decision.key)
-        step_s = curve.seconds(running.decision.bucket) * running.decision.passes
+        cost = self._scheduler.cost(running.decision.key)
+        step_s = cost.seconds(running.decision.bucket) * running.decision.passes
         begun_s = max(running.begun_s, self._reached_s)
-        if not curve.measured:
+        if not cost.measured:
             return begun_s
         return begun_s + (1 - LEAD) * step_s - 2 * self._host_s
 
@@ -841,144 +696,21 @@ class Denoiser:
             self._wait(AHEAD if self._states or self._finished else 0)
         return bool(self._states or self._finished)
 
-    def learn(self) -> bool:
-        """Learn what a step takes that is not well known; say whether there was one.
-
-        For when nothing is to be drawn: who comes meanwhile waits for one step. Otherwise it is
-        learnt when a crowd comes, which has better things to do and whom others disturb.
-        """
-        if len(self):
-            return False
-        if self._is_interrupted:
-            self._is_interrupted = False
-            for known in self._keys.values():
-                known.rehearsal.interrupt()
-        for key, known in reversed(self._keys.items()):
-            if known.arena is None or not known.resident.loaded:
-                continue
-            if key.bucket is not None:
-                continue
-            largest = min(known.most_rows, self._schedule.memory(key).rows)
-            rows = known.rehearsal.next(self._schedule.curve(key), largest, known.widest)
-            if rows is not None:
-                self._rehearse(key, known, known.arena, rows)
-                return True
-        return False
-
-    def _rehearse(self, key: BatchKey, known: _Key, arena: Arena, rows: int) -> None:
-        """Learn what a step of nobody's samples takes.
-
-        Raises:
-            Exception: The device is broken.
-        """
-        model, curve = known.resident.model, self._schedule.curve(key)
-        is_first = known.rehearsal.is_first(curve, rows)
-        if is_first:
-            self._learns(model)
-        begun_s, cpu_s = self._clock.monotonic_s(), self._clock.cpu_s()
-        try:
-            arena.rehearse(model.denoise, rows)
-            mark = model.arrays.mark()
-        except Exception:
-            # No room, or rows that it does not like: whoever needs it will find out.
-            known.rehearsal.end()
-            mark = None
-        else:
-            if mark is not None:
-                mark.wait()
-            seconds = self._clock.monotonic_s() - begun_s
-            if mark is None:
-                spent_s = self._clock.cpu_s() - cpu_s
-                seconds = known.undisturbed.seconds(rows, seconds, spent_s)
-            self._schedule.learn(key, known.rehearsal.tried(curve, rows, seconds))
-        if is_first:
-            self._learns(None)
-
     def _step(self) -> None:
-        if self._flights:
-            # Somebody may wait for a partition that has nothing to do.
-            self._land(waits=self._is_full())
         if self._cancelled:
             self._drop_cancelled()
         if self._finished:
             self._decode()
-        partitions = self._schedule.partitions
-        if partitions > 1:
-            self._run_partitions(partitions)
-            return
-        if self._flights:
-            return  # they land one by one, and who is finished by then is told before
         decision = self._choose()
         if decision.run:
             step = self._prepared_step(decision)
             if step is not None:
                 self._take_step(decision, step, self._company)
 
-    # Partitions
-
-    def _is_full(self) -> bool:
-        """Say whether nothing can begin before a partition has landed."""
-        partitions = self._schedule.partitions
-        away = sum(len(flight.company.states) for flight in self._flights.values())
-        return partitions == 1 or len(self._flights) == partitions or away == len(self._states)
-
-    def _land(self, *, waits: bool) -> None:
-        """Take note of what partitions have run; of one at least, if that is waited for."""
-        if waits:
-            # Others have time meanwhile.
-            self._asked()
-        while self._flights:
-            try:
-                partition = self._landed.get(block=waits)
-            except queue.Empty:
-                return
-            waits = False
-            flight = self._flights.pop(partition)
-            self._schedule.landed(flight.decision)
-            self._take_step(flight.decision, flight.step, flight.company, flight)
-
-    def _run_partitions(self, partitions: int) -> None:
-        """Have each partition run a step that runs none."""
-        begun = []
-        for partition in set(range(partitions)) - self._flights.keys():
-            decision = self._choose(partition)
-            if self._schedule.partitions != partitions:
-                break  # somebody has gone, or there is less room
-            if decision.run and self._launch(decision):
-                begun.append(self._flights[partition])
-        for flight in begun:
-            flight.is_usual = len(self._flights) == partitions
-
-    def _launch(self, decision: Decision) -> bool:
-        """Have a partition run a step; say whether it does."""
-        step = self._prepared_step(decision)
-        if step is None:
-            return False
-        partition, company = decision.partition, self._company
-        self._schedule.begun(decision)
-        self._flights[partition] = _Flight(decision, company, step)
-        if step.departs(company.states):
-            threads = self._threads_for(decision.partitions)
-            asked = threads.submit(step.forward_in_partition)
-            asked.add_done_callback(lambda _: self._landed.put(partition))
-        else:
-            self._landed.put(partition)
-        return True
-
-    def _threads_for(self, partitions: int) -> ThreadPoolExecutor:
-        if self._threads is None or self._threads[0] < partitions:
-            self._threads = partitions, ThreadPoolExecutor(partitions, "partition")
-        return self._threads[1]
-
     # Between two steps
 
     def _drop_cancelled(self) -> None:
         cancelled, self._cancelled = self._cancelled, set()
-        for flight in self._flights.values():
-            # They are dropped when it has landed.
-            away = cancelled.intersection(flight.decision.ids)
-            self._cancelled |= away
-            cancelled -= away
         for state in [state for state in self._finished if state.id in cancelled]:
             self._finished.remove(state)
             self._tell_end(state.id, Cancelled())
@@ -1010,7 +742,7 @@ class Denoiser:
 
     def _tell_end(self, sample_id: str, result: Any) -> None:
         self._ended(sample_id, result)
-        self._shares.end(sample_id, self._still_takes_s(sample_id))
+        self._spent_s.pop(sample_id, None)
 
     def _decoded(self, state: SampleState) -> Any:
         if state.item.cancelled:
@@ -1024,7 +756,7 @@ class Denoiser:
         except Exception as error:
             return error
         if mark is None:
-            self._shares.took(self._clock.monotonic_s() - begun_s, {state.id: 1})
+            self._spend(self._clock.monotonic_s() - begun_s, {state.id: 1})
         else:
             decoded = state.id, resident.model.name
             self._told.append(_Told(begun_s, mark, decoded=decoded))
@@ -1041,10 +773,10 @@ class Denoiser:
             raise FloatingPointError(NOT_FINITE)
         return result, None
 
-    def _choose(self, partition: int | None = None) -> Decision:
+    def _choose(self) -> Decision:
         """Return who runs; drop whom nobody waits for any more."""
         while True:
-            decision = self._schedule.decide(self._clock.monotonic_s(), partition)
+            decision = self._scheduler.decide(self._clock.monotonic_s())
             states = self._company_of(decision).states
             cancelled = [state for state in states if state.item.cancelled]
             if not cancelled:
@@ -1053,7 +785,7 @@ class Denoiser:
                 self._end(state, Cancelled())
 
     def _company_of(self, decision: Decision) -> _Company:
-        if decision.run is not self._company.run:
+        if decision.run != self._company.run:
             states = tuple([self._states[sample.id] for sample in decision.run])
             self._company = _Company(decision.run, states)
         return self._company
@@ -1068,13 +800,9 @@ class Denoiser:
         """Return a step whose samples have all that they need; None if it is not to be run."""
         company = self._company_of(decision)
         step = company.step
-        if step is not None and decision.partitions == 1:
-            step.renew(decision.bucket)
-        else:
-            step = self._new_step(decision, company)
-            if step is None:
-                return None
-        step.counts_cpu = self._schedule.looks(decision)
+        if step is None:
+            return self._new_step(decision, company)
+        step.renew(decision.bucket)
         return step
 
     def _new_step(self, decision: Decision, company: _Company) -> _Step | None:
@@ -1088,59 +816,21 @@ class Denoiser:
             return None
         if not self._ready(key, states):
             return None  # somebody else can have the free row
-        arena = self._arena_in(key, decision, states)
-        if arena is None:
-            return None
-        step = _Step(resident.model, arena, decision, self._clock, self._asked)
+        assert key.arena is not None, "they are ready"
+        step = _Step(resident.model, key.arena, decision, self._clock, self._asked)
         if resident.has_preview:
             step.preview_every_s = self._preview_every_s
         # What was done here may have had them looked at anew.
         self._company, company.key = company, key
-        company.step = step if decision.partitions == 1 else None
+        company.step = step
         return step
 
-    def _arena_in(
-        self, key: _Key, decision: Decision, states: Sequence[SampleState]
-    ) -> Arena | None:
-        """Return the rows of a partition; nobody of these is in others then.
-
-        Returns:
-            None if there is no room.
-        """
-        partition = decision.partition
-        arena = key.arenas.get(partition)
-        if arena is None:
-            first = states[0]
-            assert first.with_words is not None, "it was told"
-            most_rows = key.most_rows // decision.partitions
-            try:
-                arena = Arena(first.key, key.resident.model.arrays, most_rows, first.with_words)
-            except Exception as error:
-                if not is_out_of_memory(key.resident.model, error):
-                    raise
-                self._schedule.undivide(first.key)
-                return None
-            key.arenas[partition] = arena
-        for state in states:
-            if state.partition != partition:
-                # Whatever it heard there is not held.
-                if (before := key.arenas.get(state.partition)) is not None:
-                    before.take(state)
-                state.partition = partition
-        return arena
-
-    def _take_step(
-        self,
-        decision: Decision,
-        step: _Step,
-        company: _Company,
-        flight: _Flight | None = None,
-    ) -> None:
-        """Run a step that is ready, or wait for one that is run; and note what came of it."""
+    def _take_step(self, decision: Decision, step: _Step, company: _Company) -> None:
+        """Run a step that is ready, and note what came of it."""
         states, key = company.states, company.key
         assert key is not None, "it is ready"
         model = key.resident.model
-        lacking = _lacking(step, states, None if flight is None else step.land)
+        lacking = _lacking(step, states)
         if lacking is not None and self._make_room():
             del lacking  # with all that its calls held
             lacking = _lacking(step, step.left(states))
@@ -1151,7 +841,7 @@ class Denoiser:
             if decision.bucket < (states[0].key.bucket or 0) and not model.batch_invariant:
                 for state in step.advanced:
                     state.is_narrowed = True
-            self._count(decision, step, company, is_usual=flight is None or flight.is_usual)
+            self._count(decision, step, company)
         if lacking is not None:
             self._shrink(decision, step, lacking)
 
@@ -1174,7 +864,6 @@ class Denoiser:
     def _bring(self, resident: _Resident) -> None:
         if resident.loaded:
             return
-        self.settle()
         self._wait(0)
         self._forget_company()
         if self._load is not None:
@@ -1212,11 +901,11 @@ class Denoiser:
         """Let go of the rows of those keys that have no sample on its way; say whether any had."""
         busy = {state.key for state in self._states.values() if state.with_words is not None}
         needed = {id(self._keys[key]) for key in busy}
-        idle = [key for key in keys if key.arenas and id(key) not in needed]
+        idle = [key for key in keys if key.arena and id(key) not in needed]
         if idle:
             self._forget_company()
         for key in idle:
-            key.arenas = {}
+            key.arena = None
         return bool(idle)
 
     def _adapt(self, resident: _Resident, first: SampleState) -> bool:
@@ -1238,9 +927,7 @@ class Denoiser:
         self._tell_residency(resident)
         return reason is None
 
-    def _count(
-        self, decision: Decision, step: _Step, company: _Company, *, is_usual: bool = True
-    ) -> None:
+    def _count(self, decision: Decision, step: _Step, company: _Company) -> None:
         """Note who has moved, and retire who is finished."""
         states, rows = company.states, company.rows
         if len(step.advanced) < len(states):
@@ -1250,7 +937,7 @@ class Denoiser:
             decision = msgspec.structs.replace(decision, run=ran)
         moved = [(state, state.step) for state in states]
         self._together = len(moved)
-        for sample in self._schedule.started(decision):
+        for sample in self._scheduler.started(decision):
             self._forget_company()
             state = self._states.pop(sample.id)
             self._rows_of(state).take(state)
@@ -1262,18 +949,18 @@ class Denoiser:
             self._told.append(_Told(step.begun_s, step.mark, decision, moved, rows, step.foreseen))
             return
         self._step_s = seconds = step.told_s - step.begun_s
-        if self._encoding[1]:
-            self._shares.took(*self._encoding)
-            self._encoding = 0.0, {}
-        # A partition has only a part of the device, unless it is the only one to run.
-        self._shares.took(seconds / (decision.partitions if is_usual else 1), rows)
-        if step.counts_cpu:
-            key, bucket = company.key, decision.bucket
-            assert key is not None, "it has run"
-            undisturbed = key.undisturbed if decision.partitions == 1 else key.apart
-            seconds = undisturbed.seconds(bucket, seconds, step.cpu_s)
-        self._schedule.took(decision, seconds, is_usual=is_usual)
+        self._spend(*self._encoding)
+        self._encoding = 0.0, {}
+        self._spend(seconds, rows)
+        self._scheduler.took(decision, seconds)
         self._tell(moved, step.foreseen, step.told_s)
+
+    def _spend(self, seconds: float, rows: Mapping[str, int]) -> None:
+        """Share what the device took among those who took part, by their rows."""
+        each_s = seconds / max(1, sum(rows.values()))
+        for sample_id, n in rows.items():
+            if sample_id in self._spent_s:
+                self._spent_s[sample_id] += each_s * n
 
     def _wait(self, ahead: int) -> None:
         """Wait until the device has at most so much to do still, and tell of what it has done."""
@@ -1286,11 +973,11 @@ class Denoiser:
             self._reached_s = now_s
             if told.decoded is not None:
                 sample_id, model = told.decoded
-                self._shares.took(seconds, {sample_id: 1})
+                self._spend(seconds, {sample_id: 1})
                 self._decoding_s[model] = seconds
             if told.decision is not None:
-                self._shares.took(seconds, told.rows)
-                self._schedule.took(told.decision, seconds)
+                self._spend(seconds, told.rows)
+                self._scheduler.took(told.decision, seconds)
                 self._tell(told.moved, told.foreseen, now_s)
 
     def _still_takes_s(self, sample_id: str) -> float:
@@ -1303,9 +990,9 @@ class Denoiser:
                 continue
             rows = told.rows
             if sample_id in rows and told.decision.key in self._keys:
-                curve = self._schedule.curve(told.decision.key)
-                if curve.measured:
-                    step_s = curve.seconds(told.decision.bucket) * told.decision.passes
+                cost = self._scheduler.cost(told.decision.key)
+                if cost.measured:
+                    step_s = cost.seconds(told.decision.bucket) * told.decision.passes
                     seconds += step_s * rows[sample_id] / sum(rows.values())
         return seconds
 
@@ -1328,7 +1015,7 @@ class Denoiser:
         """Try fewer rows from now on; nobody of those who are left has moved."""
         moved = {state.id for state in step.advanced}
         left = tuple(s for s in decision.run if s.id in self._states and s.id not in moved)
-        if not self._schedule.failed(msgspec.structs.replace(decision, run=left)):
+        if not self._scheduler.failed(msgspec.structs.replace(decision, run=left)):
             for sample in left:
                 self._end(self._states[sample.id], reason)
 
@@ -1354,9 +1041,6 @@ class Denoiser:
             state.resume(request.checkpoint, model.arrays)
         if key not in self._keys:
             self._know(key, self._resident(model))
-        self._is_interrupted = True
-        known = self._keys[key]
-        known.widest = min(known.widest, 2 if state.is_guided else 1)
         return state
 
     def _sample(self, request: Request, state: SampleState) -> Sample:
@@ -1382,26 +1066,20 @@ class Denoiser:
     def _know(self, key: BatchKey, resident: _Resident) -> None:
         most_rows, name = key.bucket or resident.model.most_rows, str(key)
         like = next((other for other in self._keys if str(other) == name), None)
-        self._schedule.know(
+        self._scheduler.know(
             key,
             most_rows=most_rows,
-            curve=self._curves.get(name),
+            cost=self._step_costs.get(name),
             like=like,
             pinned=key.bucket,
             padded=resident.model.padded,
         )
-        if like is None:
-            rehearsal = Rehearsal(self._curves.get(name))
-            undisturbed, apart = (Undisturbed(os.cpu_count() or 1) for _ in range(2))
-        else:
-            alike = self._keys[like]
-            rehearsal, undisturbed, apart = alike.rehearsal, alike.undisturbed, alike.apart
-        self._keys[key] = _Key(resident, most_rows, rehearsal, undisturbed, apart)
+        self._keys[key] = _Key(resident, most_rows)
         self._tell_residency(resident)
         self._forget_idle(key)
 
     def _tell_residency(self, resident: _Resident) -> None:
-        """Tell the schedule which keys of a model can run as it is, and what the others take."""
+        """Tell the scheduler which keys of a model can run as it is, and what the others take."""
         adapting = resident.adapting
         for key, known in self._keys.items():
             if known.resident is not resident:
@@ -1409,37 +1087,36 @@ class Denoiser:
             fits = adapting.fits(key.loras)
             # What brings back all of it, or only the LoRAs that are missing.
             whole_s = resident.load_s + (adapting.swap_s if key.loras else 0.0)
-            self._schedule.set_residency(
+            self._scheduler.set_residency(
                 key,
                 loaded=resident.loaded and fits,
                 load_s=adapting.swap_s if resident.loaded and not fits else whole_s,
-                weights=resident.model.name,
-                swap_s=adapting.swap_s,
-                partitions=_partitions_of(resident.model),
             )
 
     def _forget_idle(self, newest: BatchKey) -> None:
         busy = {state.key for state in (*self._states.values(), *self._finished)} | {newest}
         idle = [key for key in self._keys if key not in busy]
         for key in idle[: max(0, len(idle) - MOST_IDLE_KEYS)]:
-            self._keep_curve(key)
-            self._schedule.forget(key)
+            self._keep_cost(key)
+            self._scheduler.forget(key)
             del self._keys[key]
 
-    def _keep_curve(self, key: BatchKey) -> None:
+    def _keep_cost(self, key: BatchKey) -> None:
         name = str(key)
-        self._curves.pop(name, None)
-        self._curves[name] = self._schedule.curve(key)
-        own = [other for other in self._curves if other.startswith(f"{key.model} ")]
-        for other in own[:-MOST_CURVES]:
-            del self._curves[other]
+        self._step_costs.pop(name, None)
+        self._step_costs[name] = self._scheduler.cost(key)
+        own = [other for other in self._step_costs if other.startswith(f"{key.model} ")]
+        for other in own[:-MOST_KEPT]:
+            del self._step_costs[other]
 
     def _rows_of(self, state: SampleState) -> Arena:
-        return self._keys[state.key].arenas[state.partition]
+        arena = self._keys[state.key].arena
+        assert arena is not None, "it has a row there"
+        return arena
 
     def _end(self, state: SampleState, error: Exception) -> None:
         """Part with a sample that has steps left."""
-        self._schedule.cancel(state.id)
+        self._scheduler.cancel(state.id)
         self._forget_company()
         del self._states[state.id]
         if state.row >= 0:
@@ -1481,10 +1158,10 @@ class Denoiser:
         state.look()
         assert state.with_words is not None, "it was told"
         if key.arena is None:
-            key.arenas[0] = self._arena(key, state, state.with_words)
+            key.arena = self._arena(key, state, state.with_words)
         for conditions in (state.with_words, state.without_words):
             if conditions is not None:
-                key.arenas[0].check(conditions)
+                key.arena.check(conditions)
 
     def _arena(self, key: _Key, first: SampleState, conditions: Conditions) -> Arena:
         """Return the rows of a key: fewer from now on where memory has no room for all.
@@ -1505,17 +1182,7 @@ class Denoiser:
                 if key.most_rows == 1:
                     raise
             key.most_rows = halved(key.most_rows)
-            self._schedule.limit(first.key, key.most_rows)
-
-
-def _partitions_of(model: StepModel) -> int:
-    """Return into how many its steps can be divided: none where only `denoise` is written anew."""
-    for names in (vars(model), *map(vars, type(model).__mro__)):
-        if "denoise_in_partition" in names:
-            return model.partitions
-        if "denoise" in names:
-            break
-    return 1
+            self._scheduler.limit(first.key, key.most_rows)
 
 
 def _stream_of(model: StepModel) -> Callable[[int, Plan], NoiseStream] | None:
