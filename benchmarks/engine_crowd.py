@@ -1,7 +1,7 @@
 """How much sooner are pictures finished by Swell's scheduler than if all share each step?
 
 In simulated time, without the rest of a worker: the real `Scheduler`, which measures its steps,
-against a loop in which every picture takes part in the next step. Both draw the same pictures of 4,
+against a loop that gives every picture a part in each step. Both draw the same pictures of 4,
 8, 20 or 30 steps on the same device, which is swell/icons on two cores: a step takes 7 ms and
 6.9 ms per row, a picture has two rows, and takes 10 ms to decode.
 
@@ -81,7 +81,7 @@ class Speed:
 
 
 class Order(Protocol):
-    """Decides which pictures take part in which step."""
+    """Decides which pictures a step has."""
 
     def __len__(self) -> int: ...
 
@@ -128,7 +128,7 @@ class Swell:
         return [sample.id for sample in self._scheduler.done(self._decision, took_s)]
 
 
-class Everybody:
+class Sharing:
     """All pictures take part in each step."""
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class Everybody:
 
 @dataclass
 class Device:
-    """A device in simulated time, and the order in which it draws."""
+    """A device in simulated time, and its order."""
 
     order: Order
     speed: Speed
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=LOAD, help="of what one after another bears")
     asked = parser.parse_args()
     pairs = [
-        (crowd(Swell(), n, asked.load), crowd(Everybody(), n, asked.load))
+        (crowd(Swell(), n, asked.load), crowd(Sharing(), n, asked.load))
         for n in range(asked.crowds)
     ]
     ratios = {

@@ -28,9 +28,10 @@ from pydantic import ValidationError
 from swell.core.clock import ManualClock
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.step_model import HostArrays, NoiseStream, Plan, Sampler, whole
-from swell.worker import denoise
+from swell.worker import conditioning_cache, denoise
 from swell.worker.arena import Arena, InvalidCheckpoint
-from swell.worker.denoise import Denoiser, Request, Runs
+from swell.worker.denoise import Denoiser, Request
+from swell.worker.draw_items import Runs
 from swell.worker.solver import Noise
 from swell.zoo.curve import CurveModel
 
@@ -688,7 +689,7 @@ def test_words_that_cannot_be_encoded_fail_their_sample_only() -> None:
 def test_the_oldest_words_are_forgotten(
     monkeypatch: pytest.MonkeyPatch, most: str, count: int
 ) -> None:
-    monkeypatch.setattr(denoise, most, count)
+    monkeypatch.setattr(conditioning_cache, most, count)
     studio = Studio()
     for name in ("x", "y", "x", "z", "x", "y"):
         studio.add(name, words=name)
@@ -701,7 +702,7 @@ def test_the_oldest_words_are_forgotten(
 def test_words_are_not_forgotten_before_those_who_need_them_are_gone(
     monkeypatch: pytest.MonkeyPatch, most: str, count: int
 ) -> None:
-    monkeypatch.setattr(denoise, most, count)
+    monkeypatch.setattr(conditioning_cache, most, count)
     studio = Studio(bucket=4)
     for name, steps in (("a", 9), ("b", 6), ("c", 9)):
         studio.add(name, words=name * 3, steps=steps)
@@ -713,7 +714,7 @@ def test_words_are_not_forgotten_before_those_who_need_them_are_gone(
     studio.denoiser.cancel("c")
     studio.finish()
     [resident] = studio.denoiser._residents.values()
-    assert len(resident.texts._known) == 1
+    assert len(resident.conditions._known) == 1
 
 
 def test_conditions_without_names_fail_their_sample() -> None:
@@ -785,7 +786,7 @@ def test_what_a_finished_sample_heard_is_held_by_nobody_else() -> None:
     studio.add("long", words="long", guidance=2.0, steps=9)
     while "short" not in studio.ended:
         studio.denoiser.boundary()
-    studio.denoiser._residents[crowd.name].texts.forget_all_but(frozenset())
+    studio.denoiser._residents[crowd.name].conditions.evict_all_but(frozenset())
     gc.collect()
     # Those of the long one, which the rows of the batch go on to hear.
     assert sum(each() is not None for each in crowd.given) < len(crowd.given)

@@ -28,7 +28,8 @@ from swell.sdk.context import Cancelled, Item, Reject  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
 from swell.sdk.model_loader import load_models  # noqa: E402
 from swell.torch_arrays import TorchNoise  # noqa: E402
-from swell.worker.denoise import Denoiser, Request, Runs  # noqa: E402
+from swell.worker.denoise import Denoiser, Request  # noqa: E402
+from swell.worker.draw_items import Runs  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 

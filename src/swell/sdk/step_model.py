@@ -24,7 +24,7 @@ NOT_FINITE: Final = (
 )
 
 #: The step engine. It is a layer above this module, and imported when a model needs it.
-_ENGINE: Final = "swell.worker.denoise"
+_ENGINE: Final = "swell.worker.draw_items"
 
 
 class Arrays(Protocol):

@@ -1,8 +1,7 @@
 """The model process: imports the models, loads those that fit, then works until its worker is gone.
 
-It is one thread, but for networks in partitions of the processors. The worker's words are read
-between batches and between steps, and, while a model runs, whenever it asks `cancelled`: so a
-cancellation arrives within one step, and nothing disturbs the model.
+It is one thread. The worker's messages are read between batches and between steps, and, while a
+model runs, whenever it asks `cancelled`: so a cancellation arrives within one step.
 
 Models that draw in steps share one loop (`draw.py`), and tasks join it at any time. A batch of
 another model runs between two of its steps. Where both want to, they take turns: after a batch the

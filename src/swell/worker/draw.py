@@ -28,8 +28,9 @@ from swell.core.results import TaskWarning
 from swell.sdk.context import Item, Listener
 from swell.sdk.step_model import StepModel
 from swell.worker.arena import InvalidCheckpoint, SampleState
-from swell.worker.denoise import Denoiser, Drawn, Request
+from swell.worker.denoise import Denoiser, Request
 from swell.worker.device import Device
+from swell.worker.drawn_sample import Drawn
 from swell.worker.frames import (
     DRAWN,
     Frame,
@@ -260,7 +261,7 @@ class Drawer:
             exact=studio.exact,
             step_costs=step_costs,
             load=self._bring,
-            asked=pipe.begin,
+            before_network=pipe.begin,
             progress_every_s=FIRST_PROGRESS_S,
             preview_every_s=PREVIEW_EVERY_S,
         )

@@ -243,6 +243,13 @@ class Scheduler:
         """Return the measured costs of a key."""
         return self._keys[key].cost
 
+    def expected_s(self, decision: Decision) -> float | None:
+        """Return the expected duration of a step; None if no step of its key was measured."""
+        known = self._keys.get(decision.key)
+        if known is None or not known.cost.measured:
+            return None
+        return known.cost.seconds(decision.bucket) * decision.passes
+
     def row_limit(self, key: Hashable) -> RowLimit:
         """Return how many rows of a key fit."""
         return self._keys[key].limit

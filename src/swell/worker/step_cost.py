@@ -12,7 +12,7 @@ the model works.
    is better by `HYSTERESIS`, so that noise does not move it.
 2. If batching saves less than `LEAST_GAIN` against a single sample, samples take turns, one per
    step. Short ones finish sooner that way.
-3. Otherwise a step is filled at least to the smallest bucket whose cost per row is within `NEARLY`
+3. Otherwise a step is filled at least to the smallest bucket with a cost per row within `NEARLY`
    of the best one. Larger steps save little, and every sample in them waits longer.
 4. In a crowd throughput matters more: a larger bucket, up to the best one, is filled if `CROWD`
    times as many rows want to run.
