@@ -202,6 +202,20 @@ def test_a_model_is_loaded_for_an_overdue_sample_once_the_turn_has_paid_for_it()
     assert (decision.key, decision.loads, decision.urgency) == ("away", True, Urgency.OVERDUE)
 
 
+def test_no_quick_load_goes_before_that_of_a_sample_that_is_more_overdue() -> None:
+    found = two_models(10.0)
+    found.know("quick", most_rows=8, cost=measured(FULL))
+    found.set_residency("quick", loaded=False, load_s=1.0)
+    found.add(sample("a", 10_000, arrived_s=1e6))
+    found.add(sample("late", key="away"))
+    found.add(sample("less late", key="quick", arrived_s=1000.0))
+    for step in range(800):
+        decision = found.decide(1e6)
+        assert decision.key == "key", step
+        found.done(decision, 0.25)
+    assert found.decide(1e6).key == "away"
+
+
 @pytest.mark.slow
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=6), st.floats(0.5, 20))
 @settings(max_examples=40, deadline=None)

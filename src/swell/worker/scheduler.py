@@ -18,16 +18,16 @@ Order of keys that can run now: overdue samples first, then pressing deadlines, 
 fair queueing: the key with the least device time per weight of its samples is next.
 
 Loading another model, or other LoRAs, takes time, so the loaded ones keep the device for at least
-`Policy.pays_back` times the duration of the next load. After that another model is loaded if one of
-its samples is overdue or has a pressing deadline, and is more urgent than all samples that can run
-now; or, if nothing is urgent, if the change saves more waiting than it costs. When no loaded model
-has work, the model that finishes the most weight per second, load included, is next.
+`Policy.pays_back` times the load of the most urgent key that is not loaded. After that its model is
+loaded if one of its samples is overdue or has a pressing deadline, and is more urgent than all
+samples that can run now; or, if nothing is urgent, if the change saves more waiting than it costs.
+When no loaded model has work, the most urgent key is next; if none is urgent, the one that finishes
+the most weight per second, load included.
 """
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from math import inf
 
 import msgspec
 
@@ -42,9 +42,9 @@ class Policy(msgspec.Struct, frozen=True):
     bound: float = 20.0
     #: A deadline presses when the spare time is at most this many times the remaining work.
     pressing: float = 1.0
-    #: Loaded models keep the device for at least this many times the duration of the next load.
+    #: Loaded models keep the device for at least this many times the next load.
     pays_back: float = 20.0
-    #: Device time per sample by which the key that ran last may lead the others, in seconds.
+    #: Lead in device time per sample that the key that ran last may have, in seconds.
     lead_s: float = 0.2
 
 
@@ -56,7 +56,7 @@ class Sample(msgspec.Struct, kw_only=True, eq=False):
     #: Steps left, at least 1, and steps in total.
     remaining: int
     steps: int
-    #: Arrival and deadline, on the clock whose time `decide` gets.
+    #: Arrival and deadline, on the clock of `decide`.
     arrived_s: float
     deadline_s: float | None = None
     #: With 1 / samples of the task, the task that can be finished soonest goes first.
@@ -277,7 +277,7 @@ class Scheduler:
             raise ValueError(f"sample {sample.id} has no weight")
         known = self._key_of[sample.id] = self._keys[sample.key]
         if not known.samples:
-            # A key gets no credit for the time in which it had no samples.
+            # A key gets no credit for time without samples.
             busy = [other.served_s for other in self._keys.values() if other.samples]
             known.served_s = max(known.served_s, min(busy, default=0.0))
         known.samples[sample.id] = sample
@@ -353,13 +353,14 @@ class Scheduler:
             return busy[0]
         needs = {known.key: self._need(known, now_s) for known in busy}
         here = [known for known in busy if known.loaded]
-        # Another model is loaded only after the loaded ones ran long enough.
-        worth_s = self._since_load_s / self._policy.pays_back if here else inf
-        away = [known for known in busy if not known.loaded and known.load_s <= worth_s]
+        away = [known for known in busy if not known.loaded]
         best = min(here or away, key=lambda known: needs[known.key])
-        if not here or not away:
+        if not (here and away):
             return best
+        # The most urgent one decides: while its load does not pay, another load would delay it.
         other = min(away, key=lambda known: needs[known.key])
+        if self._since_load_s < self._policy.pays_back * other.load_s:
+            return best
         if needs[other.key][0] is not Urgency.SHORTEST:
             return other if needs[other.key] < needs[best.key] else best
         is_calm = needs[best.key][0] is Urgency.SHORTEST
