@@ -182,8 +182,9 @@ class StepModel(Model):
     #: kernels. Exact mode then needs no bucket: steps have as many rows as pay off. `load` or
     #: `warmup` may set it, after a check.
     batch_invariant: bool = False
-    #: Whether steps of other numbers of rows than the exact bucket are padded to one of a few
-    #: numbers, for which a network is compiled or captured. False if any number is as fast.
+    #: Whether steps of fast mode are padded to 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48 or 64 rows. A
+    #: network that is compiled or captured per row count is called with each of them in `warmup`,
+    #: up to `most_rows`. False if any number is as fast.
     padded: bool = True
 
     _runs: Callable[[list[Any]], list[Any]] | None = None
