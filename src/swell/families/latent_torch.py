@@ -239,7 +239,7 @@ class Latent(StepModel):
     def call_network(self, rows: int) -> None:
         """Call the network once with this many equal rows, so that it is compiled for them."""
         plan = self.prepare(Item(self.first_input()))
-        [conditions] = self.encode([plan.words])
+        [conditions] = self.encode([cast("Words", plan.words)])
         for name, value in plan.values.items():
             kind = np.float32 if isinstance(value, float) else None
             conditions = {**conditions, name: self.arrays.put(np.asarray(value, kind))}
