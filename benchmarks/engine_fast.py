@@ -30,18 +30,13 @@ class Rows:
 
     def __init__(self, model: StepModel) -> None:
         self.seen: Counter[int] = Counter()
-        denoise, apart = model.denoise, model.denoise_in_partition
+        denoise = model.denoise
 
         def count(x: Any, t: Any, conditions: Any) -> Any:
             self.seen[len(x)] += 1
             return denoise(x, t, conditions)
 
-        def count_apart(x: Any, t: Any, conditions: Any) -> Any:
-            self.seen[len(x)] += 1
-            return apart(x, t, conditions)
-
         model.denoise = count  # type: ignore[method-assign]
-        model.denoise_in_partition = count_apart  # type: ignore[method-assign]
 
 
 def fast(model: StepModel, inputs: list[dict[str, Any]], rng: random.Random) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """How much of a step's time does the step engine take for itself, with eight samples in it?
 
-Its own time is that between two steps and around the network: who runs, rows, noise, guidance, the
-solver, progress, who comes and who is finished; all but what is spent inside the model's functions,
-and, where each core has samples of its own, what is waited for them.
+Its own time is that between two steps and around the network: scheduling, rows, noise, guidance,
+the solver, progress, arrivals and results; everything but the model's functions.
 A hundred samples wait, and another one comes for each that ends. Measured on demo/curve (one row a
 sample, 42.5 ms a step), and on swell/icons (two rows a sample) twice: with eight samples in each
 step, and with as many as it takes by default, on all cores.
@@ -35,24 +34,6 @@ def input_of(name: str, number: int) -> dict[str, Any]:
     return {"prompt": PROMPTS[number % len(PROMPTS)], "steps": 8 + number % 9, "size": 128}
 
 
-class Landings:
-    """What tells that a partition's step is over, and how long that was waited for."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.waited_s = 0.0
-
-    def put(self, partition: int) -> None:
-        self.inner.put(partition)
-
-    def get(self, *, block: bool) -> int:
-        begun = time.perf_counter()
-        try:
-            return int(self.inner.get(block=block))
-        finally:
-            self.waited_s += time.perf_counter() - begun
-
-
 class Backlog:
     """Samples that are drawn while others wait; whoever ends is replaced."""
 
@@ -60,8 +41,6 @@ class Backlog:
         self.name, self.model = name, model
         self.ended = self.number = 0
         self.denoiser = Denoiser(SystemClock(), self._note, bucket=bucket)
-        self.landings = Landings(self.denoiser._landed)
-        self.denoiser._landed = self.landings  # type: ignore[assignment]
         self.come(SAMPLES + WAITING)
 
     def _note(self, sample_id: str, result: Any) -> None:
@@ -93,10 +72,10 @@ def measure(
     timed.rows.clear()
     own_s, network_s = [], []
     for _ in range(steps):
-        timed.spent_s, timed.steps_s[:], backlog.landings.waited_s = 0.0, [], 0.0
+        timed.spent_s, timed.steps_s[:] = 0.0, []
         begun = time.perf_counter()
         backlog.step()
-        own_s.append(time.perf_counter() - begun - timed.spent_s - backlog.landings.waited_s)
+        own_s.append(time.perf_counter() - begun - timed.spent_s)
         network_s.append(sum(timed.steps_s))
     shares = np.array(
         [100 * own / there for own, there in zip(own_s, network_s, strict=True) if there]

@@ -41,10 +41,6 @@ class Dependent(Icons):
     def denoise(self, x: Any, t: Any, conditions: Any) -> Any:
         return super().denoise(x, t, conditions) * np.float32(1 + len(x) * 2.0**-20)
 
-    def denoise_in_partition(self, x: Any, t: Any, conditions: Any) -> Any:
-        said = super().denoise_in_partition(x, t, conditions)
-        return said * np.float32(1 + len(x) * 2.0**-20)
-
 
 class Watched:
     """Keeps the latents that each sample ended with, by its seed, and the rows of steps."""
@@ -52,9 +48,7 @@ class Watched:
     def __init__(self, model: StepModel) -> None:
         self.by_seed: dict[int, bytes] = {}
         self.steps_of_rows: set[int] = set()
-        decode, denoise, apart = model.decode, model.denoise, model.denoise_in_partition
-        #: The same of steps of partitions.
-        self.steps_apart: set[int] = set()
+        decode, denoise = model.decode, model.denoise
 
         def keep(latents: Any, item: Any) -> Any:
             self.by_seed[item.input.seed] = np.asarray(latents).tobytes()
@@ -64,12 +58,7 @@ class Watched:
             self.steps_of_rows.add(len(x))
             return denoise(x, t, conditions)
 
-        def count_apart(x: Any, t: Any, conditions: Any) -> Any:
-            self.steps_apart.add(len(x))
-            return apart(x, t, conditions)
-
         model.decode, model.denoise = keep, count  # type: ignore[method-assign]
-        model.denoise_in_partition = count_apart  # type: ignore[method-assign]
 
 
 class Composition:
@@ -113,7 +102,6 @@ class Found:
     different: int = 0
     rows: set[int] = field(default_factory=set)
     steps_of_rows: set[int] = field(default_factory=set)
-    steps_apart: set[int] = field(default_factory=set)
 
     def told(self) -> dict[str, Any]:
         return {
@@ -121,7 +109,6 @@ class Found:
             "identical": self.compositions - self.different,
             "rows_it_had": sorted(self.rows),
             "rows_of_steps": sorted(self.steps_of_rows),
-            "rows_of_steps_of_partitions": sorted(self.steps_apart),
         }
 
 
@@ -139,7 +126,7 @@ def compare(model: StepModel, name: str, count: int, seed: int, **options: Any) 
         found.different += not same
         found.rows |= among.rows
         say(f"{name} {number + 1}: {'same' if same else 'OTHER'} bits, rows {sorted(among.rows)}")
-    found.steps_of_rows, found.steps_apart = watched.steps_of_rows, watched.steps_apart
+    found.steps_of_rows = watched.steps_of_rows
     return found
 
 

@@ -69,26 +69,15 @@ def drawn(model: StepModel, inputs: list[dict[str, Any]], **options: Any) -> dic
 
 
 class Timed:
-    """Adds up the seconds that are spent in a model's own functions, partitions left out."""
+    """Adds up the seconds that are spent in a model's own functions."""
 
     def __init__(self, model: StepModel) -> None:
         self.spent_s = 0.0
-        #: Of each call of `denoise`; of a partition's, its part of the device's time.
+        #: Seconds and rows of each call of `denoise`.
         self.steps_s: list[float] = []
         self.rows: list[int] = []
         for name in ("prepare", "encode", "denoise", "decode", "preview"):
             setattr(model, name, self._timed(getattr(model, name), name == "denoise"))
-        apart = model.denoise_in_partition
-
-        def in_partition(*arguments: Any) -> Any:
-            begun = time.perf_counter()
-            try:
-                return apart(*arguments)
-            finally:
-                self.steps_s.append((time.perf_counter() - begun) / model.partitions)
-                self.rows.append(len(arguments[0]))
-
-        model.denoise_in_partition = in_partition  # type: ignore[method-assign]
 
     def _timed(self, function: Callable[..., Any], is_step: bool) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:

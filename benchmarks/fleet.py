@@ -16,10 +16,9 @@ from math import inf
 from replay import H200_1024, gentd26, load_times_s, model_bytes
 from swell.core.fair_queueing import note_passed, prefer, rotate
 from swell.worker.batch import Line
-from swell.worker.decide import Sample
 from swell.worker.engine import MOST_CHOICES
 from swell.worker.residency import Resident, leaving
-from swell.worker.schedule import Schedule
+from swell.worker.scheduler import Sample, Scheduler
 
 #: Seconds of a picture of 30 steps, 1024 pixels square, where one fills the device.
 PICTURE_S = 30 * H200_1024[1]
@@ -148,10 +147,10 @@ class Device:
         self.fleet = fleet
         self.since_s, self.now_s = since_s, ready_s
         self.polled = 0
-        self.schedule = Schedule()
+        self.scheduler = Scheduler()
         for model, load_s in LOAD_S.items():
-            self.schedule.know(model, most_rows=1)
-            self.schedule.set_residency(model, loaded=False, load_s=load_s)
+            self.scheduler.know(model, most_rows=1)
+            self.scheduler.set_residency(model, loaded=False, load_s=load_s)
         self.memory = Memory(fleet.budget_bytes)
         self.line: Line[str] = Line(dict.fromkeys(LOAD_S, ROOM))
         #: Task → its pictures that are not drawn yet.
@@ -173,7 +172,7 @@ class Device:
         while (task := self.line.take()) is not None:
             request = self.fleet.by_id[task]
             for number in range(request.pictures):
-                self.schedule.add(
+                self.scheduler.add(
                     Sample(
                         id=f"{task}.{number}",
                         key=request.model,
@@ -185,7 +184,7 @@ class Device:
                 )
 
     def step(self) -> None:
-        decision = self.schedule.decide(self.now_s)
+        decision = self.scheduler.decide(self.now_s)
         model, outcome = str(decision.key), self.fleet.outcome
         wanted = {self.fleet.by_id[task].model for task in self.held}
         gone = self.memory.use(model, wanted)
@@ -193,13 +192,13 @@ class Device:
             outcome.switches += 1
             outcome.load_s += LOAD_S[model]
             self.now_s += LOAD_S[model]
-            self.schedule.set_residency(model, loaded=True, load_s=LOAD_S[model])
+            self.scheduler.set_residency(model, loaded=True, load_s=LOAD_S[model])
             for name in gone:
-                self.schedule.set_residency(name, loaded=False, load_s=LOAD_S[name])
+                self.scheduler.set_residency(name, loaded=False, load_s=LOAD_S[name])
         self.now_s += PICTURE_S
         outcome.loop_s += PICTURE_S
         has_ended = False
-        for sample in self.schedule.done(decision, PICTURE_S):
+        for sample in self.scheduler.done(decision, PICTURE_S):
             task = sample.id.partition(".")[0]
             self.held[task] -= 1
             if not self.held[task]:

@@ -1,7 +1,7 @@
-"""A denoising worker in simulated time: the real `Schedule`, and what it is compared with.
+"""A denoising worker in simulated time: the real `Scheduler`, and what it is compared with.
 
-Only the device is made up: a step with so many rows takes what a published curve says. What the
-schedule knows of that curve it has measured from the steps, as a worker does.
+Only the device is simulated: the duration of a step follows a published curve. The scheduler
+measures its steps, as in a worker.
 """
 
 import random
@@ -12,9 +12,7 @@ from itertools import pairwise
 from math import inf
 from statistics import fmean
 
-from swell.worker.curve import best_size
-from swell.worker.decide import Policy, Sample
-from swell.worker.schedule import Schedule
+from swell.worker.scheduler import Policy, Sample, Scheduler
 
 #: Seconds per step by rows: Qwen-Image-2512 on one H200, bfloat16, compiled (sglang, pull request
 #: 22183). 512 pixels square gain 3.1 times at 8 rows, 1024 nothing.
@@ -77,7 +75,6 @@ class Run:
     busy_s: float = 0.0
     #: From arrival to first step, in lengths of the step that ran meanwhile, if a slot was free.
     admissions: list[float] = field(default_factory=list)
-    reasons: set[str] = field(default_factory=set)
 
     def finish(self, job: Job, now_s: float) -> None:
         self.finished_s[job.id] = now_s
@@ -153,18 +150,18 @@ class Models:
 
 
 class Worker:
-    """A loop around the real schedule, with one device on which a few models fit."""
+    """A loop around the real scheduler, with one device on which a few models fit."""
 
     def __init__(
         self,
         run: Run,
         devices: Mapping[str, Device],
-        schedule: Schedule,
+        scheduler: Scheduler,
         load_s: Mapping[str, float] | None,
         noise: float,
         models: int,
     ) -> None:
-        self.run, self.devices, self.schedule, self.load_s = run, devices, schedule, load_s
+        self.run, self.devices, self.scheduler, self.load_s = run, devices, scheduler, load_s
         self.now_s, self.step_s, self.noise = 0.0, 0.0, noise
         self._models = Models(models)
         self._random = random.Random(1)
@@ -172,11 +169,12 @@ class Worker:
         self._new: list[Job] = []
 
     def admit(self, job: Job) -> None:
-        slots = best_size(self.schedule.curve(job.key), self.schedule.memory(job.key).rows)
-        if len(self.schedule) < slots:
+        most_rows = self.scheduler.row_limit(job.key).rows
+        slots = self.scheduler.cost(job.key).rows_to_fill(0, most_rows)
+        if len(self.scheduler) < slots:
             self._new.append(job)
         self._jobs[job.id] = job
-        self.schedule.add(
+        self.scheduler.add(
             Sample(
                 id=job.id,
                 key=job.key,
@@ -189,8 +187,7 @@ class Worker:
         )
 
     def step(self) -> None:
-        decision = self.schedule.decide(self.now_s)
-        self.run.reasons |= {decision.why_turn, decision.why_order}
+        decision = self.scheduler.decide(self.now_s)
         assert decision.run, "idle while samples wait"
         key = str(decision.key)
         if decision.loads:
@@ -206,7 +203,7 @@ class Worker:
         self.step_s *= max(0.5, self._random.gauss(1, self.noise))
         self.now_s += self.step_s
         self.run.busy_s += self.step_s
-        for sample in self.schedule.done(decision, self.step_s):
+        for sample in self.scheduler.done(decision, self.step_s):
             self.run.finish(self._jobs[sample.id], self.now_s)
 
     def _load(self, key: str) -> None:
@@ -215,8 +212,8 @@ class Worker:
         self.now_s += self.load_s[key]
         gone = self._models.use(key)
         if gone is not None:
-            self.schedule.set_residency(gone, loaded=False, load_s=self.load_s[gone])
-        self.schedule.set_residency(key, loaded=True, load_s=self.load_s[key])
+            self.scheduler.set_residency(gone, loaded=False, load_s=self.load_s[gone])
+        self.scheduler.set_residency(key, loaded=True, load_s=self.load_s[key])
 
 
 def in_steps(  # noqa: PLR0913 - all but two have defaults
@@ -231,7 +228,7 @@ def in_steps(  # noqa: PLR0913 - all but two have defaults
     models: int = 1,
     noise: float = 0.02,
 ) -> Run:
-    """Run the real schedule. Without `load_s`, all models are loaded.
+    """Run the real scheduler. Without `load_s`, all models are loaded.
 
     Args:
         jobs: By arrival.
@@ -244,17 +241,17 @@ def in_steps(  # noqa: PLR0913 - all but two have defaults
         models: How many are loaded at a time.
         noise: Standard deviation of a step's time, as a share of it.
     """
-    schedule = Schedule() if policy is None else Schedule(policy)
+    scheduler = Scheduler(policy)
     for key in devices:
-        schedule.know(key, most_rows=pinned or most_rows, pinned=pinned)
-        schedule.set_residency(key, loaded=load_s is None, load_s=(load_s or {}).get(key, 0.0))
+        scheduler.know(key, most_rows=pinned or most_rows, pinned=pinned)
+        scheduler.set_residency(key, loaded=load_s is None, load_s=(load_s or {}).get(key, 0.0))
     run = _run_of(jobs, devices, pinned or 1)
-    worker = Worker(run, devices, schedule, load_s, noise, models)
+    worker = Worker(run, devices, scheduler, load_s, noise, models)
     coming = deque(jobs)
-    while coming or len(schedule):
-        if not len(schedule):
+    while coming or len(scheduler):
+        if not len(scheduler):
             worker.now_s = max(worker.now_s, coming[0].arrived_s)
-        while coming and coming[0].arrived_s <= worker.now_s and len(schedule) < (room or inf):
+        while coming and coming[0].arrived_s <= worker.now_s and len(scheduler) < (room or inf):
             worker.admit(coming.popleft())
         worker.step()
     return run

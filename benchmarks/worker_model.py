@@ -127,12 +127,6 @@ class Threaded(Icons):
         self._note(begun_ns, len(x))
         return result
 
-    def denoise_in_partition(self, x: Any, t: Any, conditions: Any) -> Any:
-        begun_ns = time.monotonic_ns()
-        result = super().denoise_in_partition(x, t, conditions)
-        self._note(begun_ns, len(x))
-        return result
-
     def decode(self, latents: Any, item: Item[Any]) -> Any:
         # What another thread does of it is not noted.
         begun_ns = time.monotonic_ns()

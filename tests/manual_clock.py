@@ -15,8 +15,6 @@ class ManualClock:
     def __init__(self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
         self._now = start
         self._elapsed_s = 0.0
-        #: What `cpu_s` returns: nothing computes but what a test says.
-        self.spent_s = 0.0
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
@@ -27,10 +25,6 @@ class ManualClock:
     def monotonic_s(self) -> float:
         """Return the seconds advanced so far."""
         return self._elapsed_s
-
-    def cpu_s(self) -> float:
-        """Return `spent_s`."""
-        return self.spent_s
 
     async def sleep(self, duration_s: float) -> None:
         """Wait until the clock has been advanced by `duration_s`."""

@@ -1353,11 +1353,11 @@ async def test_who_dies_in_a_batch_is_blamed_and_not_who_is_drawn_beside_it(
     assert (task.state, task.attempt) == (TaskState.SUCCEEDED, 1)
 
 
-async def test_cost_curves_are_kept_for_the_next_process(
+async def test_step_costs_are_kept_for_the_next_process(
     dispatch: MemoryDispatch, draws: str, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "curves"
-    async with working(dispatch, draws, curves=folder) as (worker, _):
+    folder = tmp_path / "costs"
+    async with working(dispatch, draws, step_costs=folder) as (worker, _):
         card = dispatch.registrations[0].models[0]
         await dispatch.ended(await dispatch.submit("test/draws", {"steps": 9}))
         file = folder / f"test-draws-{card.version}-cpu.json"
@@ -1365,8 +1365,8 @@ async def test_cost_curves_are_kept_for_the_next_process(
             while not file.exists():
                 await asyncio.sleep(0.01)
         assert worker.can_run
-    [curve] = json.loads(file.read_bytes()).values()
-    assert [point[:1] for point in curve["points"]] == [[4]]
+    [cost] = json.loads(file.read_bytes()).values()
+    assert list(cost) == ["4"]
     file.write_bytes(b"broken")
-    async with working(dispatch, draws, curves=folder):
+    async with working(dispatch, draws, step_costs=folder):
         assert output_of(await dispatch.ended(await dispatch.submit("test/draws")))

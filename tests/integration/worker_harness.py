@@ -34,7 +34,7 @@ async def dispatch() -> MemoryDispatch:
 async def working(
     dispatch: MemoryDispatch,
     *refs: str,
-    curves: Path | None = None,
+    step_costs: Path | None = None,
     weights: WeightCache | None = None,
     **settings: Any,
 ) -> AsyncIterator[tuple[Worker, "asyncio.Task[int]"]]:
@@ -44,7 +44,7 @@ async def working(
         dispatch,
         refs,
         SystemClock(),
-        curves=curves,
+        step_costs=step_costs,
         weights=weights,
     )
     running = asyncio.create_task(worker.run(handle_signals=False))

@@ -1,4 +1,4 @@
-"""The schedule against serial work and batches of whole requests, in simulated time.
+"""The scheduler against serial work and batches of whole requests, in simulated time.
 
 The limits are the targets of the worker, not what happened to come out. Devices are published
 curves; arrivals have seeds.
@@ -29,7 +29,7 @@ from replay import (
 )
 from swell.sdk.define import define
 from swell.worker.batch import room_of
-from swell.worker.decide import Policy
+from swell.worker.scheduler import Policy
 from swell.zoo.curve import CurveModel
 
 SMALL = {"key": device(H200_512)}

@@ -256,8 +256,8 @@ def test_what_could_not_be_written_down_is_written_the_next_time() -> None:
 
     one, two, rows = state("a"), state("a"), arena()
     step(rows, one)
-    rows._heard = {name: Once(values) for name, values in rows._heard.items()}
-    rows._hearers[0] = None
+    rows._conditions = {name: Once(values) for name, values in rows._conditions.items()}
+    rows._row_conditions[0] = None
     rows.place([one])
     with pytest.raises(MemoryError):
         rows.load(4)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from denoise_harness import (
@@ -29,9 +28,10 @@ from pydantic import ValidationError
 from manual_clock import ManualClock
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.step_model import HostArrays, NoiseStream, Plan, Sampler, whole
-from swell.worker import denoise
+from swell.worker import conditioning_cache, denoise
 from swell.worker.arena import Arena, InvalidCheckpoint
-from swell.worker.denoise import Denoiser, Request, Runs
+from swell.worker.denoise import Denoiser, Request
+from swell.worker.draw_items import Runs
 from swell.worker.solver import Noise
 from swell.zoo.curve import CurveModel
 
@@ -689,7 +689,7 @@ def test_words_that_cannot_be_encoded_fail_their_sample_only() -> None:
 def test_the_oldest_words_are_forgotten(
     monkeypatch: pytest.MonkeyPatch, most: str, count: int
 ) -> None:
-    monkeypatch.setattr(denoise, most, count)
+    monkeypatch.setattr(conditioning_cache, most, count)
     studio = Studio()
     for name in ("x", "y", "x", "z", "x", "y"):
         studio.add(name, words=name)
@@ -702,7 +702,7 @@ def test_the_oldest_words_are_forgotten(
 def test_words_are_not_forgotten_before_those_who_need_them_are_gone(
     monkeypatch: pytest.MonkeyPatch, most: str, count: int
 ) -> None:
-    monkeypatch.setattr(denoise, most, count)
+    monkeypatch.setattr(conditioning_cache, most, count)
     studio = Studio(bucket=4)
     for name, steps in (("a", 9), ("b", 6), ("c", 9)):
         studio.add(name, words=name * 3, steps=steps)
@@ -714,7 +714,7 @@ def test_words_are_not_forgotten_before_those_who_need_them_are_gone(
     studio.denoiser.cancel("c")
     studio.finish()
     [resident] = studio.denoiser._residents.values()
-    assert len(resident.texts._known) == 1
+    assert len(resident.conditions._known) == 1
 
 
 def test_conditions_without_names_fail_their_sample() -> None:
@@ -749,24 +749,24 @@ def test_samples_of_other_shapes_and_solvers_never_share_a_step() -> None:
     assert ended["a"] == alone("a", steps=2)
 
 
-def test_what_steps_took_is_handed_on_also_for_forgotten_keys() -> None:
+def test_step_costs_are_kept_also_for_forgotten_keys() -> None:
     studio = Studio()
     for number in range(30):
         studio.add(str(number), key=number, steps=4)
         studio.finish()
-    curves = studio.denoiser.curves()
-    assert len(curves) == 30
+    costs = studio.denoiser.step_costs()
+    assert len(costs) == 30
     assert len(studio.denoiser._keys) <= denoise.MOST_IDLE_KEYS + 1
-    assert all(curve.measured == (4,) for curve in curves.values())
-    later = Studio(curves=curves)
+    assert all(cost.measured == (4,) for cost in costs.values())
+    later = Studio(step_costs=costs)
     later.add("a", key=7, steps=4)
-    assert later.denoiser.curves() == curves
+    assert later.denoiser.step_costs() == costs
 
 
-def test_of_keys_that_nobody_uses_any_more_the_latest_curves_are_kept(
+def test_of_unused_keys_the_latest_step_costs_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(denoise, "MOST_CURVES", 5)
+    monkeypatch.setattr(denoise, "MOST_KEPT", 5)
     studio = Studio()
     other = Toy(studio.model.clock, "test/other")
     studio.denoiser.add([Request(id="other", model=other, item=Item({"key": 99}))])
@@ -774,7 +774,7 @@ def test_of_keys_that_nobody_uses_any_more_the_latest_curves_are_kept(
         studio.ended.clear()
         studio.add("a", key=number, steps=1)
         studio.finish()
-    names = [name.split()[-1] for name in studio.denoiser.curves()]
+    names = [name.split()[-1] for name in studio.denoiser.step_costs()]
     assert names == ["99", *(str(number) for number in [*range(10, 20), 9, 20, 21])]
 
 
@@ -786,27 +786,12 @@ def test_what_a_finished_sample_heard_is_held_by_nobody_else() -> None:
     studio.add("long", words="long", guidance=2.0, steps=9)
     while "short" not in studio.ended:
         studio.denoiser.boundary()
-    studio.denoiser._residents[crowd.name].texts.forget_all_but(frozenset())
+    studio.denoiser._residents[crowd.name].conditions.evict_all_but(frozenset())
     gc.collect()
     # Those of the long one, which the rows of the batch go on to hear.
     assert sum(each() is not None for each in crowd.given) < len(crowd.given)
     studio.finish()
     assert set(studio.ended) == {"short", "long"}
-
-
-@pytest.mark.slow
-def test_what_was_rehearsed_is_forgotten_with_its_key() -> None:
-    studio = Studio(exact=False)
-    studio.add("first", key="first", steps=1)
-    studio.finish()
-    [known] = studio.denoiser._keys.values()
-    left = [weakref.ref(known.rehearsal), weakref.ref(known.undisturbed)]
-    del known
-    for number in range(denoise.MOST_IDLE_KEYS + 1):
-        studio.add(str(number), key=number, steps=1)
-        studio.finish()
-    gc.collect()
-    assert [each() for each in left] == [None, None]
 
 
 def test_a_model_that_is_not_there_is_brought_when_it_is_its_turn() -> None:
@@ -1145,90 +1130,8 @@ def test_rows_that_need_no_padding_are_as_many_as_run() -> None:
     studio = Studio(model, exact=False)
     for name in "abcde":
         studio.add(name, steps=1)
-    studio.denoiser.curves()
     studio.finish()
     assert sum(model.rows) == 5
-
-
-def learnt(studio: Studio) -> list[int]:
-    """Let it learn all that it wants to, and return how many rows each step of that had."""
-    before = len(studio.model.rows)
-    for _ in range(100):
-        if not studio.denoiser.learn():
-            return studio.model.rows[before:]
-    raise AssertionError("it never knows enough")
-
-
-def test_what_larger_steps_take_is_learnt_while_nothing_is_drawn() -> None:
-    studio = Studio(exact=False)
-    assert learnt(studio) == []
-    studio.add("a", steps=3)
-    assert not studio.denoiser.learn(), "somebody waits"
-    drawn = studio.finish()["a"]
-    # What was drawn is rehearsed as well: then all is known from one moment.
-    assert learnt(studio) == [n for n in (2, 3, 4, 6, 8, 1) for _ in range(3)]
-    (curve,) = studio.denoiser.curves().values()
-    assert curve.measured == (1, 2, 3, 4, 6, 8)
-    assert learnt(studio) == []
-    # What was learnt is used at once, and has touched nobody.
-    for name in "bcdefghi":
-        studio.add(name, steps=2)
-    studio.denoiser.boundary()
-    assert studio.model.rows[-1] == 8
-    studio.add("j", steps=3, seed=ord("a"))
-    assert studio.finish()["j"] == drawn
-
-
-def test_nothing_is_learnt_where_it_is_decided_how_many_rows_steps_have() -> None:
-    studio = Studio(exact=True)
-    studio.add("a", steps=3)
-    studio.finish()
-    assert learnt(studio) == []
-
-
-@pytest.mark.parametrize("memory", [1, 2, 3, 5])
-def test_learning_ends_where_a_step_fails_and_takes_nothing_from_anybody(memory: int) -> None:
-    studio = Studio(exact=False)
-    studio.add("a", steps=3)
-    studio.finish()
-    studio.model.memory = memory
-    rows = learnt(studio)
-    assert [n for n in rows if n > memory] == [min(n for n in (2, 3, 4, 6, 8) if n > memory)]
-    for name in "bcdefghi":
-        studio.add(name, steps=2)
-    (key,) = studio.denoiser._keys
-    assert studio.denoiser._schedule.memory(key).rows == 8
-    assert set(map(type, studio.finish().values())) == {bytes}
-
-
-def test_no_more_rows_are_rehearsed_than_there_is_memory_for() -> None:
-    studio = Studio(exact=False)
-    studio.model.arrays = Tight(5)
-    studio.add("a")
-    studio.finish()
-    [key] = studio.denoiser._keys.values()
-    assert key.most_rows == 4
-    assert set(learnt(studio)) == {1, 2, 3, 4}
-    [curve] = studio.denoiser.curves().values()
-    assert curve.measured == (1, 2, 3, 4)
-
-
-def test_what_was_tried_is_known_of_all_keys_whose_steps_take_the_same() -> None:
-    studio = Studio(exact=False)
-    studio.add("a")
-    studio.finish()
-    studio.model.memory = 3
-    assert learnt(studio)[-1] == 4
-    [key] = studio.denoiser._keys
-    with_lora = msgspec.structs.replace(key, loras=(("x", 1.0),))
-    studio.denoiser._know(with_lora, studio.denoiser._residents[key.model])
-    one, other = studio.denoiser._keys.values()
-    assert one.rehearsal is other.rehearsal
-    assert learnt(studio) == []
-    # Another object compiles anew, and may have more memory.
-    studio.denoiser.replace(Toy(studio.model.clock))
-    assert one.rehearsal is other.rehearsal
-    assert one.rehearsal.is_first(studio.denoiser._schedule.curve(key), 2)
 
 
 # Devices that work by themselves
@@ -1331,9 +1234,9 @@ def test_steps_of_a_device_count_what_they_took_there() -> None:
     for number in range(3):
         studio.add(str(number), steps=10 + number)
     studio.finish()
-    (curve,) = studio.denoiser.curves().values()
-    assert curve.measured == (4,)
-    assert curve.seconds(4) == pytest.approx(0.1)
+    (cost,) = studio.denoiser.step_costs().values()
+    assert cost.measured == (4,)
+    assert cost.seconds(4) == pytest.approx(0.1)
     assert len(studio.denoiser) == 0
 
 

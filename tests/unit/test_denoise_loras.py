@@ -215,11 +215,11 @@ def test_what_a_step_costs_is_known_for_every_set() -> None:
     studio = Studio()
     studio.add("a", [LoRA(INK)], steps=4)
     studio.finish()
-    curves = studio.denoiser.curves()
-    [known] = curves.values()
+    costs = studio.denoiser.step_costs()
+    [known] = costs.values()
     assert known.measured
     studio.add("b", [LoRA(CHALK)], steps=1)
-    assert studio.denoiser.curves() == curves, "the new set begins with it"
+    assert studio.denoiser.step_costs() == costs, "the new set begins with it"
 
 
 # --- failing -------------------------------------------------------------------------------------

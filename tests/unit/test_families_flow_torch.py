@@ -25,7 +25,7 @@ import tiny_pipelines as tiny  # noqa: E402
 from swell.families.placement import CHOICES  # noqa: E402
 from swell.sdk.context import Item, Reject  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
-from swell.worker.denoise import Runs  # noqa: E402
+from swell.worker.draw_items import Runs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -28,7 +28,8 @@ from swell.sdk.context import Cancelled, Item, Reject  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
 from swell.sdk.model_loader import load_models  # noqa: E402
 from swell.torch_arrays import TorchNoise  # noqa: E402
-from swell.worker.denoise import Denoiser, Request, Runs  # noqa: E402
+from swell.worker.denoise import Denoiser, Request  # noqa: E402
+from swell.worker.draw_items import Runs  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -356,6 +357,20 @@ def test_the_network_may_compute_in_half_precision(sd: Path, tmp_path: Path, ser
     )
 
 
+def graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def drawn(model: Any, items: list[Item[Any]], rows: int) -> dict[str, Any]:
+    """Draw in steps of this many rows."""
+    ended: dict[str, Any] = {}
+    denoiser = Denoiser(SystemClock(), ended.__setitem__, bucket=rows)
+    denoiser.add(Request(id=str(n), model=model, item=item) for n, item in enumerate(items))
+    while denoiser.boundary():
+        pass
+    return ended
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for the CPU with g++")
@@ -369,6 +384,15 @@ def test_blocks_may_be_compiled_and_left_as_they_are(sd: Path, tmp_path: Path) -
     assert apart(plain, cases.draw(definition, model, steps=2)) <= TOLERANCE
     again = cases.draw(definition, model, steps=2, loras=[LoRA(file)])
     assert apart(inked, again) <= TOLERANCE, "weights change below what was compiled"
+    for rows in (1, 2):
+        model.call_network(rows)
+    compiled = graphs()
+    assert compiled > 0
+    for rows in (1, 2, 3, 5):
+        asked = [definition.input_type(prompt="a hare", steps=1, guidance=g) for g in (1.0, 7.0)]
+        ended = drawn(model, [Item(each) for each in asked], rows)
+        assert not any(isinstance(each, Exception) for each in ended.values())
+    assert graphs() == compiled, "no step compiles anything"
     model.parts.keep_compiled()
     assert any((tmp_path / "data" / "compiled").rglob("*"))
     model.parts.leave_uncompiled()

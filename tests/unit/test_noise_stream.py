@@ -10,7 +10,7 @@ from swell.sdk.context import Item
 from swell.sdk.step_model import HostArrays, Plan, Sampler
 from swell.worker import solver
 from swell.worker.arena import BatchKey, InvalidCheckpoint, SampleState, packed, table_of
-from swell.worker.denoise import Runs
+from swell.worker.draw_items import Runs
 from swell.worker.solver import Noise
 
 SHAPE = (2, 3)

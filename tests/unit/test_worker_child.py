@@ -24,7 +24,6 @@ from swell.families.recognise import weight_files
 from swell.worker import child, job
 from swell.worker import draw as module_draw
 from swell.worker.child import serve
-from swell.worker.curve_files import read_curves
 from swell.worker.frames import (
     DRAWN,
     HEAD_BYTES,
@@ -59,6 +58,7 @@ from swell.worker.frames import (
 from swell.worker.frames import Shelf as WeightShelf
 from swell.worker.job import _may_have_seed
 from swell.worker.slate import Kept, Slate, new_slate, read_slate
+from swell.worker.step_cost_store import read_step_costs
 
 MODELS = """
 import PIL.Image
@@ -1166,37 +1166,17 @@ def test_batches_run_between_steps_and_say_so(drawing: Line) -> None:
     assert any(what == "step" for what, _ in between)
 
 
-def test_curves_are_kept_at_once_when_there_is_nothing_left_to_draw(
+def test_step_costs_are_written_at_once_when_there_is_nothing_left_to_draw(
     drawing: Line, tmp_path: Path
 ) -> None:
-    drawing.say(Studio(curves=str(tmp_path / "curves")), draw(Order(1, b'{"steps":9}')))
+    drawing.say(Studio(step_costs=str(tmp_path / "costs")), draw(Order(1, b'{"steps":9}')))
     heard_until_done(drawing, 1)
     # What comes after it is answered after it.
     drawing.say(Run(3, "test/naps", [Order(3, b'{"s":0}')]))
     drawing.result()
-    [file] = (tmp_path / "curves").iterdir()
-    [curve] = read_curves(file).values()
-    assert list(curve.measured) == [4]
-
-
-@pytest.mark.slow
-def test_while_nobody_wants_anything_larger_steps_are_tried_and_kept(
-    drawing: Line, tmp_path: Path
-) -> None:
-    drawing.say(Studio(exact=False, curves=str(tmp_path / "curves")))
-    drawing.say(draw(Order(1, b'{"steps":9}')))
-    heard_until_done(drawing, 1)
-    for _ in range(200):
-        files = list((tmp_path / "curves").glob("*.json"))
-        curves = [curve for file in files for curve in read_curves(file).values()]
-        if any(len(curve.measured) > 1 for curve in curves):
-            break
-        time.sleep(0.05)
-    [curve] = curves
-    assert curve.measured[:2] == (1, 2)
-    # It is there again for whoever comes.
-    drawing.say(draw(Order(2, b'{"steps":9}')))
-    heard_until_done(drawing, 2)
+    [file] = (tmp_path / "costs").iterdir()
+    [cost] = read_step_costs(file).values()
+    assert list(cost.measured) == [4]
 
 
 def engine_of(done: Done) -> dict[str, str]:
@@ -1209,14 +1189,11 @@ def engine_of(done: Done) -> dict[str, str]:
 def test_steps_have_the_rows_that_the_operator_chose_and_the_file_says_so(
     drawing: Line,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     exact: bool,
     batching: str,
     rows: int,
 ) -> None:
-    # What it learns while it has nothing to do is not meant.
-    monkeypatch.setattr(child, "LEARN_AFTER_S", 3600.0)
-    drawing.say(Studio(exact=exact, curves=str(tmp_path / "curves")))
+    drawing.say(Studio(exact=exact, step_costs=str(tmp_path / "costs")))
     drawing.say(draw(Order(1, b'{"steps":9,"picture":true}')))
     frames = heard_until_done(drawing, 1)
     (done,) = next(frame for frame in frames if isinstance(frame, Results)).done
@@ -1224,9 +1201,9 @@ def test_steps_have_the_rows_that_the_operator_chose_and_the_file_says_so(
     assert "swell" in engine_of(done)
     drawing.say(Run(3, "test/naps", [Order(3, b'{"s":0}')]))
     drawing.result()
-    [file] = (tmp_path / "curves").iterdir()
-    [curve] = read_curves(file).values()
-    assert list(curve.measured) == [rows]
+    [file] = (tmp_path / "costs").iterdir()
+    [cost] = read_step_costs(file).values()
+    assert list(cost.measured) == [rows]
 
 
 TAKES_TURNS = """

@@ -82,18 +82,6 @@ class B(Painter):
 class C(Painter):
     name = "test/c"
 
-class Divided(Painter):
-    name = "test/divided"
-    partitions = 2
-
-class Elsewhere(Divided):
-    name = "test/elsewhere"
-
-    arrays = OtherArrays()
-
-    def denoise_in_partition(self, x, t, conditions):
-        return self.denoise(x, t, conditions)
-
 class Keeps(Painter):
     name = "test/keeps"
 
@@ -274,19 +262,6 @@ def test_a_model_that_is_left_out_holds_nothing_while_others_load(
     atelier.device.start()
     assert atelier.device.left_out == {"test/b": "ValueError: no such weights"}
     assert atelier.painter.loads[-1] == ("test/c", ["test/a"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "why"), [("divided", "write denoise_in_partition"), ("elsewhere", "machine's memory")]
-)
-def test_partitions_that_cannot_run_are_refused_with_what_to_change(
-    tmp_path: Path, ateliers: list[Atelier], name: str, why: str
-) -> None:
-    atelier = Atelier(tmp_path, "test/a", f"test/{name}", room=9, may_fail=(f"test/{name}",))
-    ateliers.append(atelier)
-    atelier.device.start()
-    assert why in atelier.device.left_out[f"test/{name}"]
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None)
         _open_dispatch(settings),
         settings.worker.models,
         clock,
-        curves=settings.data_dir / "curves",
+        step_costs=settings.data_dir / "step-costs",
         weights=_weight_cache(settings),
         origin=origin or Origin(shelf=_shelf(settings)),
     )

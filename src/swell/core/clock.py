@@ -65,10 +65,6 @@ class Clock(Protocol):
         """Return seconds since an arbitrary moment, for measuring durations."""
         ...
 
-    def cpu_s(self) -> float:
-        """Return seconds that all processors together have spent on this process so far."""
-        ...
-
     async def sleep(self, duration_s: float) -> None:
         """Wait for `duration_s` seconds of this clock."""
         ...
@@ -81,8 +77,6 @@ class SystemClock:
     now = staticmethod(partial(datetime.now, UTC))
     #: The operating system's monotonic seconds; asked several times for each task.
     monotonic_s = staticmethod(time.monotonic)
-    #: What processors have spent on this process, its threads included.
-    cpu_s = staticmethod(time.process_time)
 
     async def sleep(self, duration_s: float) -> None:
         """Wait for `duration_s` seconds."""

@@ -51,6 +51,9 @@ _TABLES: Final = "swell.worker.arena"
 #: Steps that a table of noise levels has room for.
 _LEVELS: Final = 160
 
+#: Row counts for which torch compiles a network apart: one row, and any larger number.
+_COMPILED_ROWS: Final = (1, 2)
+
 #: Pictures larger than this are decoded by tiles, in px.
 _TILED_PX: Final = 1536 * 1536
 
@@ -202,23 +205,48 @@ class Latent(StepModel):
             self.parts.compile()
 
     def warmup(self) -> None:
-        """Draw a picture in one step on a GPU, so that nobody waits for kernels to be compiled."""
-        if self.parts.device.type == "cuda":
-            asked = self.first_input()
-            [result] = self.run([Item(asked)])
-            is_broken = isinstance(result, Exception) and not isinstance(result, OUT_OF_MEMORY)
-            if is_broken and self.parts.compile_anew():
-                # What was compiled elsewhere, or before, may fail where this machine's does not.
-                sys.stderr.write(f"{self.name} is compiled again: {result}\n")
-                [result] = self.run([Item(asked)])
-            if isinstance(result, Exception) and self.parts.is_compiled:
-                # A compiler that is not there or fails costs speed, and no model.
-                sys.stderr.write(f"{self.name} is not compiled: {result}\n")
-                self.parts.leave_uncompiled()
-                [result] = self.run([Item(asked)])
+        """Draw a picture in one step on a GPU, so that no task waits for compilation."""
+        if self.parts.device.type != "cuda":
+            return
+        error = self._first_run()
+        is_broken = error is not None and not isinstance(error, OUT_OF_MEMORY)
+        if is_broken and self.parts.compile_anew():
+            # What was compiled elsewhere, or before, may fail where this machine's does not.
+            sys.stderr.write(f"{self.name} is compiled again: {error}\n")
+            error = self._first_run()
+        if error is not None and self.parts.is_compiled:
+            # A compiler that is not there or fails costs speed, and no model.
+            sys.stderr.write(f"{self.name} is not compiled: {error}\n")
+            self.parts.leave_uncompiled()
+            error = self._first_run()
+        if error is not None:
+            raise error
+        self.parts.keep_compiled()
+
+    def _first_run(self) -> Exception | None:
+        """Draw a picture in one step, and compile for all row counts; return the error."""
+        try:
+            [result] = self.run([Item(self.first_input())])
             if isinstance(result, Exception):
-                raise result
-            self.parts.keep_compiled()
+                return result
+            if self.parts.is_compiled:
+                for rows in _COMPILED_ROWS:
+                    self.call_network(rows)
+        except Exception as error:
+            return error
+        return None
+
+    def call_network(self, rows: int) -> None:
+        """Call the network once with this many equal rows, so that it is compiled for them."""
+        plan = self.prepare(Item(self.first_input()))
+        [conditions] = self.encode([cast("Words", plan.words)])
+        for name, value in plan.values.items():
+            kind = np.float32 if isinstance(value, float) else None
+            conditions = {**conditions, name: self.arrays.put(np.asarray(value, kind))}
+        x = self.arrays.rows(self.arrays.put(np.zeros(plan.shape, np.float32)), rows)
+        t = self.arrays.put(np.ones(rows, np.float32))
+        stacked = {name: torch.stack([value] * rows) for name, value in conditions.items()}
+        self.denoise(x, t, stacked)
 
     def first_input(self) -> Any:
         """Return an input that takes one step."""

@@ -24,7 +24,7 @@ NOT_FINITE: Final = (
 )
 
 #: The step engine. It is a layer above this module, and imported when a model needs it.
-_ENGINE: Final = "swell.worker.denoise"
+_ENGINE: Final = "swell.worker.draw_items"
 
 
 class Arrays(Protocol):
@@ -182,13 +182,10 @@ class StepModel(Model):
     #: kernels. Exact mode then needs no bucket: steps have as many rows as pay off. `load` or
     #: `warmup` may set it, after a check.
     batch_invariant: bool = False
-    #: Whether steps of other numbers of rows than the exact bucket are padded to one of a few
-    #: numbers, for which a network is compiled or captured. False if any number is as fast.
+    #: Whether steps of fast mode are padded to 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48 or 64 rows. A
+    #: network that is compiled or captured per row count is called with each of them in `warmup`,
+    #: up to `most_rows`. False if any number is as fast.
     padded: bool = True
-    #: Number of partitions of the processors that it runs on; `load` may set it. Partitions draw
-    #: different samples, and do not wait for each other at the end of a step. See
-    #: `denoise_in_partition`.
-    partitions: int = 1
 
     _runs: Callable[[list[Any]], list[Any]] | None = None
 
@@ -241,16 +238,6 @@ class StepModel(Model):
         (B, ...). B is a bucket; padding repeats the first row. Do not write to the arrays nor
         reshape them in place: the engine passes the same arrays again. It copies the result before
         the next call.
-        """
-        raise NotImplementedError
-
-    def denoise_in_partition(self, x: Array, t: Array, conditions: Mapping[str, Array]) -> Array:
-        """Return the result of `denoise`, bit for bit in exact mode, on one of `partitions`.
-
-        A class that overrides `denoise` has no partitions until it overrides this method, too. As
-        many threads call it at a time, while another thread calls `prepare`, `encode`, `decode` and
-        `preview`. It must return a new array, which no other call writes to. `arrays` must be in
-        host memory.
         """
         raise NotImplementedError
 

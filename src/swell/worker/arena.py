@@ -1,18 +1,18 @@
-"""Latents of samples that run together, in memory that is taken once for each batch key.
+"""Batch buffers: the latents of samples that run together, in arrays allocated once per batch key.
 
-Sample i of a step has row i of every array. Those with guidance come first, so that the rows of
-what the network sees are
+Sample i of a step has row i of every array. Samples with guidance come first, so the rows that the
+network reads are
 
-    0 … n      all samples, with words
-    n … n + g  the first g of them once more, without
-    …          the first once more, as padding up to the bucket: never what is left of somebody else
+    0 … n      all samples, with their prompts
+    n … n + g  the first g of them again, without a prompt
+    …          padding up to the bucket: copies of the first row, never old data of other samples
 
-Whoever runs again keeps its row; only who comes, goes or stands on the wrong side is copied. So the
-last sample takes the row of one that is finished, and nothing is gathered. Paused samples keep
-their latents in arrays of their own.
+A sample that runs again keeps its row. Only samples that come, leave or change sides are copied, so
+the last sample moves to the row of a finished one. Paused samples keep their latents in their own
+arrays.
 
-A step has three parts: `load` writes what the network is to see, `forward` asks it, `advance` moves
-the samples. Latents change in `advance` alone: what goes wrong before can be tried again.
+A step has three parts: `load` writes the inputs of the network, `forward` calls it, and `advance`
+moves the samples. Only `advance` changes latents, so a failure before it can be retried.
 """
 
 import dataclasses
@@ -33,22 +33,19 @@ from swell.worker.solver import AlphaBars, Noise, Sigmas, Solver, Table, blend
 
 Singles = NDArray[np.float32]
 
-#: Names of arrays → arrays without the batch: what the network hears beside latents and time.
+#: Inputs of the network besides latents and time, by name, without the batch dimension.
 Conditions = Mapping[str, Array]
 
-#: Bytes of latents, and of what a solver keeps, as a checkpoint has them.
+#: Bytes of latents and of the solver's history, as in a checkpoint.
 Raw = tuple[memoryview, memoryview | None]
 
 
 class InvalidCheckpoint(ValueError):
-    """A checkpoint is broken, or was made of another sample."""
+    """A checkpoint is broken, or belongs to another sample."""
 
 
 class BatchKey(msgspec.Struct, frozen=True, cache_hash=True):
-    """What samples must share to run together: shapes and code, but no numbers.
-
-    Each step looks things up by it.
-    """
+    """What samples must have in common to share a step: shapes and code, no numbers."""
 
     model: str
     shape: tuple[int, ...]
@@ -61,9 +58,9 @@ class BatchKey(msgspec.Struct, frozen=True, cache_hash=True):
     loras: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-        """The same for equal keys in every process: a name for what is measured of it.
+        """Return a name for step costs, the same in every process.
 
-        A step costs the same whatever LoRAs are on the weights, so they are left out.
+        LoRAs are left out, because they do not change the cost of a step.
         """
         shape = "x".join(map(str, self.shape))
         return f"{self.model} {shape} {self.solver} {self.bucket} {self.own!r}"
@@ -90,7 +87,7 @@ def table_of(sampler: Sampler) -> Table:
     return table
 
 
-#: The schedule of each solver, and what makes a table of it.
+#: By solver: its schedule, and the function that makes a table of it.
 _SOLVERS: Final[Mapping[str, tuple[Callable[..., Any], Callable[..., Table]]]] = {
     "euler": (solvers.euler_sigmas, solvers.euler),
     "euler_ancestral": (solvers.euler_sigmas, solvers.euler_ancestral),
@@ -101,10 +98,10 @@ _SOLVERS: Final[Mapping[str, tuple[Callable[..., Any], Callable[..., Table]]]] =
     "plms": (solvers.plms_bars, solvers.plms),
 }
 
-#: Schedules that may be given as sigmas instead.
+#: Schedules that can be replaced by sigmas.
 _OF_SIGMAS: Final = (solvers.euler_sigmas, solvers.dpmpp_sigmas, solvers.flow_sigmas)
 
-#: Options that tell of training's noise, and what `alpha_bars` calls them.
+#: Options of the noise of training, and their names in `alpha_bars`.
 _TRAINING: Final = {
     "betas": "betas",
     "beta_start": "start",
@@ -116,7 +113,7 @@ _TRAINING: Final = {
 def _schedule(
     plan: Callable[..., Any], sampler: Sampler, options: dict[str, Any]
 ) -> Sigmas | AlphaBars:
-    # A consistency model lays its steps over that part of the noise; others leave out the first.
+    # LCM spreads its steps over this part of the noise; other solvers skip the first ones.
     own_strength = "strength" in inspect.signature(plan).parameters
     skip = options.pop("skip", 0)
     strength = 1.0 if own_strength else options.pop("strength", 1.0)
@@ -138,9 +135,9 @@ def _given(plan: Callable[..., Any], sampler: Sampler, options: dict[str, Any]) 
     sigmas = np.asarray(options.pop("sigmas"), np.float32).astype(np.float64)
     timesteps = np.asarray(options.pop("timesteps", ()), np.float64)
     if plan is solvers.flow_sigmas and not timesteps.size:
-        # As in a schedule of its own.
-        heard = sigmas[:-1].astype(np.float32) * np.float32(options.pop("train_steps", 1000))
-        timesteps = heard.astype(np.float64)
+        # As in its own schedule.
+        scaled = sigmas[:-1].astype(np.float32) * np.float32(options.pop("train_steps", 1000))
+        timesteps = scaled.astype(np.float64)
     if sigmas.shape != (sampler.steps + 1,) or timesteps.shape != (sampler.steps,):
         raise ValueError(f"{sampler!r}: use {sampler.steps + 1} sigmas and a timestep a step")
     return Sigmas(timesteps, sigmas, float(options.pop("peak", sigmas[0])))
@@ -157,10 +154,10 @@ def _taken(options: dict[str, Any], function: Callable[..., Any]) -> dict[str, A
 
 
 class SampleState:
-    """One sample on its way from noise to picture.
+    """State of one sample.
 
-    Its latents are in a row of the arena while it runs (`row` is not -1), in `x` while it is paused
-    or finished, and nowhere before its first step.
+    Its latents are in a row of the arena while it runs (`row` is not -1), and in `x` while it is
+    paused or finished. It has none before its first step.
     """
 
     __slots__ = (
@@ -170,7 +167,6 @@ class SampleState:
         "item",
         "key",
         "noise",
-        "partition",
         "plan",
         "previewed_s",
         "raw",
@@ -202,33 +198,30 @@ class SampleState:
         self.key = key
         self.table = table
         self.seed: int = item.seed if plan.seed is None else plan.seed
-        #: Steps that are over.
+        #: Number of finished steps.
         self.step = 0
-        #: Whether memory had no room for the rows of its key in one of them, here or elsewhere, and
-        #: its bits may be others for that.
+        #: Whether one of them had fewer rows than its key, for lack of memory. Its bits may differ.
         self.is_narrowed = False
-        #: Where it lies, and in whose rows.
+        #: Its row in the arena; -1 for none.
         self.row = -1
-        self.partition = 0
-        #: Bytes of its latents, where they lie in its row as a checkpoint has them; None while it
-        #: has no row.
+        #: Bytes of the latents in its row, if they are as in a checkpoint; None without a row.
         self.raw: Raw | None = None
         self.x: Array | None = None
-        #: What its solver keeps of the steps before, if it looks back. Shape: (history, ...).
+        #: History of its solver, if it has one. Shape: (history, ...).
         self.h: Array | None = None
-        #: Makes its stream of noise, where that is not Swell's own; and the stream itself.
+        #: The model's function for its stream of noise, if there is one; and the stream.
         self.stream = stream
         self.noise: NoiseStream | None = None
-        #: Latents of a picture that it starts from.
+        #: Latents of the picture that it starts from.
         self.start: Array | None = None
-        #: What the network hears in each of its rows; None until somebody encoded it.
+        #: Conditions of each of its rows; None before they are encoded.
         self.with_words: Conditions | None = None
         self.without_words: Conditions | None = None
         self.told_s = self.previewed_s = -np.inf
 
     @property
     def is_guided(self) -> bool:
-        """Whether it takes a second row."""
+        """Whether it has a second row."""
         return self.plan.guidance is not None
 
     @property
@@ -259,13 +252,13 @@ class SampleState:
         return x
 
     def look(self) -> None:
-        """See the picture that it starts from, if there is one and it has not begun."""
+        """Get the latents of the picture that it starts from, before its first step."""
         if self.step == 0:
             start = self.plan.start
             self.start = start() if callable(start) else start
 
     def part(self) -> None:
-        """Let go of what its model gave it to begin with, which nobody needs any more."""
+        """Drop the references to its model that only the first step needs."""
         self.stream = None
         if self.plan.start is not None:
             self.plan = dataclasses.replace(self.plan, start=None)
@@ -274,15 +267,19 @@ class SampleState:
         return Noise(seed) if self.stream is None else self.stream(seed, self.plan)
 
     def draw(self, out: Singles) -> None:
-        """Write the noise of its present step into `out`."""
+        """Write the noise of the present step into `out`."""
         assert self.noise is not None, "noise begins with the latents"
         self.noise.fill(out)
 
     def checkpoint(
         self, raw: Raw, step: int | None = None, is_narrowed: bool | None = None
     ) -> bytes:
-        """Return what `resume` needs to go on after a step, by default the last, of which `raw` is
-        what `Drawn.read` returns.
+        """Return a checkpoint for `resume`.
+
+        Args:
+            raw: The result of `Drawn.read`.
+            step: Number of finished steps at that time; by default of now.
+            is_narrowed: The flag at that time; by default of now.
         """
         step = self.step if step is None else step
         is_narrowed = self.is_narrowed if is_narrowed is None else is_narrowed
@@ -291,10 +288,10 @@ class SampleState:
         return encode_checkpoint(self.identity, step, x, h, is_narrowed=is_narrowed)
 
     def resume(self, raw: bytes, arrays: Arrays) -> None:
-        """Take over latents and steps from `checkpoint` of the same sample.
+        """Continue from a checkpoint of the same sample.
 
         Raises:
-            InvalidCheckpoint: It is none, or of another sample.
+            InvalidCheckpoint: It is broken, or belongs to another sample.
         """
         try:
             kept = decode_checkpoint(raw)
@@ -320,14 +317,14 @@ class SampleState:
 
     @property
     def identity(self) -> str:
-        """What must be the same wherever it goes on."""
+        """Text that is equal for the same sample in every process."""
         key = msgspec.structs.replace(self.key, bucket=None)
         loras = f" {key.loras}" if key.loras else ""
         return f"{key}{loras}, {len(self.table)} steps, seed {self.seed}"
 
 
 def packed(values: NDArray[Any]) -> memoryview:
-    """Return bytes of numbers as `Checkpoint` has them; they may share memory with `values`."""
+    """Return the bytes of numbers as in a checkpoint; they may share memory with `values`."""
     return memoryview(np.ascontiguousarray(values, "<f4")).cast("B")
 
 
@@ -339,56 +336,57 @@ def _unpacked(raw: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 class _Part:
-    """Rows that the network sees at once: which, and views of what they are shown and say.
+    """Rows of one call of the network, with views of its inputs and outputs.
 
-    `t` is None where arrays of the device are made anew of it.
+    `t` is None if it is copied to the device in each step.
     """
 
-    __slots__ = ("heard", "rows", "said", "seen", "shape", "t")
+    __slots__ = ("conditions", "inputs", "outputs", "rows", "shape", "t")
 
     def __init__(
-        self, rows: slice, seen: Array, said: Array, heard: Conditions, t: Singles | None
+        self, rows: slice, inputs: Array, outputs: Array, conditions: Conditions, t: Singles | None
     ) -> None:
         self.rows = rows
         self.t = None if t is None else t[rows]
-        self.seen = seen[rows]
-        self.shape = self.seen.shape
-        self.said = said[rows]
-        self.heard = {name: values[rows] for name, values in heard.items()}
+        self.inputs = inputs[rows]
+        self.shape = self.inputs.shape
+        self.outputs = outputs[rows]
+        self.conditions = {name: values[rows] for name, values in conditions.items()}
 
 
-class _Seating:
-    """What stays from step to step while the same samples sit in rows of one bucket.
+class _Layout:
+    """The batch layout: row order, guidance pairs, padding, and the views that the network reads.
 
-    To look it up anew takes longer than all numbers of a small step.
+    It is cached while the same samples run in the same bucket, because building it takes longer
+    than the arithmetic of a small step.
     """
 
     __slots__ = (
         "bucket",
         "copies",
-        "is_lone",
-        "is_shown_latents",
+        "is_single_row",
         "numbers",
+        "outputs",
         "parts",
-        "said",
+        "reads_latents",
         "scale",
         "tables",
     )
 
     def __init__(self, bucket: int) -> None:
         self.bucket = bucket
-        #: Of each sample, in the order of rows; and of a single one what `solver.numbers` says.
+        #: Tables of all samples, in the order of rows; and `solver.numbers` of a single sample.
         self.tables: list[Table] = []
         self.numbers: list[tuple[np.float32, ...]] | None = None
-        #: Whether that one is all that the network sees.
-        self.is_lone = False
-        #: Whether the network is to see nothing but the latents, so that it is shown these.
-        self.is_shown_latents = False
-        #: What is copied to where in each step: second rows, and padding.
+        #: Whether the network reads one row only.
+        self.is_single_row = False
+        #: Whether the network reads the latents themselves, without scaling, guidance or padding.
+        self.reads_latents = False
+        #: Copies (target, source) of each step: second rows, and padding.
         self.copies: list[tuple[Array, Array]] = []
         self.parts: list[_Part] = []
-        #: All that is said, and how far guidance goes, for those with guidance.
-        self.said: Array = None
+        #: Outputs in use, and the guidance scales of samples with guidance.
+        self.outputs: Array = None
         self.scale: Array = None
 
 
@@ -396,16 +394,16 @@ class Arena:
     """The rows of one batch key.
 
     Args:
-        key: What its samples share.
-        arrays: Where the model's arrays live.
-        most_rows: Rows that a step may have; at least 1.
-        conditions: Those of the first sample: all others have the same names and shapes.
+        key: The batch key.
+        arrays: Operations on the model's arrays.
+        most_rows: Most rows of a step; at least 1.
+        conditions: Conditions of the first sample. All others have the same names and shapes.
     """
 
     def __init__(
         self, key: BatchKey, arrays: Arrays, most_rows: int, conditions: Conditions
     ) -> None:
-        # One sample with guidance has two rows even where a step has one: then it has two passes.
+        # A sample with guidance has two rows, also if a step has one row and two passes.
         rows = max(most_rows, 2)
         self._solver = solver = key.solver
         self._scales_input, self._may_draw = solver.scales_input, solver.may_draw
@@ -418,41 +416,38 @@ class Arena:
         self._h = None
         if kept := solver.history:
             self._h = arrays.rows(arrays.put(np.zeros((kept, *key.shape), np.float32)), most_rows)
-        #: What the network is shown, unless it is the latents, and what it says.
-        self._seen = arrays.rows(like, rows)
-        self._said = arrays.rows(like, rows)
-        self._heard = {name: arrays.rows(value, rows) for name, value in conditions.items()}
-        #: Rows as they lie here, and their bytes where a checkpoint has the same: made once.
+        #: Inputs of the network, unless it reads the latents; and its outputs.
+        self._inputs = arrays.rows(like, rows)
+        self._outputs = arrays.rows(like, rows)
+        self._conditions = {name: arrays.rows(value, rows) for name, value in conditions.items()}
+        #: Views of the rows, and their bytes if they are as in a checkpoint; made once.
         self._is_host = type(arrays) is HostArrays
         self._is_raw = self._is_host and self._x.dtype == np.dtype("<f4")
         self._rows: list[tuple[Array, Array | None] | None] = [None] * most_rows
         self._raws: list[Raw | None] = [None] * most_rows
-        #: Whose latents and whose conditions are in each row.
+        #: The sample and the conditions of each row.
         self._samples: list[SampleState | None] = [None] * most_rows
-        self._hearers: list[Conditions | None] = [None] * rows
-        #: Samples of the present step, those with guidance among them, and their coefficients.
+        self._row_conditions: list[Conditions | None] = [None] * rows
+        #: Samples of the present step, in the order of rows.
         self._placed: list[SampleState] = []
-        #: The same as they were named, as long as all have their rows.
-        self._seated: tuple[SampleState, ...] = ()
-        self._seating: _Seating | None = None
-        #: The same of what was loaded last: another thread may ask the network about it while this
-        #: one takes a sample away that was not loaded.
-        self._loaded: _Seating | None = None
-        #: Rows of the placed: x, said, seen and h.
+        #: The same in the order of `place`; empty if a row has changed.
+        self._placed_as: tuple[SampleState, ...] = ()
+        self._layout: _Layout | None = None
+        #: Views of their rows: latents, outputs, inputs, history.
         self._moving: tuple[Array, Array, Array, Array | None] = (None, None, None, None)
         self._guided = 0
         self._k: Array = None
-        #: What the network has just said, where it was not copied.
+        #: The latest output of the network, if it was not copied.
         self._fresh: Array | None = None
 
     def check(self, conditions: Conditions) -> None:
-        """Refuse conditions that the rows have no place for.
+        """Check that conditions fit the rows.
 
         Raises:
-            ValueError: They have other names or shapes than those of the first sample.
+            ValueError: Their names or shapes differ from those of the first sample.
         """
         shapes = {name: tuple(value.shape) for name, value in conditions.items()}
-        mine = {name: tuple(rows.shape[1:]) for name, rows in self._heard.items()}
+        mine = {name: tuple(rows.shape[1:]) for name, rows in self._conditions.items()}
         if shapes != mine:
             raise ValueError(
                 f"conditions of shapes {shapes} do not fit {mine} of the same batch key: put what "
@@ -460,12 +455,14 @@ class Arena:
             )
 
     def place(self, samples: Sequence[SampleState]) -> None:
-        """Give these samples the first rows, for the next step; all others are paused."""
-        seated = self._seated
-        if samples is seated or (len(samples) == len(seated) and all(map(is_, samples, seated))):
+        """Assign the first rows to these samples for the next step, and pause all others."""
+        placed_as = self._placed_as
+        if samples is placed_as or (
+            len(samples) == len(placed_as) and all(map(is_, samples, placed_as))
+        ):
             return
-        # Until all sit: one of them may have no noise to begin with.
-        self._unseat()
+        # First, because a sample may fail to begin.
+        self._forget_layout()
         self._guided = sum(sample.is_guided for sample in samples)
         order = self._ordered(samples)
         for row, sample in enumerate(self._samples):
@@ -473,14 +470,14 @@ class Arena:
                 self._pause(sample)
         for row, sample in enumerate(order):
             if self._samples[row] is not sample:
-                self._seat(sample, row)
-        self._placed, self._seated = order, tuple(samples)
+                self._assign(sample, row)
+        self._placed, self._placed_as = order, tuple(samples)
         n = len(order)
         h = None if self._h is None else self._h[:n]
-        self._moving = self._x[:n], self._said[:n], self._seen[:n], h
+        self._moving = self._x[:n], self._outputs[:n], self._inputs[:n], h
 
     def _ordered(self, samples: Sequence[SampleState]) -> list[SampleState]:
-        """Return who gets which row: everybody the one they have, if it is on the right side."""
+        """Return the samples in the order of rows. A sample on the right side keeps its row."""
         order: list[SampleState | None] = [None] * len(samples)
         moving = []
         for sample in samples:
@@ -503,12 +500,12 @@ class Arena:
             sample.h = _copy(self._h[row])
         sample.x, sample.raw, sample.row = x, None, -1
         self._samples[row] = None
-        self._unseat()
+        self._forget_layout()
 
-    def _unseat(self) -> None:
-        self._seated, self._seating = (), None
+    def _forget_layout(self) -> None:
+        self._placed_as, self._layout = (), None
 
-    def _seat(self, sample: SampleState, row: int) -> None:
+    def _assign(self, sample: SampleState, row: int) -> None:
         self._x[row] = sample.begin(self._arrays) if sample.x is None else sample.x
         if self._h is not None:
             self._h[row] = 0 if sample.h is None else sample.h
@@ -517,19 +514,19 @@ class Arena:
         self._samples[row] = sample
 
     def take(self, sample: SampleState) -> None:
-        """Free the sample's row; its latents go with it, and nothing that it heard is held."""
+        """Free the row of a sample. It keeps its latents; its conditions are dropped."""
         if sample.row >= 0:
             self._pause(sample)
-        self._unseat()
+        self._forget_layout()
         if not any(self._samples):
             self._placed = []
-        heard, without = sample.with_words, sample.without_words
-        self._hearers = [
-            None if each is heard or each is without else each for each in self._hearers
+        own, without = sample.with_words, sample.without_words
+        self._row_conditions = [
+            None if each is own or each is without else each for each in self._row_conditions
         ]
 
     def latents(self, sample: SampleState) -> tuple[Array, Array | None]:
-        """Return a running sample's latents and what its solver keeps, as they lie here."""
+        """Return views of a running sample's latents and solver history."""
         return self._latents(sample.row)
 
     def _latents(self, row: int) -> tuple[Array, Array | None]:
@@ -540,7 +537,7 @@ class Arena:
         return found
 
     def _raw(self, row: int) -> Raw | None:
-        """Return the bytes of latents as they lie here; None where a checkpoint has others."""
+        """Return the bytes of a row; None if a checkpoint has another format."""
         if not self._is_raw:
             return None
         raw = self._raws[row]
@@ -550,139 +547,116 @@ class Arena:
         return raw
 
     def copied(self, sample: SampleState) -> tuple[Array, Array | None]:
-        """Return copies of `latents`, which stay as they are."""
+        """Return copies of `latents`."""
         x, h = self.latents(sample)
         return _copy(x), None if h is None else _copy(h)
 
     def load(self, bucket: int) -> None:
-        """Write what the network is to see of the samples that were placed."""
-        seating = self._seating
-        if seating is None or seating.bucket != bucket:
-            seating = self._seating = self._seat_all(bucket)
-        self._loaded = seating
+        """Write the inputs of the network for the placed samples."""
+        layout = self._layout
+        if layout is None or layout.bucket != bucket:
+            layout = self._layout = self._build_layout(bucket)
         placed, t = self._placed, self._host_t
-        if seating.numbers is not None:
+        if layout.numbers is not None:
             step = placed[0].step
-            self._k, t[0] = seating.numbers[step], seating.tables[0].heard[step]
+            self._k, t[0] = layout.numbers[step], layout.tables[0].heard[step]
         else:
             steps = [sample.step for sample in placed]
-            self._k = self._arrays.put(solvers.gather(seating.tables, steps))
-            for row, table in enumerate(seating.tables):
+            self._k = self._arrays.put(solvers.gather(layout.tables, steps))
+            for row, table in enumerate(layout.tables):
                 t[row] = table.heard[steps[row]]
-        if not seating.is_shown_latents:
+        if not layout.reads_latents:
             solvers.scale_input(self._solver, self._moving[0], self._k, self._moving[2])
-        for to, source in seating.copies:
+        for to, source in layout.copies:
             to[...] = source
 
-    def _seat_all(self, bucket: int) -> _Seating:
-        """Have all of the placed heard, and return what stays as it is as long as they sit."""
-        self._seating = None
+    def _build_layout(self, bucket: int) -> _Layout:
+        """Set the conditions of all rows, and return the batch layout."""
+        self._layout = None
         placed, n, g = self._placed, len(self._placed), self._guided
         rows = n + g
         padded = -(-rows // bucket) * bucket
-        hearers = [sample.with_words for sample in placed]
-        hearers += [sample.without_words for sample in placed[:g]]
-        hearers += hearers[:1] * (padded - rows)
-        for row, conditions in enumerate(hearers):
-            self._hear(row, conditions)
-        seating = _Seating(bucket)
-        seating.tables = [sample.table for sample in placed]
+        row_conditions = [sample.with_words for sample in placed]
+        row_conditions += [sample.without_words for sample in placed[:g]]
+        row_conditions += row_conditions[:1] * (padded - rows)
+        for row, conditions in enumerate(row_conditions):
+            self._set_conditions(row, conditions)
+        layout = _Layout(bucket)
+        layout.tables = [sample.table for sample in placed]
         if n == 1 and self._is_host:
-            seating.numbers = solvers.numbers(placed[0].table)
-            seating.is_lone = padded == 1
-        seating.is_shown_latents = not (self._scales_input or padded > n)
-        seen, t = self._seen, self._host_t
+            layout.numbers = solvers.numbers(placed[0].table)
+            layout.is_single_row = padded == 1
+        layout.reads_latents = not (self._scales_input or padded > n)
+        inputs, t = self._inputs, self._host_t
         if g:
-            seating.copies += (seen[n:rows], seen[:g]), (t[n:rows], t[:g])
+            layout.copies += (inputs[n:rows], inputs[:g]), (t[n:rows], t[:g])
             scale = np.array([sample.plan.guidance for sample in placed[:g]], np.float32)
-            seating.said, seating.scale = self._said[:rows], self._arrays.put(scale)
+            layout.outputs, layout.scale = self._outputs[:rows], self._arrays.put(scale)
         if rows < padded:
-            seating.copies += (seen[rows:padded], seen[:1]), (t[rows:padded], t[:1])
-        shown = self._x if seating.is_shown_latents else seen
+            layout.copies += (inputs[rows:padded], inputs[:1]), (t[rows:padded], t[:1])
+        read = self._x if layout.reads_latents else inputs
         lies = t if self._is_host else None
-        seating.parts = [
-            _Part(slice(start, start + bucket), shown, self._said, self._heard, lies)
+        layout.parts = [
+            _Part(slice(start, start + bucket), read, self._outputs, self._conditions, lies)
             for start in range(0, rows, bucket)
         ]
-        return seating
+        return layout
 
-    def _hear(self, row: int, conditions: Conditions | None) -> None:
-        if self._hearers[row] is conditions:
+    def _set_conditions(self, row: int, conditions: Conditions | None) -> None:
+        if self._row_conditions[row] is conditions:
             return
         assert conditions is not None, "conditions come before the first step"
-        self._hearers[row] = None
+        self._row_conditions[row] = None
         for name, value in conditions.items():
-            self._heard[name][row] = value
-        self._hearers[row] = conditions
+            self._conditions[name][row] = value
+        self._row_conditions[row] = conditions
 
-    def forward(
-        self,
-        denoise: Callable[[Array, Array, Conditions], Array],
-        bucket: int,
-        *,
-        is_whole: bool = True,
-    ) -> None:
-        """Ask the network, `bucket` rows at a time, and apply guidance; after `load` of so many.
+    def forward(self, denoise: Callable[[Array, Array, Conditions], Array], bucket: int) -> None:
+        """Call the network on `bucket` rows at a time, then apply guidance. `load` comes first.
 
         Args:
-            denoise: Asks it.
-            bucket: As many as were loaded.
-            is_whole: Whether nobody else asks it before `advance`.
+            denoise: Calls the network.
+            bucket: The same as for `load`.
 
         Raises:
-            ValueError: The network says something of another shape.
+            ValueError: The network returned another shape.
         """
-        seating = self._loaded
-        assert seating is not None, "its inputs were loaded"
-        assert seating.bucket == bucket, "as many as were loaded"
+        layout = self._layout
+        assert layout is not None, "its inputs were loaded"
+        assert layout.bucket == bucket, "as many as were loaded"
         self._fresh = None
         put_t = None if self._is_host else self._arrays.put(self._host_t)
-        for part in seating.parts:
+        for part in layout.parts:
             t = part.t if put_t is None else put_t[part.rows]
-            said = denoise(part.seen, t, dict(part.heard))
-            if said.shape != part.shape and tuple(said.shape) != tuple(part.shape):
+            output = denoise(part.inputs, t, dict(part.conditions))
+            if output.shape != part.shape and tuple(output.shape) != tuple(part.shape):
                 raise ValueError(
-                    f"denoise() returned shape {tuple(said.shape)} for latents of shape "
+                    f"denoise() returned shape {tuple(output.shape)} for latents of shape "
                     f"{tuple(part.shape)}"
                 )
-            if (
-                is_whole
-                and seating.is_lone
-                and type(said) is np.ndarray
-                and said.dtype == np.float32
-            ):
-                self._fresh = said
+            if layout.is_single_row and type(output) is np.ndarray and output.dtype == np.float32:
+                self._fresh = output
             else:
-                part.said[...] = said
-        if seating.scale is not None:
-            solvers.guide(seating.said, len(seating.tables), seating.scale)
-
-    def rehearse(self, denoise: Callable[[Array, Array, Conditions], Array], rows: int) -> None:
-        """Ask the network about so many rows as they lie here, for what it takes; nobody moves.
-
-        Raises:
-            ValueError: There are not so many.
-        """
-        if rows > len(self._seen):
-            raise ValueError(f"{rows} of {len(self._seen)} rows")
-        heard = {name: values[:rows] for name, values in self._heard.items()}
-        denoise(self._seen[:rows], self._arrays.put(self._host_t)[:rows], heard)
+                part.outputs[...] = output
+        if layout.scale is not None:
+            solvers.guide(layout.outputs, len(layout.tables), layout.scale)
 
     def foreseen(self, sample: SampleState) -> Callable[[], Array]:
-        """Return what makes the latents that the network promises: only somebody who looks at them
-        pays for more than a copy. To be called between `forward` and `advance`.
+        """Return a function that predicts the final latents of a sample, for a preview.
+
+        Call it between `forward` and `advance`. Now only the row is copied.
         """
         row = slice(sample.row, sample.row + 1)
-        said = self._said if self._fresh is None else self._fresh
-        x, m = _copy(self._x[row]), _copy(said[row])
+        outputs = self._outputs if self._fresh is None else self._fresh
+        x, m = _copy(self._x[row]), _copy(outputs[row])
         return partial(_foreseen, self._arrays, sample.table, sample.step, x, m)
 
     def advance(self) -> None:
-        """Move the samples by one step. After an error their latents are worth nothing."""
-        x, m, seen, h = self._moving
+        """Advance the samples by one step. After an error their latents are invalid."""
+        x, m, inputs, h = self._moving
         z = self._noise() if self._may_draw else None
-        said, self._fresh = self._fresh, None
-        solvers.advance(self._solver, x, m, self._k, z=z, h=h, scratch=seen, said=said)
+        output, self._fresh = self._fresh, None
+        solvers.advance(self._solver, x, m, self._k, z=z, h=h, scratch=inputs, said=output)
         for sample in self._placed:
             sample.step += 1
 
@@ -708,14 +682,14 @@ def _foreseen(arrays: Arrays, table: Table, step: int, x: Array, m: Array) -> Ar
 
 
 def _whole_way(table: Table, step: int) -> Singles:
-    """Return coefficients of a step that ends at the picture at once. Shape: (1, k).
+    """Return coefficients of one step from here to the final latents. Shape: (1, k).
 
-    DPM++ 2M foresees it in any case.
+    DPM++ 2M predicts them in each step.
     """
     k = table.coefficients[step : step + 1].copy()
     match table.solver.name:
         case "flow_euler":
-            k[:, 1] = table.affine[step:, 1].sum()  # all that is left of sigma
+            k[:, 1] = table.affine[step:, 1].sum()  # all of the remaining sigma
         case "euler" | "euler_ancestral":
             k[:, 4], k[:, 5] = k[:, 3], 0
         case "ddim":

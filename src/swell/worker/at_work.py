@@ -62,7 +62,7 @@ class AtWork(Generic[EntryT]):
         self._last_run_s = 1.0
         #: Seconds per task of a batch: the last batch's, or more while slower ones are recent.
         self.task_s = 1.0
-        #: The model that it is bringing to the device or learns the steps of; else empty.
+        #: The model that it is bringing to the device; else empty.
         self.busy_for = ""
 
     @property

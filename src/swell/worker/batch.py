@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from swell.core.records import ModelCard
-from swell.worker.decide import CROWD
+from swell.worker.step_cost import CROWD
 
 #: Samples that a model process holds at least. Where one picture fills the device, this is all that
 #: the schedule can choose from: with five, short tasks wait outside behind long ones, and at nine

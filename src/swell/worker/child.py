@@ -1,8 +1,7 @@
 """The model process: imports the models, loads those that fit, then works until its worker is gone.
 
-It is one thread, but for networks in partitions of the processors. The worker's words are read
-between batches and between steps, and, while a model runs, whenever it asks `cancelled`: so a
-cancellation arrives within one step, and nothing disturbs the model.
+It is one thread. The worker's messages are read between batches and between steps, and, while a
+model runs, whenever it asks `cancelled`: so a cancellation arrives within one step.
 
 Models that draw in steps share one loop (`draw.py`), and tasks join it at any time. A batch of
 another model runs between two of its steps. Where both want to, they take turns: after a batch the
@@ -67,15 +66,12 @@ from swell.worker.job import (
 )
 from swell.worker.job import SEED_BITS as SEED_BITS
 from swell.worker.pipe import Pipe, WorkerGone
-from swell.worker.schedule import Memory, ran_out, went_well
+from swell.worker.row_limit import RowLimit, ran_out, went_well
 from swell.worker.slate import Slate
 from swell.worker.solver import Noise
 from swell.worker.text import describe_error
 
 __all__ = ["SEED_BITS", "Runner", "main", "serve"]
-
-#: When there was nothing to do for so long, what larger steps take is learnt.
-LEARN_AFTER_S: Final = 0.3
 
 #: After a batch, steps that wait have the process for as long as it took, but at most so long.
 TURN_S: Final = 2.0
@@ -95,8 +91,8 @@ PATIENCE: Final = 32
 #: then the last, the others are not tried: it is no fault of a sample.
 MOST_ALIKE: Final = 3
 
-#: Values of `by` fields for which it is remembered that not all have room.
-MOST_MEMORIES: Final = 256
+#: Values of `by` fields whose row limit is remembered.
+MOST_ROW_LIMITS: Final = 256
 
 #: Linux: the signal to get when the parent dies (prctl.h).
 PR_SET_PDEATHSIG: Final = 1
@@ -168,7 +164,7 @@ class Runner:
         self._clock = clock
         #: What is known of how many samples have room together, by their `by` fields, where not as
         #: many have as a batch may hold.
-        self._memories: dict[str, Memory] = {}
+        self._row_limits: dict[str, RowLimit] = {}
 
     def run(
         self, batch: int, orders: Sequence[Order], bring: Callable[[], float] = lambda: 0.0
@@ -375,26 +371,26 @@ class Runner:
 
     def _most(self, key: str) -> int:
         """Return how many samples with these `by` fields run together, at most."""
-        memory = self._memories.get(key)
-        return self._max if memory is None else memory.rows
+        limit = self._row_limits.get(key)
+        return self._max if limit is None else limit.rows
 
     def _learn(self, key: str, tried: _Tried) -> None:
         """Remember how many had room, where not all had; try more after many calls that had.
 
         One that finds no memory alone tells nothing of the others.
         """
-        memory = self._memories.get(key)
+        limit = self._row_limits.get(key)
         if not tried.lacks:
-            if memory is not None:
-                self._memories[key] = went_well(memory, tried.fits)
+            if limit is not None:
+                self._row_limits[key] = went_well(limit, tried.fits)
         elif tried.fits and not tried.lacks_alone:
-            memory = memory or Memory(self._max, self._max, patience=PATIENCE)
-            memory = ran_out(memory, memory.rows)
+            limit = limit or RowLimit(self._max, self._max, patience=PATIENCE)
+            limit = ran_out(limit, limit.rows)
             # Who lacked it last is remembered longest.
-            self._memories.pop(key, None)
-            self._memories[key] = msgspec.structs.replace(memory, rows=tried.fits)
-            while len(self._memories) > MOST_MEMORIES:
-                del self._memories[next(iter(self._memories))]
+            self._row_limits.pop(key, None)
+            self._row_limits[key] = msgspec.structs.replace(limit, rows=tried.fits)
+            while len(self._row_limits) > MOST_ROW_LIMITS:
+                del self._row_limits[next(iter(self._row_limits))]
 
 
 def _answers(live: _Samples, others: _Samples, error: Exception) -> list[Any]:
@@ -540,21 +536,12 @@ class _Loop:
         """
         while True:
             if not (self._batches or self._drawer.is_busy):
-                self._learn()
                 self._take(self._pipe.next())
             self._hear()
             if self._batches and not self._is_turn_of_steps():
                 self._run_batch(self._batches.popleft())
             if self._drawer.is_busy and not self._is_turn_of_batches():
                 self._drawer.step()
-
-    def _learn(self) -> None:
-        """Learn what steps take while nobody wants anything, one step at a time."""
-        if not self._loaded.easels:
-            return
-        wait_s = LEARN_AFTER_S
-        while not self._pipe.wait(wait_s) and self._drawer.learn():
-            wait_s = 0.0
 
     def _hear(self) -> None:
         """Take what the worker says, until the next step is due."""
@@ -599,7 +586,6 @@ class _Loop:
     def _run_batch(self, work: Run) -> None:
         self._has_more = work.model in work.wanted
         if self._loaded.easels:
-            self._drawer.settle()
             self._pipe.send(Turn(work.batch))
         # Who is to blame if the process dies now must be known: not the batch before, whose result
         # may still be on its way.

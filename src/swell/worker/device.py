@@ -14,11 +14,10 @@ from typing import Final
 import psutil
 
 from swell.core.clock import Clock
-from swell.core.errors import InvalidModel, SwellError
+from swell.core.errors import SwellError
 from swell.core.startup_phases import Phase, PhaseLog
 from swell.sdk.define import Definition
 from swell.sdk.model import Model, can_offload
-from swell.sdk.step_model import HostArrays, StepModel
 from swell.weights.compiled import all_tried_out
 from swell.worker.frames import Load, Moved, Moving
 from swell.worker.pipe import Pipe
@@ -66,26 +65,6 @@ class _Place:
 
 def _nothing() -> None:
     pass
-
-
-def _check(model: Model) -> None:
-    """Refuse a model whose steps cannot run as it says.
-
-    Raises:
-        InvalidModel: The text says what to change.
-    """
-    if not isinstance(model, StepModel) or model.partitions == 1:
-        return
-    if type(model).denoise_in_partition is StepModel.denoise_in_partition:
-        raise InvalidModel(
-            f"{model.name} has {model.partitions} partitions: write denoise_in_partition, or leave "
-            "`partitions` at 1"
-        )
-    if type(model.arrays) is not HostArrays:
-        raise InvalidModel(
-            f"{model.name} has {model.partitions} partitions, and arrays that are not in the "
-            "machine's memory: leave `partitions` at 1"
-        )
 
 
 class Device:
@@ -320,7 +299,6 @@ class Device:
             place.model.load(self.name)
         with self._log.phase(Phase.WARM, name):
             place.model.warmup()
-        _check(place.model)
         # Programs that were compiled before have run by now.
         all_tried_out()
         place.size_bytes = place.model.memory_bytes or max(

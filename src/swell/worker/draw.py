@@ -28,14 +28,13 @@ from swell.core.results import TaskWarning
 from swell.sdk.context import Item, Listener
 from swell.sdk.step_model import StepModel
 from swell.worker.arena import InvalidCheckpoint, SampleState
-from swell.worker.curve_files import curves_path, read_curves, write_curves
-from swell.worker.denoise import Denoiser, Drawn, Request
+from swell.worker.denoise import Denoiser, Request
 from swell.worker.device import Device
+from swell.worker.drawn_sample import Drawn
 from swell.worker.frames import (
     DRAWN,
     Frame,
     HandedOver,
-    Learning,
     Order,
     Preview,
     Step,
@@ -58,6 +57,7 @@ from swell.worker.job import (
 )
 from swell.worker.pipe import Pipe, Sent
 from swell.worker.slate import Page, Slate
+from swell.worker.step_cost_store import read_step_costs, step_costs_path, write_step_costs
 
 #: After a preview there is none for so many times what it took.
 PREVIEW_REST: Final = 19
@@ -70,7 +70,7 @@ CHECKPOINT_EVERY_S: Final = 2.0
 CHECKPOINT_TIMES: Final = 9
 CHECKPOINT_LESSONS: Final = 3
 
-#: Cost curves are kept this often while steps run, and sooner only when there is nothing to draw.
+#: Step costs are written this often while steps run, and sooner only when there is nothing to draw.
 KEEP_EVERY_S: Final = 60.0
 KEEP_IDLE_S: Final = 5.0
 
@@ -242,27 +242,26 @@ class Drawer:
         self._rest_s = 0.0
         self._paths = (
             {}
-            if studio.curves is None
+            if studio.step_costs is None
             else {
-                name: curves_path(Path(studio.curves), easel.card, device.name)
+                name: step_costs_path(Path(studio.step_costs), easel.card, device.name)
                 for name, easel in easels.items()
             }
         )
         self._kept_s = clock.monotonic_s() - KEEP_IDLE_S
-        self._has_news = self._has_learnt = False
+        self._has_news = False
         #: LoRA swaps that the worker has been told of, by model.
         self._told_swaps: dict[str, int] = {}
-        curves = {}
+        step_costs = {}
         for path in self._paths.values():
-            curves.update(read_curves(path))
+            step_costs.update(read_step_costs(path))
         self._denoiser = Denoiser(
             clock,
             self._ended,
             exact=studio.exact,
-            curves=curves,
+            step_costs=step_costs,
             load=self._bring,
-            asked=pipe.begin,
-            learns=self._tell_learning,
+            before_network=pipe.begin,
             progress_every_s=FIRST_PROGRESS_S,
             preview_every_s=PREVIEW_EVERY_S,
         )
@@ -309,11 +308,6 @@ class Drawer:
     def clear(self) -> None:
         """Finish what needs the device only once more, before another model takes it."""
         self._denoiser.decode_finished()
-
-    def settle(self) -> None:
-        """Wait for steps that are running, and tell what came of them."""
-        self._denoiser.settle()
-        self._flush()
 
     def _bring(self, name: str) -> None:
         """Bring a model whose turn it is.
@@ -476,7 +470,7 @@ class Drawer:
             self._leave_checkpoints()
             self._rest(now_s)
         if now_s - self._kept_s >= (KEEP_EVERY_S if is_left else KEEP_IDLE_S):
-            self.keep_curves()
+            self.keep_step_costs()
 
     def _give_back_left(self) -> None:
         """Take back the pages of those whose results have left this process, which may die."""
@@ -574,24 +568,8 @@ class Drawer:
             self._rest_s = min(CHECKPOINT_REST * usual_s, CHECKPOINT_EVERY_S)
         self._checkpoint_s = left_s + self._rest_s
 
-    def learn(self) -> bool:
-        """Learn what a step takes, for when crowds come; say whether that was new."""
-        if self._is_over or not self._denoiser.learn():
-            if self._has_learnt:
-                self.keep_curves()
-            self._has_learnt = False
-            return False
-        self._has_news = self._has_learnt = True
-        return True
-
-    def _tell_learning(self, model: StepModel | None) -> None:
-        self._pipe.send(Learning("" if model is None else model.name))
-        # What takes long has no thread of its own that would say it meanwhile.
-        self._pipe.flush()
-
     def hand_over(self) -> None:
         """Leave checkpoints of all samples, and draw no more."""
-        self.settle()
         self._leave_checkpoints()
         # It is sent after all that the thread was given.
         device_s = {job.handle: job.device_s for job in self._jobs.values()}
@@ -600,17 +578,17 @@ class Drawer:
         self._pipe.send(HandedOver(device_s))
         self._is_over = True
 
-    def keep_curves(self) -> None:
-        """Write down what steps took."""
+    def keep_step_costs(self) -> None:
+        """Write the step costs to disk."""
         if not self._has_news:
             return
         self._has_news = False
         self._kept_s = self._clock.monotonic_s()
-        curves = self._denoiser.curves()
+        step_costs = self._denoiser.step_costs()
         for name, path in self._paths.items():
-            own = {key: curve for key, curve in curves.items() if key.startswith(f"{name} ")}
+            own = {key: cost for key, cost in step_costs.items() if key.startswith(f"{name} ")}
             if own:
-                write_curves(path, own)
+                write_step_costs(path, own)
 
     # What samples tell
 

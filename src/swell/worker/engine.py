@@ -52,7 +52,6 @@ from swell.worker.frames import (
     Frame,
     HandedOver,
     Heeded,
-    Learning,
     Moved,
     Moving,
     Order,
@@ -173,7 +172,7 @@ class Worker:
         dispatch: The backend.
         models: References as `load_models` takes them.
         clock: The time.
-        curves: Folder for the cost curves of models that draw in steps; None to keep none.
+        step_costs: Folder for the step costs of models that draw in steps; None to keep none.
         weights: Where LoRAs go that tasks name; None to take none.
         origin: Where the model processes are from; None for Swell's own Python.
     """
@@ -185,7 +184,7 @@ class Worker:
         models: Sequence[str],
         clock: Clock,
         *,
-        curves: Path | None = None,
+        step_costs: Path | None = None,
         weights: WeightCache | None = None,
         origin: Origin | None = None,
     ) -> None:
@@ -201,7 +200,7 @@ class Worker:
         self._dispatch = dispatch
         self._refs = list(models)
         self._clock = clock
-        self._curves = curves
+        self._step_costs = step_costs
         self._rng = random.Random()
         self._served: dict[str, _Served] = {}
         self._versions: dict[str, str] = {}
@@ -383,8 +382,8 @@ class Worker:
             shelf=self._origin.shelf,
         )
         if any(card.step_bucket for card in cards):
-            curves = None if self._curves is None else str(self._curves)
-            self._process.draw_like(Studio(self._is_exact, curves))
+            step_costs = None if self._step_costs is None else str(self._step_costs)
+            self._process.draw_like(Studio(self._is_exact, step_costs))
         ready = await self._process.ready()
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
@@ -813,22 +812,17 @@ class Worker:
                 self._on_handed_over(frame)
             case Turn():
                 self._at.turn_to(frame.batch, self._clock.monotonic_s())
-            case Moving() | Moved() | Learning() | Swapped():
+            case Moving() | Moved() | Swapped():
                 self._on_change(frame)
 
-    def _on_change(self, change: Moving | Moved | Learning | Swapped) -> None:
-        """Note what has changed on the device, or takes it for something else than tasks."""
+    def _on_change(self, change: Moving | Moved | Swapped) -> None:
+        """Note which models or LoRAs are on the device now."""
         if isinstance(change, Swapped):
             new = change.count - self.lora_swaps.get(change.model, 0)
             self.lora_swaps[change.model] = change.count
             self._count_switches(change.model, "loras", new)
             self._tell_of_models()
             _log.debug("LoRAs changed", model=change.model, swaps=change.count)
-        elif isinstance(change, Learning):
-            if change.model:
-                self._at.busy_for = change.model
-            else:
-                self._at.free(self._clock.monotonic_s())
         else:
             self._on_move(change)
 

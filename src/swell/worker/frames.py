@@ -66,8 +66,8 @@ class Studio(msgspec.Struct, frozen=True, array_like=True, tag="studio"):
 
     #: Whether a picture depends on its input alone, or steps have as many rows as pay off.
     exact: bool = True
-    #: Folder for their cost curves; None to keep none.
-    curves: str | None = None
+    #: Folder for their step costs; None to keep none.
+    step_costs: str | None = None
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
@@ -302,14 +302,6 @@ class Moved(msgspec.Struct, frozen=True, array_like=True, tag="moved"):
     expected_s: dict[str, float]
 
 
-class Learning(msgspec.Struct, frozen=True, array_like=True, tag="learning"):
-    """The process is about to rehearse steps of this model, for nobody, which may have to be
-    compiled first; empty when that is over.
-    """
-
-    model: str
-
-
 class Swapped(msgspec.Struct, frozen=True, array_like=True, tag="swapped"):
     """The LoRAs of a model were changed, for so many times and seconds so far."""
 
@@ -333,7 +325,6 @@ Frame = (
     | Turn
     | Moving
     | Moved
-    | Learning
     | Swapped
 )
 

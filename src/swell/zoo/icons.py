@@ -12,8 +12,7 @@ All weights are int8 with a scale per output channel, turned to float32 when the
 
 Where there are no more cores than rows in a step, each core has rows of its own: threads that share
 one row wait for each other after every operator, and the longer the busier the machine is. A row's
-result has the same bits whoever shares its call, so this changes no picture. As soon as there are
-pictures for all cores, each is a partition by itself, and does not wait for others at a step's end.
+result has the same bits whoever shares its call, so this changes no picture.
 """
 
 import os
@@ -278,7 +277,6 @@ class Icons(StepModel):
         cores = self._threads or _cores()
         self._parts = cores if cores <= self.bucket else 1
         self._pool = ThreadPoolExecutor(max(1, self._parts - 1), "icons")
-        self.partitions = self._parts
         self._words = WordPiece(weights("icons-vocab.txt"))
         spins = self._parts == 1
         self._text = self._text_session()
@@ -373,10 +371,6 @@ class Icons(StepModel):
         )
         waiting = [self._pool.submit(self._say, part) for part in others]
         return np.concatenate([self._say(first), *(part.result() for part in waiting)])
-
-    def denoise_in_partition(self, x: Floats, t: Floats, conditions: Mapping[str, Any]) -> Floats:
-        """Return the velocity, by one core."""
-        return self._say({"latents": x, "time": t, **conditions})
 
     def _say(self, heard: Mapping[str, Any]) -> Floats:
         said: Floats = self._unet.run(None, heard)[0]
