@@ -354,6 +354,7 @@ class PretendCuda(contextlib.AbstractContextManager["PretendCuda"]):
             "empty_cache": lambda: None,
             "ipc_collect": lambda: None,
             "memory_allocated": lambda device=None: 0,
+            "memory_reserved": lambda device=None: 0,
             "max_memory_allocated": lambda device=None: 0,
             "reset_peak_memory_stats": lambda device=None: None,
             "is_bf16_supported": lambda *a, **k: True,
@@ -575,7 +576,7 @@ class _Dispatch(TorchDispatchMode):
         with torch._C.DisableTorchFunction():
             return self._run(func, args, kwargs or {})
 
-    def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:  # noqa: C901
+    def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         it, name = self.it, func._schema.name
         seen: list[torch.Tensor] = []
         tree_map_only(torch.Tensor, lambda t: seen.append(t), (args, kwargs))

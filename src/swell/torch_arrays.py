@@ -60,6 +60,16 @@ def device_error(error: RuntimeError) -> BaseException:
     return DeviceBroken(text) if is_broken else error
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Return the memory that this process may use on a GPU, in bytes; None for other devices.
+
+    What other processes use is not in it; what models of this process use is.
+    """
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor of the CPU to a device; the host does not wait for the copy."""
     if device.type != "cuda":

@@ -39,7 +39,14 @@ from swell.sdk.context import Item, Reject
 from swell.sdk.image_orientation import upright
 from swell.sdk.media import Image, LoRA
 from swell.sdk.step_model import NOT_FINITE, NoiseStream, Plan, Sampler, StepModel
-from swell.torch_arrays import OUT_OF_MEMORY, TorchArrays, TorchNoise, inference, to_device
+from swell.torch_arrays import (
+    OUT_OF_MEMORY,
+    TorchArrays,
+    TorchNoise,
+    free_memory,
+    inference,
+    to_device,
+)
 from swell.weights.torch_lora import TorchAdaptedWeights
 
 ValueT = TypeVar("ValueT")
@@ -137,9 +144,9 @@ def _stage(method: MethodT) -> MethodT:
 
 
 def _room_bytes(device: str) -> int | None:
-    """Return the free memory of a device; None where it is the host's memory."""
-    place = torch.device(device)
-    return room_of(int(torch.cuda.mem_get_info(place)[0])) if place.type == "cuda" else None
+    """Return the room for a model; None where the device is the host's memory."""
+    free_bytes = free_memory(torch.device(device))
+    return None if free_bytes is None else room_of(free_bytes)
 
 
 def _use(device: str) -> None:
