@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ from swell.sdk.model import DeviceBroken  # noqa: E402
 from swell.sdk.model_loader import load_models  # noqa: E402
 from swell.sdk.step_model import whole  # noqa: E402
 from swell.torch_arrays import device_error  # noqa: E402
+from swell.worker import device as worker_device  # noqa: E402
 from swell.worker.denoise import Denoiser, Request  # noqa: E402
+from swell.worker.device import Device  # noqa: E402
+from swell.worker.frames import Load  # noqa: E402
+from swell.worker.pipe import Pipe  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -205,6 +210,28 @@ def test_a_model_of_the_second_gpu_has_no_context_on_the_first(sd: Made, cuda: P
     definition, model = sd.loaded("cuda:1")
     draw(cuda, model, sd.asks(definition, 1))
     assert 0 not in cuda.contexts, cuda.contexts
+
+
+def test_models_that_do_not_fit_together_take_turns(
+    sd: Made, cuda: PretendCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a setting, their budget is a share of the memory that other processes leave."""
+    size = sd.loaded("cuda:0")[1].memory_bytes
+    free = torch.cuda.mem_get_info()[0]
+    files = [cases.add(sd.folder, tmp_path, f"test/{name}", "--no-compile") for name in "ab"]
+    definitions = [definition for file in files for definition in load_models(str(file))]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for share, there in ((2.5, 2), (1.5, 1)):
+            monkeypatch.setattr(worker_device, "_BUDGET", share * size / free)
+            clock = SystemClock()
+            load = Load([str(file) for file in files], "cuda:0")
+            device = Device(definitions, load, Pipe(theirs, clock), clock)
+            device.start()
+            assert len(device.residents) == there
+            device.bring("test/b", ())
+            assert "test/b" in device.residents
+            assert len(device.residents) == there
 
 
 # Errors of the device

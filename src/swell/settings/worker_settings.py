@@ -34,7 +34,8 @@ class WorkerSettings(Group):
             with the number of rows that measured fastest; the last bits may differ.
         device_memory_bytes: Device memory for all models together. Models that do not fit are
             loaded on demand and evict others: first models without waiting tasks, then the least
-            recently used. In bytes; unset to load all models at the start and keep them.
+            recently used. In bytes; unset for 90 % of a GPU's memory that other processes leave
+            free, and for no limit on other devices.
         host_memory_bytes: Host memory for models evicted from the device, so that they reload
             quickly; beyond it the least recently used is dropped. In bytes; unset for no limit.
         picture_format: Format of pictures if neither the model nor the input sets one.
