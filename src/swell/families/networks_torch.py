@@ -414,7 +414,7 @@ def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
         folders["controlnet"] = described.net.folder
     types = {"vae": _vae_type(described, dtype)}
     sizes = {
-        name: part_bytes(_weights_in(folder), types.get(name, dtype).itemsize)
+        name: part_bytes(_weights_in(folder, dtype), types.get(name, dtype).itemsize)
         for name, folder in folders.items()
     }
     if described.adapter is not None:
@@ -423,11 +423,12 @@ def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
     return {name: size_bytes for name, size_bytes in sizes.items() if size_bytes}
 
 
-def _weights_in(folder: Path) -> list[Path]:
-    """Return the files of one precision; of several the full one."""
+def _weights_in(folder: Path, dtype: torch.dtype) -> list[Path]:
+    """Return the files of one precision: half for float16 and full for others, if both exist."""
     files = sorted(folder.glob("*.safetensors"))
-    whole = [path for path in files if ".fp16" not in path.name and "non_ema" not in path.name]
-    return whole or files
+    half = [path for path in files if ".fp16" in path.name]
+    whole = [path for path in files if path not in half and "non_ema" not in path.name]
+    return (dtype == torch.float16 and half) or whole or files
 
 
 def _read_parts(described: Described) -> dict[str, tuple[str, str]]:
@@ -542,7 +543,7 @@ def read_network(kind: Any, folder: Path, dtype: torch.dtype, device: torch.devi
             f"{folder.name}/ has no config.json: give a folder as diffusers saves it"
         )
     tensors: dict[str, Tensor] = {}
-    for path in _weights_in(folder):
+    for path in _weights_in(folder, dtype):
         found = load_torch(path, str(device))
         tensors |= {
             name: value.to(dtype) if value.is_floating_point() else value
