@@ -20,7 +20,7 @@ from swell.core.clock import Clock
 from swell.core.errors import InvalidModel, SwellError
 from swell.core.startup_phases import Phase, PhaseLog
 from swell.sdk.define import Definition
-from swell.sdk.model import Model, can_offload
+from swell.sdk.model import DeviceBroken, Model, can_offload
 from swell.sdk.step_model import HostArrays, StepModel
 from swell.weights.compiled import all_tried_out
 from swell.worker.frames import Load, Moved, Moving
@@ -420,6 +420,14 @@ def let_go(error: BaseException) -> None:
             told.add(id(each))
             traceback.clear_frames(each.__traceback__)
             left += [each.__cause__, each.__context__]
+
+
+def check_device(error: BaseException) -> None:
+    """Raise `DeviceBroken` if torch says with this error that its device is unusable."""
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        meaning = importlib.import_module("swell.torch_arrays").device_error(error)
+        if isinstance(meaning, DeviceBroken):
+            raise meaning from error
 
 
 def is_out_of_memory(model: Model, error: Exception) -> bool:
