@@ -222,7 +222,7 @@ def test_the_memory_that_a_model_declares_is_what_is_there_at_one_time(full: Mad
 
 
 @pytest.mark.parametrize(
-    ("missing", "expected"), [(0, "never"), (1, "always"), (10**6, "blocks")], ids=str
+    ("missing", "expected"), [(0, "never"), (1, "always"), (10**8, "blocks")], ids=str
 )
 def test_a_device_with_too_little_memory_has_parts_offloaded(
     sd: Made, missing: int, expected: str

@@ -147,8 +147,8 @@ def test_a_crowd_gets_the_pictures_of_the_cpu(made: Made) -> None:
 
 
 @pytest.mark.parametrize("choice", ["always", "turns", "blocks"])
-def test_offloaded_models_draw_the_pictures_of_the_cpu(made: Made, choice: str) -> None:
-    assert furthest(crowd(made, "cpu"), crowd(made, "cuda:0", "--offload", choice)) <= 1
+def test_offloaded_models_draw_the_pictures_of_the_cpu(sd: Made, choice: str) -> None:
+    assert furthest(crowd(sd, "cpu"), crowd(sd, "cuda:0", "--offload", choice)) <= 1
 
 
 @pytest.mark.parametrize("rows", [1, 4])
