@@ -51,13 +51,15 @@ def inference(function: FunctionT) -> FunctionT:
 
 def device_error(error: RuntimeError) -> BaseException:
     """Return what an error of torch means for its device; the error itself if nothing."""
+    found: BaseException = error
     if isinstance(error, OUT_OF_MEMORY):
-        return error
+        return found
     text = str(error)
     if any(each in text for each in _NO_MEMORY):
-        return torch.OutOfMemoryError(text)
-    is_broken = isinstance(error, torch.AcceleratorError) or text.startswith(_BROKEN)
-    return DeviceBroken(text) if is_broken else error
+        found = torch.OutOfMemoryError(text)
+    elif isinstance(error, torch.AcceleratorError) or text.startswith(_BROKEN):
+        found = DeviceBroken(text)
+    return found
 
 
 def free_memory(device: torch.device) -> int | None:
