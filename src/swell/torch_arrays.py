@@ -44,7 +44,10 @@ def inference(function: FunctionT) -> FunctionT:
             with torch.no_grad():
                 return function(*args, **kwargs)
         except RuntimeError as error:
-            raise device_error(error) from error
+            meaning = device_error(error)
+            if meaning is error:
+                raise
+            raise meaning from error
 
     return run  # type: ignore[return-value]
 
