@@ -32,7 +32,7 @@ from swell.worker.pipe import Pipe  # noqa: E402
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 FAMILIES = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux")
-STEPS, SIDE = 6, 64
+STEPS, SIDE = 5, 64
 ILLEGAL = "CUDA error: an illegal memory access was encountered"
 
 
@@ -42,6 +42,7 @@ class Made:
     def __init__(self, family: str, place: Path) -> None:
         self.family, self.place = family, place
         self.files: dict[tuple[str, ...], Path] = {}
+        self.on_cpu: list[Any] = []
         is_xl_or_older = family in ("stable_diffusion", "stable_diffusion_xl")
         self.half = torch.float16 if is_xl_or_older else torch.bfloat16
         with contextlib.redirect_stderr(io.StringIO()):
@@ -123,6 +124,11 @@ def pixels(results: dict[str, Any]) -> list[Any]:
     return [np.asarray(results[name].pil()).astype(int) for name in sorted(results)]
 
 
+def cpu_crowd(made: Made) -> list[Any]:
+    made.on_cpu = made.on_cpu or crowd(made, "cpu")
+    return made.on_cpu
+
+
 def crowd(made: Made, device: str, *options: str) -> list[Any]:
     with PretendCuda() as cuda:
         definition, model = made.loaded(device, "--dtype", "float32", *options)
@@ -143,30 +149,23 @@ def furthest(some: list[Any], others: list[Any]) -> int:
 
 
 def test_a_crowd_gets_the_pictures_of_the_cpu(made: Made) -> None:
-    assert furthest(crowd(made, "cpu"), crowd(made, "cuda:0")) <= 1
+    assert furthest(cpu_crowd(made), crowd(made, "cuda:0")) <= 1
 
 
 @pytest.mark.parametrize("choice", ["always", "turns", "blocks"])
 def test_offloaded_models_draw_the_pictures_of_the_cpu(sd: Made, choice: str) -> None:
-    assert furthest(crowd(sd, "cpu"), crowd(sd, "cuda:0", "--offload", choice)) <= 1
+    assert furthest(cpu_crowd(sd), crowd(sd, "cuda:0", "--offload", choice)) <= 1
 
 
-@pytest.mark.parametrize("rows", [1, 4])
-def test_the_host_does_not_wait_in_a_step(made: Made, cuda: PretendCuda, rows: int) -> None:
+def test_the_host_never_waits_for_the_device(made: Made, cuda: PretendCuda) -> None:
     definition, model = made.loaded("cuda:0")
-    taken, results = draw(cuda, model, made.asks(definition, rows), bucket=8)
+    taken, results = draw(cuda, model, made.asks(definition, 4), bucket=8)
     pixels(results)
+    assert [each.summary() for each in taken if each.host_waits] == []
     step = middle(taken, STEPS - 2)
-    assert step.host_waits == 0, step.summary()
     assert step.copied("d2h") == (0, 0)
     assert all(key == ("h2d", "pinned", "async") for key in step.copies), step.copies
-    assert step.copied("h2d")[1] <= 256 * rows
-
-
-def test_the_host_does_not_wait_for_a_new_prompt(made: Made, cuda: PretendCuda) -> None:
-    definition, model = made.loaded("cuda:0")
-    taken, _ = draw(cuda, model, made.asks(definition, 1))
-    assert taken[0].host_waits == 0, taken[0].summary()
+    assert step.copied("h2d")[1] <= 256 * 4
 
 
 def test_a_step_launches_about_as_much_as_diffusers(made: Made, cuda: PretendCuda) -> None:
@@ -187,23 +186,14 @@ def test_a_step_launches_about_as_much_as_diffusers(made: Made, cuda: PretendCud
     assert middle(own).launches <= 1.08 * middle(theirs).launches
 
 
-def test_a_picture_is_read_by_one_asynchronous_copy(made: Made, cuda: PretendCuda) -> None:
-    definition, model = made.loaded("cuda:0")
-    taken, results = draw(cuda, model, made.asks(definition, 1))
-    pixels(results)
-    last = taken[-1]
-    assert last.host_waits == 0, last.summary()
-    assert 3 * SIDE * SIDE <= last.copied("d2h")[1] <= 3 * SIDE * SIDE + 64
-
-
-def test_a_model_leaves_the_device_and_comes_back(made: Made, cuda: PretendCuda) -> None:
-    definition, model = made.loaded("cuda:0", "--dtype", "float32")
-    before = pixels(draw(cuda, model, made.asks(definition, 1))[1])
+def test_a_model_leaves_the_device_and_comes_back(sd: Made, cuda: PretendCuda) -> None:
+    definition, model = sd.loaded("cuda:0", "--dtype", "float32")
+    before = pixels(draw(cuda, model, sd.asks(definition, 1))[1])
     model.offload()
     modules = model.parts.modules.items()
     assert not [name for name, part in modules for value in part.parameters() if value.is_cuda]
     model.onload()
-    assert furthest(before, pixels(draw(cuda, model, made.asks(definition, 1))[1])) <= 1
+    assert furthest(before, pixels(draw(cuda, model, sd.asks(definition, 1))[1])) <= 1
 
 
 def test_a_model_of_the_second_gpu_has_no_context_on_the_first(sd: Made, cuda: PretendCuda) -> None:
