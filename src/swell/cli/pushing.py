@@ -21,7 +21,7 @@ from swell.cli.output import print_json, table, talk
 from swell.cli.signing_keys import make_signing_key, signing
 from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidRequest
-from swell.settings.environment import quieten_libraries
+from swell.settings.environment import configure_libraries
 from swell.settings.load import Settings
 from swell.weights.cache import WeightCache
 from swell.weights.listing import Entry, Listing, read_listing
@@ -102,7 +102,7 @@ def push_weights(
     if not models:
         raise InvalidRequest("name what to push: weights that were pulled, or a model")
     settings = settings_from(config, data).settings
-    quieten_libraries()
+    configure_libraries()
     signer = _signing(key, settings, is_wanted=compiled)
     where = weights_url(settings, to or "")
     talk.print(f"pushing to {where}", markup=False)

@@ -653,9 +653,6 @@ def serve(sock: socket.socket, slate: Slate, clock: Clock) -> int:
     try:
         load = pipe.next()
         assert isinstance(load, Load), "the first frame names the models"
-        if load.device.startswith("cuda"):
-            # Pictures of many sizes would leave gaps that none of them fits. Read with torch.
-            os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         try:
             loaded = _load(load, pipe, clock)
         except SwellError as error:
