@@ -23,7 +23,7 @@ from swell.containers.engines import ENGINES, Built, check_registry, check_tag, 
 from swell.containers.kept import Kept
 from swell.containers.look import looking
 from swell.core.errors import InvalidRequest
-from swell.settings.environment import process_environment, configure_libraries
+from swell.settings.environment import configure_libraries, process_environment
 from swell.worker.needs import needs_of
 
 if TYPE_CHECKING:
