@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -19,6 +20,7 @@ import tiny_pipelines as tiny  # noqa: E402
 from pretended_cuda import PretendCuda, Taken  # noqa: E402
 from swell.core.clock import SystemClock  # noqa: E402
 from swell.sdk.context import Item  # noqa: E402
+from swell.sdk.media import Image  # noqa: E402
 from swell.sdk.model import DeviceBroken  # noqa: E402
 from swell.sdk.model_loader import load_models  # noqa: E402
 from swell.sdk.step_model import whole  # noqa: E402
@@ -118,6 +120,11 @@ def middle(taken: list[Taken], steps: int = STEPS) -> Taken:
     return taken[max(1, min(steps // 2, len(taken) - 2))]
 
 
+def picture(mode: str) -> Image:
+    gradient = PIL.Image.linear_gradient("L").resize((SIDE, SIDE))
+    return Image(gradient.convert(mode))
+
+
 def pixels(results: dict[str, Any]) -> list[Any]:
     bad = [each for each in results.values() if isinstance(each, Exception)]
     assert not bad, bad
@@ -158,8 +165,12 @@ def test_offloaded_models_draw_the_pictures_of_the_cpu(sd: Made, choice: str) ->
 
 
 def test_the_host_never_waits_for_the_device(made: Made, cuda: PretendCuda) -> None:
+    """In steps, for new prompts, for pictures under masks, and to read finished pictures."""
     definition, model = made.loaded("cuda:0")
-    taken, results = draw(cuda, model, made.asks(definition, 4), bucket=8)
+    masked = made.asks(definition, 1)[0].model_copy(
+        update={"image": picture("RGB"), "mask": picture("L"), "strength": 0.8}
+    )
+    taken, results = draw(cuda, model, [*made.asks(definition, 4), masked], bucket=8)
     pixels(results)
     assert [each.summary() for each in taken if each.host_waits] == []
     step = middle(taken, STEPS - 2)
