@@ -27,6 +27,7 @@ from gpu.catalog import STAGES
 from gpu.gpu_page import ROOT, page, read
 from gpu.supervisor import Plan, Supervisor
 from machine import commit
+from swell.settings.environment import configure_libraries
 
 #: Modules without which no stage runs, and their packages.
 _NEEDED = {
@@ -114,7 +115,8 @@ def _kept(out: Path, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _environment(work: Path) -> dict[str, str]:
-    """Return the environment of the stages: this checkout, and no network."""
+    """Return the environment of the stages: this checkout, Swell's variables, and no network."""
+    configure_libraries()
     paths = [str(ROOT / "src"), str(ROOT / "benchmarks")]
     try:
         metadata.version("swell")

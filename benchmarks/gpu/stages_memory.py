@@ -7,7 +7,7 @@ import torch
 from gpu.rig import Rig, label
 from gpu.swell_engine import ask, digest, draw, load, psnr, shared_model
 from gpu.true_size import sdxl_inputs, sdxl_unet
-from swell.families.placement import working
+from swell.families.placement import DRAWS, working
 
 
 def swap(rig: Rig) -> None:
@@ -49,7 +49,7 @@ def memory(rig: Rig) -> None:
             rig.row(
                 f"a step of {rows} rows, {label(size)}",
                 measured_GiB=rig.peak_of(lambda: network(**arguments)),  # noqa: B023
-                planned_GiB=rig.gib(plan["what draws"]),
+                planned_GiB=rig.gib(plan[DRAWS]),
             )
         latents = torch.randn(1, 4, side // 8, side // 8, device=rig.device, dtype=vae.dtype)
         plan = working(side, facts.vae, vae.dtype.itemsize, facts.family.name)

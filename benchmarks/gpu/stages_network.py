@@ -8,7 +8,7 @@ import diffusers
 import torch
 
 from gpu import true_size
-from gpu.rig import Rig, Size, drop_from_page_cache, label
+from gpu.rig import NotPossible, Rig, Size, drop_from_page_cache, label
 
 
 def step_times(rig: Rig) -> None:
@@ -153,7 +153,11 @@ def large_networks(rig: Rig) -> None:
         if not rig.has_time(40):
             return
         rig.clear()
-        rig.require(gpu_gib=gpu_gib)
+        try:
+            rig.require(gpu_gib=gpu_gib)
+        except NotPossible as error:
+            rig.row(f"{name} is not measured: {error}")
+            continue
         begin_s = time.perf_counter()
         network = make(rig)
         rig.wait()

@@ -68,7 +68,11 @@ def _served(rig: Rig, *names: str, **environment: str) -> Iterator[Service]:
     command += ["--data", str(rig.data), "--json"]
     begin_s = time.perf_counter()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
     )
     try:
         assert process.stdout is not None

@@ -139,7 +139,7 @@ class Supervisor:
     Args:
         plan: Where they run.
         stages: All stages, in their order.
-        result: Receives `machine`, `versions` and `stages`; stages that it has are not run again.
+        result: Receives `machine`, `versions` and `stages`. Stages that it has complete do not run again.
         save: Called with the result after each stage.
     """
 
@@ -160,10 +160,13 @@ class Supervisor:
         """Run the stages with these names, except for those that are already measured."""
         try:
             for stage in self._stages:
-                if self._kept.get(stage.name, {}).get("status") in DONE:
+                before = self._kept.get(stage.name, {})
+                if before.get("status") in DONE and (stage.name != "make" or self._has_weights()):
                     continue
-                self._kept[stage.name] = self._outcome(stage, stage.name in chosen)
-                self._say(stage)
+                outcome = self._outcome(stage, stage.name in chosen)
+                if outcome["status"] != "not run" or not before.get("rows"):
+                    self._kept[stage.name] = outcome
+                self._say(stage, outcome)
                 self._save(self.result)
         finally:
             self._end_process()
@@ -192,7 +195,7 @@ class Supervisor:
 
     def _obstacle(self, stage: Stage) -> str:
         """Return why a stage cannot run now; nothing if it can."""
-        if stage.uses != "nothing" and not (self._plan.work / "sdxl" / "model_index.json").exists():
+        if stage.uses != "nothing" and not self._has_weights():
             return "it needs the weights that the stage `make` writes"
         needs_s: float = stage.needs_s
         if stage.uses == "model" and not (self._process and self._process.has_model):
@@ -215,8 +218,10 @@ class Supervisor:
     def _left_s(self) -> float:
         return self._end_s - time.monotonic()
 
-    def _say(self, stage: Stage) -> None:
-        kept = self._kept[stage.name]
-        why = f": {kept['why']}" if kept["why"] else ""
-        seconds = f" in {kept['took_s']:.0f} s" if "took_s" in kept else ""
-        print(f"{stage.name}: {kept['status']}{seconds}{why}", file=sys.stderr, flush=True)
+    def _has_weights(self) -> bool:
+        return (self._plan.work / "sdxl" / "model_index.json").exists()
+
+    def _say(self, stage: Stage, outcome: dict[str, Any]) -> None:
+        why = f": {outcome['why']}" if outcome["why"] else ""
+        seconds = f" in {outcome['took_s']:.0f} s" if "took_s" in outcome else ""
+        print(f"{stage.name}: {outcome['status']}{seconds}{why}", file=sys.stderr, flush=True)

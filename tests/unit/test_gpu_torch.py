@@ -122,6 +122,18 @@ def test_stages_that_are_measured_or_have_no_time_do_not_run(tmp_path: Path) -> 
     assert json.loads(saved[0]) == result
 
 
+def test_rows_of_an_earlier_run_stay_if_a_stage_does_not_run_again(tmp_path: Path) -> None:
+    rows = [{"what": "a step", "ms per step": 1.5}]
+    kept = {"status": "stopped", "why": "it did not end in its time", "rows": rows}
+    supervisor = Supervisor(
+        Plan("cpu", False, tmp_path, tmp_path / "log", 3, {}),
+        [stage("works")],
+        {"stages": {"works": dict(kept)}},
+    )
+    supervisor.run([])
+    assert supervisor.result["stages"]["works"] == kept
+
+
 def test_without_cuda_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(SystemExit, match=r"finds no CUDA device, so nothing was measured") as end:
