@@ -1,17 +1,86 @@
-"""Arrays of models that use torch: what `StepModel.arrays` is set to in `load`.
+"""Torch devices for models: arrays for `StepModel.arrays`, copies, noise and errors of the device.
 
-Imported by models that need torch, by nothing of Swell.
+Only models that need torch import it.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from swell.sdk.model import DeviceBroken
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
 #: For `StepModel.out_of_memory`.
 OUT_OF_MEMORY: Final = (torch.OutOfMemoryError,)
+
+#: Texts of errors with which CUDA's libraries say that they got no memory.
+_NO_MEMORY: Final = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine",
+)
+
+#: Beginnings of errors after which every later call to the device fails, too.
+_BROKEN: Final = ("CUDA error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
+
+
+def inference(function: FunctionT) -> FunctionT:
+    """Run a function without gradients, and classify the errors of its device.
+
+    The function raises `torch.OutOfMemoryError` for each lack of memory that CUDA's libraries
+    report, and `DeviceBroken` for errors that leave the CUDA context unusable.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with torch.no_grad():
+                return function(*args, **kwargs)
+        except RuntimeError as error:
+            meaning = device_error(error)
+            if meaning is error:
+                raise
+            raise meaning from error
+
+    return run  # type: ignore[return-value]
+
+
+def device_error(error: RuntimeError) -> BaseException:
+    """Return what an error of torch means for its device; the error itself if nothing."""
+    found: BaseException = error
+    if isinstance(error, OUT_OF_MEMORY):
+        return found
+    text = str(error)
+    if any(each in text for each in _NO_MEMORY):
+        found = torch.OutOfMemoryError(text)
+    elif isinstance(error, torch.AcceleratorError) or text.startswith(_BROKEN):
+        found = DeviceBroken(text)
+    return found
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the memory that this process may use on a GPU, in bytes; None for other devices.
+
+    What other processes use is not in it; what models of this process use is.
+    """
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the CPU to a device; the host does not wait for the copy."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    # torch keeps the pinned memory until the copy has read it.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class TorchArrays:
@@ -32,10 +101,7 @@ class TorchArrays:
         """Return the same numbers on the device; on the CPU they share their memory."""
         # A scalar stays a scalar: `ascontiguousarray` would make it a list.
         host = torch.from_numpy(np.ascontiguousarray(values)).reshape(np.shape(values))
-        if not self._is_cuda:
-            return host.to(self.device)
-        # From pinned memory the copy runs by itself; torch keeps that memory until it has.
-        return host.pin_memory().to(self.device, non_blocking=True)
+        return to_device(host, self.device)
 
     def get(self, array: torch.Tensor) -> NDArray[Any]:
         """Return the same numbers in the machine's memory; waits for the device."""

@@ -134,7 +134,8 @@ def test_a_model_comes_from_a_repository_of_a_hub_without_its_pickles(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     half = "diffusion_pytorch_model.fp16.safetensors"
-    (repository / "unet" / half).write_bytes(b"the same in another precision")
+    whole = repository / "unet" / "diffusion_pytorch_model.safetensors"
+    (repository / "unet" / half).write_bytes(whole.read_bytes())
     alone = repository / "vae" / "diffusion_pytorch_model.safetensors"
     alone.rename(alone.with_name(half))
     only = repository / "text_encoder" / "model.safetensors"
@@ -149,8 +150,8 @@ def test_a_model_comes_from_a_repository_of_a_hub_without_its_pickles(
     assert (told["model"], told["family"]) == ("acme/dreams", "stable-diffusion")
     entry = Path(told["file"]).read_text()
     assert f"hf://acme/Dreams@{commit}" in entry
-    assert "unet/diffusion_pytorch_model.safetensors" in entry
-    assert f"unet/{half}" not in entry
+    assert "unet/diffusion_pytorch_model.safetensors" not in entry
+    assert f"unet/{half}" in entry
     assert f"vae/{half}" in entry
     assert ".bin" not in entry
     assert "dreams-whole" not in entry

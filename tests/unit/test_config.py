@@ -10,6 +10,7 @@ from swell.core.redact import hide_secrets
 from swell.settings.backend_settings import ServerSettings
 from swell.settings.describe import describe
 from swell.settings.load import environment_of, load
+from swell.settings.worker_settings import WorkerSettings
 
 
 @pytest.fixture
@@ -262,3 +263,19 @@ def test_every_setting_says_what_it_is_and_in_which_unit() -> None:
         for suffix, unit in units.items():
             if each.key.endswith(suffix):
                 assert unit in each.description, f"{each.key} does not tell its unit"
+
+
+@pytest.mark.parametrize(
+    ("device", "batching", "is_exact"),
+    [
+        ("cpu", None, True),
+        ("cuda:1", None, False),
+        ("cuda", "exact", True),
+        ("cpu", "fast", False),
+    ],
+)
+def test_steps_are_shared_freely_on_gpus_unless_asked_otherwise(
+    device: str, batching: str | None, is_exact: bool
+) -> None:
+    settings = WorkerSettings.model_validate({"device": device, "batching": batching})
+    assert settings.is_exact == is_exact

@@ -3,6 +3,7 @@
 import configparser
 import dataclasses
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -108,6 +109,35 @@ def test_torch_comes_from_the_index_that_is_asked_for() -> None:
     assert "--extra-index-url ${TORCH_INDEX}" in told
     assert "ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04" in told
     assert "apt-get install -y --no-install-recommends" in told
+
+
+@pytest.mark.parametrize(
+    ("there", "installed"),
+    [((), "gcc libc6-dev python3-dev"), (("gcc",), "python3-dev"), (("gcc", "python3"), None)],
+)
+def test_images_for_gpus_can_compile_kernels(
+    tmp_path: Path, there: tuple[str, ...], installed: str | None
+) -> None:
+    """The commands run in a shell whose programs are those of the image."""
+    assert "gcc" not in written(RECIPE)
+    text = written(dataclasses.replace(RECIPE, is_cuda=True))
+    [commands] = re.findall(r"^RUN (missing=.*?)\n(?=\n)", text, re.DOTALL | re.MULTILINE)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    ends = {"python3": 1, "apt-get": 0, "rm": 0} | dict.fromkeys(there, 0)
+    for name, code in ends.items():
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*"\nexit {code}\n')
+        (programs / name).chmod(0o755)
+    ran = subprocess.run(
+        ["/bin/sh", "-c", commands],
+        env={"PATH": str(programs)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("apt-get install")]
+    assert [line.partition("recommends ")[2] for line in lines] == [installed] * bool(installed)
 
 
 def test_environments_and_baked_weights_have_layers_of_their_own_before_the_code() -> None:

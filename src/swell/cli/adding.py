@@ -209,7 +209,7 @@ def _fetched(settings: Settings, entry: Entry) -> Entry:
     """Fetch the weights of an entry from a hub, into a folder of its own."""
     with incoming(settings, entry.name) as fresh:
         with talk.status(f"{entry.asked} is fetched"):
-            _, listing = uvloop.run(pull_model(entry.asked, fresh, settings))
+            _, listing = uvloop.run(pull_model(entry.asked, fresh, settings, entry.dtype))
         # What cannot be served does not replace what is there.
         described = msgspec.structs.replace(entry, folder=str(fresh))
         if not is_vqgan_clip(fresh):

@@ -82,7 +82,7 @@ async def run_beside(
             for name, value in read(card).items()
         }
         if card.step_bucket:
-            process.draw_like(Studio(exact=settings.batching == "exact"))
+            process.draw_like(Studio(exact=settings.is_exact))
         await process.ready()
         load_s = clock.monotonic_s() - started_s
         raw = msgspec.json.encode(values)

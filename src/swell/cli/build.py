@@ -23,7 +23,7 @@ from swell.containers.engines import ENGINES, Built, check_registry, check_tag, 
 from swell.containers.kept import Kept
 from swell.containers.look import looking
 from swell.core.errors import InvalidRequest
-from swell.settings.environment import process_environment, quieten_libraries
+from swell.settings.environment import configure_libraries, process_environment
 from swell.worker.needs import needs_of
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def build(
     if push:
         _check_pushed(tag)
     settings = settings_from(config, data).settings
-    quieten_libraries()
+    configure_libraries()
     refs = [ref_of(model, settings) for model in models]
     variables = process_environment()
     # As in a model process: modules in this folder are found.

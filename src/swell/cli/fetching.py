@@ -16,16 +16,17 @@ from swell.settings.load import Settings
 from swell.weights import Listing, WeightCache
 from swell.weights.pull import HUB, Hub, pull
 
-#: What a part of a model is made of, in one precision of those that it may be there in.
-_FILES: Final = (
-    "*.json",
-    "*.txt",
-    "*.model",
-    *(
-        f"{name}{end}"
+#: Files of a part other than weights.
+_FILES: Final = ("*.json", "*.txt", "*.model")
+
+#: Weights of a part in half and in full precision.
+_HALF, _FULL = (
+    tuple(
+        f"{name}{variant}{end}"
         for name in ("model", "diffusion_pytorch_model")
         for end in (".safetensors", "-0*.safetensors")
-    ),
+    )
+    for variant in (".fp16", "")
 )
 
 
@@ -41,8 +42,13 @@ def cache_of(settings: Settings) -> WeightCache:
     return WeightCache(folder, settings.worker.cache_bytes)
 
 
-async def pull_model(reference: str, folder: Path, settings: Settings) -> tuple[Path, Listing]:
-    """Fetch what a model is made of, and no more of its repository, into a folder of its own.
+async def pull_model(
+    reference: str, folder: Path, settings: Settings, dtype: str
+) -> tuple[Path, Listing]:
+    """Fetch the parts of a model, and nothing else of its repository, into a folder.
+
+    Each part comes in one precision: half if the repository has it, since GPUs compute in half
+    precision and full precision takes twice the disk and the time; in full for float32.
 
     Raises:
         InvalidModel: The repository is none of a model of diffusers.
@@ -63,11 +69,13 @@ async def pull_model(reference: str, folder: Path, settings: Settings) -> tuple[
     include = [f"{part}/{each}" for part in parts for each in _FILES]
     include += ["model_index.json", README]
     listing = await bring(include)
-    bare = [part for part in parts if _has_no_weights(folder / part)]
-    if bare:
-        # Those are there in half precision alone, or have names of their own.
-        include += [f"{part}/*.safetensors" for part in bare]
-        listing = await bring(include)
+    # Some weights exist in one precision only, or have names of their own.
+    first, second = (_FULL, _HALF) if dtype == "float32" else (_HALF, _FULL)
+    for names in (first, second, ("*.safetensors",)):
+        bare = [part for part in parts if _has_no_weights(folder / part)]
+        if bare:
+            include += [f"{part}/{name}" for part in bare for name in names]
+            listing = await bring(include)
     return folder, listing
 
 

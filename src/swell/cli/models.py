@@ -30,7 +30,7 @@ from swell.cli.voting import votes
 from swell.core.clock import SystemClock
 from swell.core.telemetry import printable
 from swell.families.measured import Taken, keep
-from swell.settings.environment import quieten_libraries
+from swell.settings.environment import configure_libraries
 from swell.weights.pull import Progress, pull
 
 #: So many choices of an input are named; the page of a model names them all.
@@ -132,7 +132,7 @@ def check_models(
     """
     settings = settings_from(config, data).settings
     ref = ref_of(file, settings)
-    quieten_libraries()
+    configure_libraries()
     home = model_home(settings, [ref], lambda line: talk.print(line, markup=False))
 
     def show(name: str | None, doing: str) -> None:

@@ -19,7 +19,7 @@ from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import print_json, table, talk
 from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidRequest
-from swell.settings.environment import quieten_libraries
+from swell.settings.environment import configure_libraries
 from swell.settings.load import Settings
 from swell.weights.cache import WeightCache
 from swell.weights.listing import Entry, Listing, read_listing
@@ -64,7 +64,7 @@ def push_weights(
     weights under the same version are refused before anything is uploaded.
     """
     settings = settings_from(config, data).settings
-    quieten_libraries()
+    configure_libraries()
     where = weights_url(settings, to or "")
     talk.print(f"pushing to {where}", markup=False)
     try:

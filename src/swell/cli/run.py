@@ -26,7 +26,7 @@ from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidRequest, NotFound, SwellError
 from swell.sdk.define import Definition
 from swell.sdk.model_loader import load_models
-from swell.settings.environment import quieten_libraries
+from swell.settings.environment import configure_libraries
 from swell.settings.worker_settings import WorkerSettings
 from swell.worker.alone import InputRejected, LocalResult, RunFailed, author_traceback
 from swell.worker.run import Home
@@ -73,7 +73,7 @@ def run_model(
     """Run a model in this process, without a server, and save its files."""
     clock = SystemClock()
     settings = settings_from(config, data, worker__device=device).settings
-    quieten_libraries()
+    configure_libraries()
     with stdout_for_data():
         ref = ref_of(model, settings)
         home = model_home(settings, [ref], lambda line: talk.print(line, markup=False))

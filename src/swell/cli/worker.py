@@ -16,7 +16,7 @@ from swell.cli.added import with_added
 from swell.cli.options import Config, Data, Models, settings_from
 from swell.cli.output import talk
 from swell.core.clock import Clock, SystemClock
-from swell.settings.environment import quieten_libraries
+from swell.settings.environment import configure_libraries
 from swell.settings.load import Settings
 from swell.worker.pulse import keep_pulse
 
@@ -67,7 +67,7 @@ def run_worker(
 
 def serve_worker(settings: Settings) -> int:
     """Run one worker of these settings, and return its exit code."""
-    quieten_libraries()
+    configure_libraries()
     clock = SystemClock()
     home = model_home(settings, settings.worker.models, lambda line: talk.print(line, markup=False))
 

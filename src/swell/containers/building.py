@@ -98,6 +98,7 @@ def parts_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Parts:
         torch_index=index if found.has("torch") else "",
         has_needs=bool(packed.needs),
         is_baked=is_baked,
+        is_cuda=wanted.is_cuda and found.has("torch"),
         home=str(HOME),
         data=str(DATA),
     )

@@ -41,6 +41,15 @@ RUN echo 'swell:x:{uid}:{uid}:Swell:{data}:/usr/sbin/nologin' >> /etc/passwd \\
        python3 python3-venv ca-certificates && rm -rf /var/lib/apt/lists/*; }}; }}
 """
 
+_COMPILER: Final = """
+# torch.compile builds the launcher of each kernel with a C compiler and Python's headers.
+RUN missing=''; command -v gcc > /dev/null || missing='gcc libc6-dev'; \\
+    python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' \\
+      2> /dev/null || missing="$missing python3-dev"; \\
+    [ -z "$missing" ] || {{ apt-get update \\
+      && apt-get install -y --no-install-recommends $missing && rm -rf /var/lib/apt/lists/*; }}
+"""
+
 _PACKAGES: Final = """
 # Packages, each with its version.
 {torch_argument}COPY requirements.txt constraints.txt {home}/
@@ -99,6 +108,7 @@ class Recipe:
         torch_index: Where pip finds torch beside its usual index; empty for nowhere.
         has_needs: Whether the models' files ask for an environment of their own.
         is_baked: Whether weights are in it.
+        is_cuda: Whether it is for a GPU, for which torch compiles kernels.
     """
 
     base: str
@@ -110,6 +120,7 @@ class Recipe:
     torch_index: str = ""
     has_needs: bool = False
     is_baked: bool = False
+    is_cuda: bool = False
     home: str = "/opt/swell"
     data: str = "/var/lib/swell"
 
@@ -132,6 +143,7 @@ def written(recipe: Recipe) -> str:
     pip = f"{pip_environment} {recipe.home}/venv/bin/pip install --disable-pip-version-check"
     parts = [
         _HEAD,
+        *([_COMPILER] if recipe.is_cuda else []),
         _PACKAGES,
         _SWELL,
         *([_NEEDS] if recipe.has_needs else []),

@@ -10,6 +10,7 @@ A control net (arXiv 2302.05543) sees latents of its picture, drawn before all e
 itself; one for several kinds of pictures is told the kind by number.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from swell.families.latent_torch import Latent, Picture, Words
 from swell.families.stable_diffusion_3_torch import flow_skip
+from swell.torch_arrays import to_device
 
 #: Tokens that T5 hears.
 _LONG: Final = 512
@@ -44,16 +46,11 @@ class Flux(Latent):
     def say(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
         """Ask the transformer."""
         _, _, height, width = x.shape
-        rows, columns = height // 2, width // 2
-        places = torch.zeros(rows, columns, 3, device=x.device, dtype=x.dtype)
-        places[..., 1] += torch.arange(rows, device=x.device)[:, None]
-        places[..., 2] += torch.arange(columns, device=x.device)[None, :]
         heard = {
             "timestep": (t / 1000).to(x.dtype),
             "pooled_projections": told["sentence"],
             "encoder_hidden_states": told["states"],
-            "txt_ids": x.new_zeros(told["states"].shape[1], 3),
-            "img_ids": places.reshape(rows * columns, 3),
+            **_positions(told["states"].shape[1], height // 2, width // 2, x.dtype, x.device),
             "return_dict": False,
         }
         tokens = _packed(x)
@@ -96,12 +93,26 @@ class Flux(Latent):
         """Return latents of the control net's picture, or pixels, -1 to 1. Shape: (C, h, w)."""
         pixels = self._pixels(picture, words)
         if not self._is_drawn(picture):
-            return pixels[0].to(self.parts.device)
+            return to_device(pixels[0], self.parts.device)
         return self._to_latents(pixels, words.seed, skipped=0)
 
     def _seen_mask(self, mask: Tensor) -> Tensor:
         """Return each pixel of a mask. Shapes: (1, 1, H, W) -> (P, h, w), P pixels a latent."""
         return torch.nn.functional.pixel_unshuffle(mask, self.facts.scale_px)[0]
+
+
+@functools.lru_cache(maxsize=32)
+def _positions(
+    words: int, rows: int, columns: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """Return positions of words and of 2 x 2 latents. Shapes: (words, 3), (rows columns, 3)."""
+    places = torch.zeros(rows, columns, 3, device=device, dtype=dtype)
+    places[..., 1] += torch.arange(rows, device=device)[:, None]
+    places[..., 2] += torch.arange(columns, device=device)[None, :]
+    return {
+        "txt_ids": torch.zeros(words, 3, device=device, dtype=dtype),
+        "img_ids": places.reshape(rows * columns, 3),
+    }
 
 
 def _packed(x: Tensor) -> Tensor:

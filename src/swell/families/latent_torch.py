@@ -32,14 +32,21 @@ from torch import Tensor
 from swell.families.asked import input_type
 from swell.families.description import MOST_ROWS, Described, bucket_of, fixed_loras
 from swell.families.layer_names import encoder_layer
-from swell.families.networks_torch import Parts, frozen, read_parts
+from swell.families.networks_torch import Parts, read_parts
 from swell.families.placement import room_of
 from swell.families.schedulers import sampler_of
 from swell.sdk.context import Item, Reject
 from swell.sdk.image_orientation import upright
 from swell.sdk.media import Image, LoRA
 from swell.sdk.step_model import NOT_FINITE, NoiseStream, Plan, Sampler, StepModel
-from swell.torch_arrays import OUT_OF_MEMORY, TorchArrays, TorchNoise
+from swell.torch_arrays import (
+    OUT_OF_MEMORY,
+    TorchArrays,
+    TorchNoise,
+    free_memory,
+    inference,
+    to_device,
+)
 from swell.weights.torch_lora import TorchAdaptedWeights
 
 ValueT = TypeVar("ValueT")
@@ -54,7 +61,7 @@ _LEVELS: Final = 160
 #: Row counts for which torch compiles a network apart: one row, and any larger number.
 _COMPILED_ROWS: Final = (1, 2)
 
-#: Pictures larger than this are decoded by tiles, in px.
+#: Larger pictures are decoded and encoded in tiles, in px.
 _TILED_PX: Final = 1536 * 1536
 
 #: A preview's longer side, in latents.
@@ -140,9 +147,22 @@ def _stage(method: MethodT) -> MethodT:
 
 
 def _room_bytes(device: str) -> int | None:
-    """Return what a device has for models; None where it is the host's memory."""
+    """Return the room for a model; None where the device is the host's memory."""
+    free_bytes = free_memory(torch.device(device))
+    return None if free_bytes is None else room_of(free_bytes)
+
+
+def _use(device: str) -> None:
+    """Make a GPU the process's current device, and let float32 use its tensor cores.
+
+    Pinned memory and Triton's kernels belong to the current device: without this they would create
+    a context on the first GPU.
+    """
     place = torch.device(device)
-    return room_of(int(torch.cuda.mem_get_info(place)[1])) if place.type == "cuda" else None
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
 
 
 class Latent(StepModel):
@@ -178,6 +198,7 @@ class Latent(StepModel):
         Raises:
             InvalidModel: A part is missing, or cannot be read, or something does not fit.
         """
+        _use(device)
         self.parts = read_parts(self._described, device, self.half, _room_bytes(device))
         placement = self.parts.placement
         if placement.choice != "never":
@@ -480,10 +501,10 @@ class Latent(StepModel):
     def _posterior(self, pixels: Tensor) -> Any:
         """Return what the autoencoder makes of a picture: where its latents are, and how spread."""
         vae = self.parts.vae
-        vae.use_tiling = False  # A large picture may have been decoded before.
-        return vae.encode(pixels.to(self.parts.device, vae.dtype)).latent_dist
+        vae.use_tiling = pixels.shape[-1] * pixels.shape[-2] > _TILED_PX
+        return vae.encode(to_device(pixels, self.parts.device).to(vae.dtype)).latent_dist
 
-    @frozen
+    @inference
     def _to_latents(self, pixels: Tensor, seed: int, skipped: int) -> Tensor:
         """Encode a picture, with the numbers that come after `skipped` draws of the seed."""
         posterior = self._posterior(pixels)
@@ -491,7 +512,8 @@ class Latent(StepModel):
         shape = tuple(posterior.mean.shape[1:])
         for _ in range(skipped):
             noise.draw(shape)
-        drawn = torch.from_numpy(noise.draw(shape)).to(posterior.mean)
+        drawn = to_device(torch.from_numpy(noise.draw(shape)), self.parts.device)
+        drawn = drawn.to(posterior.mean.dtype)
         sample = posterior.mean + posterior.std * drawn
         shift = self.facts.vae.get("shift_factor") or 0.0
         found: Tensor = ((sample - shift) * self.parts.vae.config.scaling_factor)[0].float()
@@ -505,9 +527,9 @@ class Latent(StepModel):
             for _ in range(before + 1):
                 drawn = noise.draw(tuple(latents.shape))
             return {
-                "mask": self._small(mask).to(self.parts.device),
+                "mask": to_device(self._small(mask), self.parts.device),
                 "image": latents,
-                "image_noise": torch.from_numpy(drawn).to(self.parts.device),
+                "image_noise": to_device(torch.from_numpy(drawn), self.parts.device),
             }
 
         def make() -> Tensor:
@@ -516,7 +538,7 @@ class Latent(StepModel):
             return self._to_latents(pixels * (mask < 0.5), words.seed, skipped=before + 1)
 
         around = self._once(("around", replace(words, prompt=None, with_prompt=True)), make)
-        return {"mask": self._seen_mask(mask).to(self.parts.device), "around": around}
+        return {"mask": to_device(self._seen_mask(mask), self.parts.device), "around": around}
 
     def _small(self, mask: Tensor) -> Tensor:
         """Return a mask by latents: of each its first pixel. Shapes: (1, 1, H, W) -> (1, h, w)."""
@@ -539,7 +561,7 @@ class Latent(StepModel):
 
     # --- words -----------------------------------------------------------------------------------
 
-    @frozen
+    @inference
     @_stage
     def encode(self, words: list[Words]) -> list[Mapping[str, Tensor]]:
         """Return what a row hears; one by one, so that nobody's depend on who else came."""
@@ -553,7 +575,7 @@ class Latent(StepModel):
             found["control"] = self._control(words.control, words)
             if self.net is not None and self.net.pools:
                 share = torch.tensor(float(words.with_prompt))
-                found["control_share"] = share.to(self.parts.device)
+                found["control_share"] = to_device(share, self.parts.device)
         if words.reference is not None:
             found["reference"] = self._reference(words.reference, words.with_prompt)
         return found
@@ -567,8 +589,7 @@ class Latent(StepModel):
         pixels = self._controls.preprocess(
             upright(picture.image), height=words.height, width=words.width
         )
-        found: Tensor = pixels[0].float().to(self.parts.device)
-        return found
+        return to_device(pixels[0].float(), self.parts.device)
 
     def _reference(self, picture: Picture, is_heard: bool) -> Tensor:
         def see() -> Tensor:
@@ -578,7 +599,7 @@ class Latent(StepModel):
 
     # --- a step ----------------------------------------------------------------------------------
 
-    @frozen
+    @inference
     def denoise(self, x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
         """Return what the network says of each row."""
         if "image" in conditions:
@@ -596,7 +617,7 @@ class Latent(StepModel):
 
     # --- a picture -------------------------------------------------------------------------------
 
-    @frozen
+    @inference
     @_stage
     def decode(self, latents: Tensor, item: Item[Any]) -> Any:
         """Return the picture, once it has come from the device."""
@@ -605,7 +626,14 @@ class Latent(StepModel):
         if words.mask is not None and not self.facts.sees_mask:
             told = self._mask_conditions(words)
             latents = (1 - told["mask"]) * told["image"] + told["mask"] * latents
-        decoded = self._decoded(latents, is_tiled=asked.width * asked.height > _TILED_PX)
+        is_tiled = asked.width * asked.height > _TILED_PX
+        try:
+            decoded = self._decoded(latents, is_tiled=is_tiled)
+        except OUT_OF_MEMORY:
+            if is_tiled:
+                raise
+            # In tiles it needs a fraction of the memory, and may differ in the last bits.
+            decoded = self._decoded(latents, is_tiled=True)
         is_finite = self.arrays.is_finite(decoded)
         pixels = _to_pixels(decoded)
         if pixels.device.type == "cpu":
@@ -625,7 +653,7 @@ class Latent(StepModel):
 
         return made
 
-    @frozen
+    @inference
     @_stage
     def preview(self, latents: Tensor, item: Any) -> Image:
         """Decode a small version, which costs little."""

@@ -6,10 +6,11 @@ own reading; text encoders and tokenizers are read by transformers, from the fol
 
 import contextlib
 import importlib
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import diffusers
 import PIL.Image
@@ -31,12 +32,10 @@ from swell.families.placement import (
     working,
 )
 from swell.families.visitors_torch import Visitor, come_block_by_block, tensors_of
-from swell.torch_arrays import OUT_OF_MEMORY
+from swell.torch_arrays import OUT_OF_MEMORY, inference, to_device
 from swell.weights.compiled import workers_cache
 from swell.weights.torch_compiled import TorchCompiled
 from swell.weights.torch_tensors import TorchHostCopy, load_torch
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 #: Of CLIP's image towers, when a folder says nothing.
 _SIGHT_PX: Final = 224
@@ -55,14 +54,15 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
     importlib.import_module("huggingface_hub.errors").StrictDataclassError,
 )
 
+#: Repeated blocks of networks of which diffusers does not list them.
+_BLOCKS: Final = {"SD3Transformer2DModel": ("JointTransformerBlock",)}
+
+#: Graphs of one block that a process may compile. The models of a process share the limit, and
+#: SD 3.5 Medium alone needs torch's default of 8: four kinds of blocks, for one row and for more.
+_VARIANTS: Final = 32
+
 #: Lowest compute capability with arithmetic in float8.
 _FP8: Final = (8, 9)
-
-
-def frozen(function: FunctionT) -> FunctionT:
-    """Have a function compute nothing that only training needs."""
-    made: FunctionT = torch.no_grad()(function)
-    return made
 
 
 class Scales:
@@ -200,8 +200,7 @@ class Parts:
         told = self.others[name](
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
-        found: Tensor = told.input_ids.to(self.device)
-        return found
+        return to_device(told.input_ids, self.device)
 
     # Coming and going
 
@@ -250,9 +249,11 @@ class Parts:
 
     def compile(self) -> None:
         """Compile the network's repeated blocks, once for all that are alike."""
-        network: Any = self.modules[self.described.facts.family.network]
         is_whole = not (self._blocks or self.described.entry.ip_adapter)
-        if not (is_whole and getattr(network, "_repeated_blocks", None)):
+        if not (is_whole and self._repeated_blocks()):
+            sys.stderr.write(
+                f"{self.described.entry.name} is not compiled: its parts are not made for it\n"
+            )
             return
         entry, home = self.described.entry, self.described.home
         digests = [content.sha256 for content in entry.weights.values()]
@@ -261,7 +262,19 @@ class Parts:
         )
         if self._compiled.restore():
             found_compiled()
-        network.compile_repeated_blocks(fullgraph=True, dynamic=True)
+        self._compile_blocks()
+
+    def _repeated_blocks(self) -> list[str]:
+        """Return the classes of the network's blocks, of which each is compiled once."""
+        network: Any = self.modules[self.described.facts.family.network]
+        return list(network._repeated_blocks or _BLOCKS.get(type(network).__name__, ()))
+
+    def _compile_blocks(self) -> None:
+        torch._dynamo.config.recompile_limit = max(_VARIANTS, torch._dynamo.config.recompile_limit)
+        blocks = self._repeated_blocks()
+        for module in self.modules[self.described.facts.family.network].modules():
+            if type(module).__name__ in blocks:
+                module.compile(fullgraph=True, dynamic=True)
 
     @property
     def is_compiled(self) -> bool:
@@ -272,8 +285,7 @@ class Parts:
         """Have the blocks compiled here in place of what was kept; return whether something was."""
         if self._compiled is None or not self._compiled.give_up():
             return False
-        network: Any = self.modules[self.described.facts.family.network]
-        network.compile_repeated_blocks(fullgraph=True, dynamic=True)
+        self._compile_blocks()
         return True
 
     def leave_uncompiled(self) -> None:
@@ -308,12 +320,12 @@ class Parts:
 
     # Reference pictures
 
-    @frozen
+    @inference
     def see(self, picture: Any, is_heard: bool) -> Tensor:
         """Return what a picture adapter hears of a picture; of none, if it is not to be heard."""
         encoder: Any = self.get("image_encoder")
         pixels = self.others["feature_extractor"](picture, return_tensors="pt").pixel_values
-        pixels = pixels.to(self.device, next(encoder.parameters()).dtype)
+        pixels = to_device(pixels, self.device).to(next(encoder.parameters()).dtype)
         adapter = self.described.adapter
         assert adapter is not None, "pictures go in through one"
         if not adapter.hears_states:
@@ -351,7 +363,13 @@ def read_parts(
         _sizes(described, dtype),
         facts.family.network,
         room_bytes=room_bytes,
-        needed_bytes=working(facts.side_px, facts.vae, _vae_type(described, dtype).itemsize),
+        needed_bytes=working(
+            facts.side_px,
+            facts.vae,
+            _vae_type(described, dtype).itemsize,
+            facts.family.name,
+            described.entry.bucket,
+        ),
         is_fixed=bool(described.entry.quantize),
     )
     away = placement.at_home | ({facts.family.network} if placement.by_blocks else set())
@@ -396,7 +414,7 @@ def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
         folders["controlnet"] = described.net.folder
     types = {"vae": _vae_type(described, dtype)}
     sizes = {
-        name: part_bytes(_weights_in(folder), types.get(name, dtype).itemsize)
+        name: part_bytes(_weights_in(folder, dtype), types.get(name, dtype).itemsize)
         for name, folder in folders.items()
     }
     if described.adapter is not None:
@@ -405,11 +423,12 @@ def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
     return {name: size_bytes for name, size_bytes in sizes.items() if size_bytes}
 
 
-def _weights_in(folder: Path) -> list[Path]:
-    """Return the files of one precision; of several the full one."""
+def _weights_in(folder: Path, dtype: torch.dtype) -> list[Path]:
+    """Return the files of one precision: half for float16 and full for others, if both exist."""
     files = sorted(folder.glob("*.safetensors"))
-    whole = [path for path in files if ".fp16" not in path.name and "non_ema" not in path.name]
-    return whole or files
+    half = [path for path in files if ".fp16" in path.name]
+    whole = [path for path in files if path not in half and "non_ema" not in path.name]
+    return (dtype == torch.float16 and half) or whole or files
 
 
 def _read_parts(described: Described) -> dict[str, tuple[str, str]]:
@@ -524,7 +543,7 @@ def read_network(kind: Any, folder: Path, dtype: torch.dtype, device: torch.devi
             f"{folder.name}/ has no config.json: give a folder as diffusers saves it"
         )
     tensors: dict[str, Tensor] = {}
-    for path in _weights_in(folder):
+    for path in _weights_in(folder, dtype):
         found = load_torch(path, str(device))
         tensors |= {
             name: value.to(dtype) if value.is_floating_point() else value

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from swell.core.errors import InvalidModel
 from swell.families.description import Described, fixed_loras
 from swell.families.layer_names import encoder_layer, sgm_layer
-from swell.families.networks_torch import DAMAGED, class_of, frozen, precision
+from swell.families.networks_torch import DAMAGED, class_of, precision
 from swell.families.parts import UNUSED, missing_parts, used_parts
 from swell.families.schedulers import few_step, with_sampler
 from swell.sdk.context import Cancelled, Item, Reject
@@ -28,7 +28,7 @@ from swell.sdk.image_orientation import upright
 from swell.sdk.media import Image, LoRA
 from swell.sdk.model import Model
 from swell.sdk.step_model import NOT_FINITE
-from swell.torch_arrays import OUT_OF_MEMORY
+from swell.torch_arrays import OUT_OF_MEMORY, inference
 from swell.weights.lora import WrongLora
 from swell.weights.torch_lora import TorchAdaptedWeights
 
@@ -200,7 +200,7 @@ class OwnLoop(Model):
         except (Cancelled, Reject, WrongLora, FloatingPointError) as ended:
             return ended
 
-    @frozen
+    @inference
     def _drawn(self, item: Item[Any], pipeline: Any, pictures: Mapping[str, Any]) -> Image:
         """Draw one.
 

@@ -29,12 +29,24 @@ DRAWS: Final = "what draws"
 #: What reads words.
 WORDS: Final = "words"
 
-#: Assumed to be needed beside weights: by the driver; by a step, so much in any case, and so much
-#: more for a picture of 1024 x 1024 px; by encoders.
+#: Estimates beside weights, in bytes: of the driver, of any step, and of encoders.
 _DRIVER_BYTES: Final = 1 << 29
-_STEP_BYTES: Final = 1 << 30
-_PICTURE_BYTES: Final = 1 << 30
+_STEP_BYTES: Final = 1 << 28
 _ENCODER_BYTES: Final = 1 << 29
+
+#: Family -> activations of one row of a step for 1024 x 1024 px, in GiB; computed on the meta
+#: device with fused attention, not measured on a GPU.
+_ROW_GIB: Final = MappingProxyType(
+    {
+        "stable-diffusion": 0.16,
+        "stable-diffusion-xl": 0.16,
+        "stable-diffusion-3": 0.25,
+        "flux": 0.46,
+    }
+)
+
+#: Rows of a step that are planned for at least; larger steps shrink where memory runs out.
+_ROWS: Final = 4
 
 #: So many arrays of a whole picture's features are there at the same time while it is decoded.
 _FEATURES: Final = 4
@@ -131,8 +143,10 @@ def _why(weights: int, needed_bytes: Mapping[str, int], room_bytes: int) -> str:
     )
 
 
-def working(side_px: int, vae: Mapping[str, Any], item_bytes: int) -> dict[str, int]:
-    """Return what is assumed to be needed beside weights, by group, in bytes.
+def working(
+    side_px: int, vae: Mapping[str, Any], item_bytes: int, family: str, rows: int | None = None
+) -> dict[str, int]:
+    """Return the estimated memory beside weights, by group of parts, in bytes.
 
     The autoencoder's last stage is as large as the picture, with the features of the stage before.
 
@@ -140,20 +154,23 @@ def working(side_px: int, vae: Mapping[str, Any], item_bytes: int) -> dict[str, 
         side_px: Side of a picture.
         vae: Settings of the autoencoder.
         item_bytes: Of the type in which it computes.
+        family: Name of the model's family.
+        rows: Rows of a step in exact mode, if the model says so.
     """
     pixels = side_px**2
     channels = [*(vae.get("block_out_channels") or ()), 256, 256][1]
+    row_bytes = int(_ROW_GIB[family] * 2**30) * pixels // 1024**2
     return {
-        DRAWS: _STEP_BYTES + _PICTURE_BYTES * pixels // 1024**2,
+        DRAWS: _STEP_BYTES + max(rows or 0, _ROWS) * row_bytes,
         WORDS: _ENCODER_BYTES,
         "image_encoder": _ENCODER_BYTES,
         "vae": _FEATURES * channels * pixels * item_bytes,
     }
 
 
-def room_of(total_bytes: int) -> int:
-    """Return what a device has for models, of all that it has."""
-    return total_bytes - _DRIVER_BYTES
+def room_of(free_bytes: int) -> int:
+    """Return the room for a model on a device with so much free memory."""
+    return free_bytes - _DRIVER_BYTES
 
 
 def part_bytes(files: Iterable[Path], item_bytes: int) -> int:

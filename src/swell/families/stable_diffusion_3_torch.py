@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from swell.families.latent_torch import Latent, Picture, Words
-from swell.families.networks_torch import frozen
+from swell.torch_arrays import inference
 
 #: Tokens that T5 hears.
 _LONG: Final = 256
@@ -73,7 +73,7 @@ class StableDiffusion3(Latent):
 
     # The control net
 
-    @frozen
+    @inference
     def _control(self, picture: Picture, words: Words) -> Tensor:
         """Return the latents of the control net's picture. Shape: (C, h, w)."""
         assert self.net is not None, "a picture for it was asked for"

@@ -12,6 +12,14 @@ from swell.core.errors import InvalidModel
 from swell.core.records import Speed
 
 
+class DeviceBroken(BaseException):
+    """The device fails every call from now on, as CUDA does after an illegal memory access.
+
+    The model process ends; no sample is to blame. It is no `Exception`, so that nothing on the way
+    takes it for an error of one sample.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Which inputs may be run together.

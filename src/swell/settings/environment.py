@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-#: Variables that silence progress bars and advice of Hugging Face's libraries.
-_QUIET: Final = {
+#: Variables for libraries that models import. Some silence progress bars and advice; torch's lets
+#: its allocator join freed GPU memory, which pictures of many sizes would fragment.
+_LIBRARIES: Final = {
     "DIFFUSERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
@@ -29,9 +31,9 @@ def replace_environment(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
 
 
-def quieten_libraries() -> None:
-    """Silence libraries that models import, unless the environment already sets the variables."""
-    for name, value in _QUIET.items():
+def configure_libraries() -> None:
+    """Set variables for libraries that models import, unless the environment already has them."""
+    for name, value in _LIBRARIES.items():
         os.environ.setdefault(name, value)
 
 

@@ -31,10 +31,12 @@ class WorkerSettings(Group):
         device: Device for models, such as `cpu` or `cuda:0`.
         batching: How step-batched models share a step. `exact`: always with the model's fixed
             number of rows, so that a seed gives the same picture bit for bit in any batch. `fast`:
-            with the number of rows that measured fastest; the last bits may differ.
+            with the number of rows that measured fastest; the last bits may differ. Unset for
+            `fast` on a GPU, where batching pays most, and `exact` on other devices.
         device_memory_bytes: Device memory for all models together. Models that do not fit are
             loaded on demand and evict others: first models without waiting tasks, then the least
-            recently used. In bytes; unset to load all models at the start and keep them.
+            recently used. In bytes; unset for 90 % of a GPU's memory that other processes leave
+            free, and for no limit on other devices.
         host_memory_bytes: Host memory for models evicted from the device, so that they reload
             quickly; beyond it the least recently used is dropped. In bytes; unset for no limit.
         picture_format: Format of pictures if neither the model nor the input sets one.
@@ -120,7 +122,7 @@ class WorkerSettings(Group):
     stage: Literal["", "trial"] = ""
     instance: str = Field(default="", max_length=200)
     device: str = "cpu"
-    batching: Literal["exact", "fast"] = "exact"
+    batching: Literal["exact", "fast"] | None = None
     device_memory_bytes: int | None = Field(default=None, gt=0)
     host_memory_bytes: int | None = Field(default=None, ge=0)
     picture_format: Literal["png", "webp", "jpeg", "avif"] = "png"
@@ -152,6 +154,12 @@ class WorkerSettings(Group):
     asked_at: AwareDatetime | None = None
     began_boot_s: float | None = Field(default=None, ge=0)
     pull_s: float | None = Field(default=None, ge=0)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether steps have a fixed number of rows."""
+        default = "fast" if self.device.startswith("cuda") else "exact"
+        return (self.batching or default) == "exact"
 
 
 class PoolSettings(Group):

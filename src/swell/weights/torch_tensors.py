@@ -42,6 +42,10 @@ _TYPES: Final[Mapping[str, torch.dtype]] = {
 }
 
 
+#: Bytes of a pinned buffer through which weights go to a GPU.
+_BUFFER_BYTES: Final = 64 << 20
+
+
 def from_block(block: torch.Tensor, tensor: Tensor) -> torch.Tensor:
     """Return a tensor on the bytes of its file; a copy where they are not aligned.
 
@@ -83,7 +87,37 @@ def load_torch(source: Path | Reading, device: str = "cpu") -> dict[str, torch.T
         block = torch.from_numpy(reading.start().wait())
         return {tensor.name: from_block(block, tensor) for tensor in header.tensors}
     path = source.path if isinstance(source, Reading) else source
-    return TorchHostCopy.load(path, device)[1]
+    header = read_header(path)
+    block = _read_onto(path, header.file_bytes, torch.device(device))
+    return {tensor.name: from_block(block, tensor) for tensor in header.tensors}
+
+
+def _read_onto(path: Path, size_bytes: int, device: torch.device) -> torch.Tensor:
+    """Return a file's bytes on a device. Shape: (size_bytes,) uint8.
+
+    Two small pinned buffers take turns: pinning the whole file would take seconds, and memory that
+    the operating system can use for nothing else.
+    """
+    memory = host_memory(size_bytes)
+    host = torch.from_numpy(memory)
+    target = torch.empty(size_bytes, dtype=torch.uint8, device=device)
+    is_cuda = device.type == "cuda"
+    buffers = [torch.empty(_BUFFER_BYTES, dtype=torch.uint8, pin_memory=is_cuda) for _ in range(2)]
+    copied = [torch.cuda.Event() if is_cuda else None for _ in buffers]
+    turn = 0
+    for start, stop in Reading(path, into=memory).start().parts():
+        for at in range(start, stop, _BUFFER_BYTES):
+            end = min(stop, at + _BUFFER_BYTES)
+            buffer, event = buffers[turn % 2][: end - at], copied[turn % 2]
+            if event is not None:
+                event.synchronize()
+            buffer.copy_(host[at:end])
+            target[at:end].copy_(buffer, non_blocking=True)
+            if event is not None:
+                event.record(torch.cuda.current_stream(device))
+            turn += 1
+    _synchronize(target)
+    return target
 
 
 class TorchHostCopy:
@@ -182,10 +216,15 @@ def _pin(copy: TorchHostCopy) -> None:
     if not torch.cuda.is_available():
         return
     address, runtime = copy.block.ctypes.data, torch.cuda.cudart()
-    # A host that may not lock so much memory copies more slowly, and still copies.
-    with contextlib.suppress(RuntimeError):
+    try:
         torch.cuda.check_error(runtime.cudaHostRegister(address, copy.block.nbytes, 0))
-        weakref.finalize(copy, runtime.cudaHostUnregister, address)
+    except RuntimeError:
+        # A host that may not lock so much memory copies more slowly. CUDA remembers the error and
+        # reports it to the next launch, so this launch takes it.
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device="cuda")
+        return
+    weakref.finalize(copy, runtime.cudaHostUnregister, address)
 
 
 def _synchronize(tensor: torch.Tensor) -> None:

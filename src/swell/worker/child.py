@@ -35,13 +35,15 @@ from swell.core.errors import InvalidModel, SwellError
 from swell.core.startup_phases import Phase, PhaseLog, logging_to
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import Definition, is_function_model
+from swell.sdk.model import DeviceBroken
 from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import StepModel
 from swell.weights.compiled import all_tried_out, keep_compiled_in
 from swell.weights.provided import await_contents, look_for_weights_in
-from swell.worker.device import CannotLoad, Device, is_out_of_memory, let_go
+from swell.worker.device import CannotLoad, Device, check_device, is_out_of_memory, let_go
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
+    DEVICE_BROKEN,
     Described,
     HandOver,
     Load,
@@ -349,6 +351,7 @@ class Runner:
         Whoever has told what cannot be taken back, such as a file or a payment, would tell it
         twice, and fails; with what, is nobody's but who is to blame.
         """
+        check_device(error)
         is_alone = len(live) == 1
         if is_out_of_memory(self._device.model(self._name), error):
             # Whoever comes next needs what the call held.
@@ -645,10 +648,27 @@ def serve(sock: socket.socket, slate: Slate, clock: Clock) -> int:
             )
             return 1
         _collect_rarely()
-        _Loop(loaded, pipe, slate, clock).run()
+        _work(_Loop(loaded, pipe, slate, clock))
     except WorkerGone:
         pass
+    except DeviceBroken as error:
+        sys.stderr.write(f"the device is broken, and the model process ends: {error}\n")
+        return DEVICE_BROKEN
     return 0
+
+
+def _work(loop: _Loop) -> None:
+    """Work until the worker is gone.
+
+    Raises:
+        WorkerGone: It is.
+        DeviceBroken: Also where an error of the device came up between two calls of a model.
+    """
+    try:
+        loop.run()
+    except RuntimeError as error:
+        check_device(error)
+        raise
 
 
 def _collect_rarely() -> None:

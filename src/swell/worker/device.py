@@ -1,11 +1,14 @@
 """The models of a model process, and which of them are on its device.
 
-Without a budget all are loaded at the start and stay. With one, as many as fit are; another is
-brought when it is its turn, and others leave for it (`residency.py`). Who can wait in the host's
+As many as fit into the memory budget are loaded at the start. Another is brought when it is its
+turn, and others leave for it (`residency.py`). On a GPU the default budget is most of the memory
+that other processes leave; elsewhere all models are loaded and stay. Who can wait in the host's
 memory does so, and comes back from there; who cannot is dropped, and made and loaded anew.
 """
 
 import gc
+import importlib
+import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
@@ -17,12 +20,15 @@ from swell.core.clock import Clock
 from swell.core.errors import SwellError
 from swell.core.startup_phases import Phase, PhaseLog
 from swell.sdk.define import Definition
-from swell.sdk.model import Model, can_offload
+from swell.sdk.model import DeviceBroken, Model, can_offload
 from swell.weights.compiled import all_tried_out
 from swell.worker.frames import Load, Moved, Moving
 from swell.worker.pipe import Pipe
 from swell.worker.residency import Resident, forgotten, leaving, next_to_leave
 from swell.worker.text import describe_error
+
+#: Share of a GPU's free memory that is the default budget; the rest is for what steps need.
+_BUDGET: Final = 0.9
 
 #: Weight of the newest of a model's load times in their moving average.
 _NEWEST: Final = 0.3
@@ -293,7 +299,7 @@ class Device:
             Exception: Whatever it raised.
         """
         start_s = self._clock.monotonic_s()
-        before_bytes = _resident_bytes()
+        before_bytes = _used_bytes(self.name)
         name = place.definition.name
         with self._log.phase(Phase.LOAD, name, source):
             place.model.load(self.name)
@@ -302,8 +308,10 @@ class Device:
         # Programs that were compiled before have run by now.
         all_tried_out()
         place.size_bytes = place.model.memory_bytes or max(
-            place.size_bytes, _resident_bytes() - before_bytes
+            place.size_bytes, _used_bytes(self.name) - before_bytes
         )
+        if self._budget_bytes is None:
+            self._budget_bytes = _default_budget(self.name)
         place.learn(self._clock.monotonic_s() - start_s)
         place.where = _Where.DEVICE
 
@@ -388,6 +396,14 @@ def let_go(error: BaseException) -> None:
             left += [each.__cause__, each.__context__]
 
 
+def check_device(error: BaseException) -> None:
+    """Raise `DeviceBroken` if torch says with this error that its device is unusable."""
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        meaning = importlib.import_module("swell.torch_arrays").device_error(error)
+        if isinstance(meaning, DeviceBroken):
+            raise meaning from error
+
+
 def is_out_of_memory(model: Model, error: Exception) -> bool:
     """Whether a model says with this that the device has no memory left."""
     return isinstance(error, (MemoryError, *model.out_of_memory))
@@ -404,5 +420,20 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {describe_error(error)}"
 
 
-def _resident_bytes() -> int:
+def _uses_torch(device: str) -> bool:
+    """Whether models of this process compute on a GPU with torch."""
+    return device.startswith("cuda") and "torch" in sys.modules
+
+
+def _default_budget(device: str) -> int | None:
+    if not _uses_torch(device):
+        return None
+    torch, arrays = sys.modules["torch"], importlib.import_module("swell.torch_arrays")
+    return int(_BUDGET * arrays.free_memory(torch.device(device)))
+
+
+def _used_bytes(device: str) -> int:
+    """Return the memory that this process uses, in bytes: of the GPU, or of the host."""
+    if _uses_torch(device):
+        return int(sys.modules["torch"].cuda.memory_allocated(device))
     return int(psutil.Process().memory_info().rss)

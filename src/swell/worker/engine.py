@@ -189,7 +189,7 @@ class Worker:
         origin: Origin | None = None,
     ) -> None:
         self._settings = settings
-        self._is_exact = settings.batching == "exact"
+        self._is_exact = settings.is_exact
         self._origin: Origin = origin or Origin()
         #: Give it a tracer before `run` where traces are wanted.
         self.traces = TaskTraces(clock, settings.name)

@@ -31,6 +31,9 @@ MAX_INPUT_FILES_BYTES: Final = MAX_FRAME_BYTES - 512 * 1024 * 1024
 #: below what a backend takes as one report (`server.max_upload_bytes`).
 MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024
 
+#: Exit code of a model process whose device is broken: nothing that it ran is to blame.
+DEVICE_BROKEN: Final = 75
+
 
 class Shelf(msgspec.Struct, frozen=True, array_like=True):
     """Where weights are, which the worker may still be bringing."""

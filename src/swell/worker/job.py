@@ -25,7 +25,7 @@ from swell.sdk.media import Attachment, File, Image, flatten
 from swell.sdk.multi_sample_inputs import inputs_of, pack_fields
 from swell.sdk.step_model import NOT_FINITE, whole
 from swell.weights.lora import WrongLora
-from swell.worker.device import CannotLoad
+from swell.worker.device import CannotLoad, check_device
 from swell.worker.frames import (
     MAX_FRAME_BYTES,
     MAX_OUTPUT_BYTES,
@@ -576,7 +576,12 @@ def _fault(job: Job, error: Exception) -> Fault:
 
 
 def fault_of(handle: int, error: Exception, run_s: float) -> Fault:
-    """Return what is told of a task whose model raised something."""
+    """Return what is told of a task whose model raised something.
+
+    Raises:
+        DeviceBroken: The task is not to blame.
+    """
+    check_device(error)
     detail = describe_error(error)
     if isinstance(error, Reject | WrongLora):
         return Fault(handle, "rejected", "The model refused this input", detail, False, run_s)

@@ -124,7 +124,7 @@ def _of_memory(times: Times) -> Iterator[Hint]:
         yield Hint(
             "no_memory",
             "declare the device memory that it needs: memory_bytes = …; Swell "
-            "cannot measure it on a GPU, and worker.device_memory_bytes needs it",
+            "measures on a GPU only what torch allocates, and worker.device_memory_bytes needs it",
         )
     elif times.grown_bytes > _WORTH_SAYING_BYTES:
         rounded = round(times.grown_bytes, -7)

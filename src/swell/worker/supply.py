@@ -36,7 +36,7 @@ class Supply:
         self, settings: WorkerSettings, dispatch: Dispatch, loras: Loras, courier: Courier
     ) -> None:
         self._settings = settings
-        self._is_exact = settings.batching == "exact"
+        self._is_exact = settings.is_exact
         self._dispatch = dispatch
         self._loras = loras
         self._courier = courier
