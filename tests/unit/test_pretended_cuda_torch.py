@@ -164,19 +164,25 @@ def test_offloaded_models_draw_the_pictures_of_the_cpu(sd: Made, choice: str) ->
     assert furthest(cpu_crowd(sd), crowd(sd, "cuda:0", "--offload", choice)) <= 1
 
 
-def test_the_host_never_waits_for_the_device(made: Made, cuda: PretendCuda) -> None:
-    """In steps, for new prompts, for pictures under masks, and to read finished pictures."""
+def everything(made: Made, cuda: PretendCuda) -> list[Taken]:
+    """Draw four pictures from prompts, and one under a mask; return what each boundary took."""
     definition, model = made.loaded("cuda:0")
     masked = made.asks(definition, 1)[0].model_copy(
         update={"image": picture("RGB"), "mask": picture("L"), "strength": 0.8}
     )
     taken, results = draw(cuda, model, [*made.asks(definition, 4), masked], bucket=8)
     pixels(results)
+    return taken
+
+
+def test_the_host_never_waits_for_the_device(made: Made, cuda: PretendCuda) -> None:
+    """In steps, for new prompts, for pictures under masks, and to read finished pictures."""
+    taken = everything(made, cuda)
     assert [each.summary() for each in taken if each.host_waits] == []
     step = middle(taken, STEPS - 2)
     assert step.copied("d2h") == (0, 0)
     assert all(key == ("h2d", "pinned", "async") for key in step.copies), step.copies
-    assert step.copied("h2d")[1] <= 256 * 4
+    assert step.copied("h2d")[1] <= 256 * 5
 
 
 def test_a_step_launches_about_as_much_as_diffusers(made: Made, cuda: PretendCuda) -> None:
