@@ -139,7 +139,7 @@ class Supervisor:
     Args:
         plan: Where they run.
         stages: All stages, in their order.
-        result: Receives `machine`, `versions` and `stages`. Complete stages do not run again.
+        result: Receives `machine`, `versions` and `stages`; complete stages do not run again.
         save: Called with the result after each stage.
     """
 
