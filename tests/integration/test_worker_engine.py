@@ -31,6 +31,7 @@ from swell.protocol.worker_messages import (
 )
 from swell.settings.worker_settings import WorkerSettings
 from swell.worker.engine import Worker
+from swell.worker.frames import DEVICE_BROKEN
 
 __all__ = ["dispatch"]
 
@@ -958,6 +959,52 @@ async def test_a_model_that_keeps_dying_is_started_again_ever_later() -> None:
             assert (await dispatch.ended(task_id, 30.0)).dead
         task = await dispatch.ended(await dispatch.submit("demo/crash", {"how": "not"}))
         assert task.state is TaskState.SUCCEEDED
+
+
+BROKEN = """
+from pathlib import Path
+
+import swell
+from swell.sdk.model import DeviceBroken
+
+@swell.model("test/broken")
+def run(text: str) -> str:
+    deaths = Path("{deaths}")
+    if len(deaths.read_text()) < {times}:
+        deaths.write_text(deaths.read_text() + "x")
+        raise DeviceBroken("CUDA error: an illegal memory access was encountered")
+    return text
+"""
+
+
+async def test_a_broken_device_is_no_tasks_fault(dispatch: MemoryDispatch, tmp_path: Path) -> None:
+    file, deaths = tmp_path / "broken.py", tmp_path / "deaths"
+    deaths.touch()
+    file.write_text(BROKEN.format(deaths=deaths, times=1))
+    async with working(dispatch, str(file)):
+        ids = [
+            await dispatch.submit("test/broken", {"text": text}, max_attempts=1) for text in "ab"
+        ]
+        ended = [await dispatch.ended(task_id, 30.0) for task_id in ids]
+    assert [(output_of(task), task.attempt) for task in ended] == [("a", 1), ("b", 1)]
+    assert deaths.read_text() == "x"
+
+
+async def test_a_worker_whose_device_stays_broken_hands_its_tasks_back_and_ends(
+    dispatch: MemoryDispatch, tmp_path: Path
+) -> None:
+    file, deaths = tmp_path / "broken.py", tmp_path / "deaths"
+    deaths.touch()
+    file.write_text(BROKEN.format(deaths=deaths, times=1000))
+    worker = Worker(WorkerSettings(name="t"), dispatch, [str(file)], SystemClock())
+    running = asyncio.create_task(worker.run(handle_signals=False))
+    task_id = await dispatch.submit("test/broken", {"text": "a"}, max_attempts=1)
+    async with asyncio.timeout(60):
+        assert await running == DEVICE_BROKEN
+    assert deaths.read_text() == "xxx"
+    [task] = await dispatch.store.get([task_id])
+    # It has one attempt, so this one did not count.
+    assert task.state is TaskState.QUEUED
 
 
 async def test_a_worker_told_to_go_while_it_still_loads_goes_at_once(

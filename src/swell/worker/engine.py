@@ -45,6 +45,7 @@ from swell.worker.desk import Desk, Held
 from swell.worker.encoders import Encoders
 from swell.worker.fetch import FileFields, file_fields
 from swell.worker.frames import (
+    DEVICE_BROKEN,
     DRAWN,
     MAX_INPUT_FILES_BYTES,
     Done,
@@ -84,6 +85,10 @@ MOST_CHOICES: Final = 4
 #: that takes.
 PATIENCE: Final = 4.0
 
+#: After this many model processes in a row without a result, the last with a broken device, the
+#: worker ends: its tasks do better on another machine.
+_BROKEN_DEVICES: Final = 3
+
 #: Waits between deaths of the model process.
 _RESTART: Final = RetryPolicy(base_s=0.1, cap_s=10.0, floor_s=0.0)
 
@@ -117,6 +122,7 @@ class _Why(Enum):
     """Why a model process has ended, in words for the log."""
 
     DIED = "the model process died"
+    BROKEN = "worker: the device is broken, so its model process ended"
     #: It did not come back from a task that was to stop.
     DEAF = "worker: the model kept running a stopped task, so its process was killed"
     #: A call of the model took longer than it may.
@@ -975,13 +981,17 @@ class Worker:
             return
         self._take_checkpoints()
         verdict, self._verdict = self._verdict, None
-        why = _Why.DIED if verdict is None else verdict.why
+        why = _Why.BROKEN if code == DEVICE_BROKEN else _Why.DIED
+        if verdict is not None:
+            why = verdict.why
         if verdict is None:
             _log.warning(why.value, how=describe_exit(code), task_ids=self._at_work())
         else:
             _log.warning(why.value, task_ids=self._at_work())
         # The stopped task has ended, or the run that was too long has.
-        blameless = why is _Why.DEAF or (verdict is not None and verdict.batch != self._at.current)
+        blameless = why in (_Why.DEAF, _Why.BROKEN) or (
+            verdict is not None and verdict.batch != self._at.current
+        )
         # Until it turned to its batch others had the device; while it brings a model nobody has.
         since_s = self._at.since_s
         now_s = self._clock.monotonic_s()
@@ -995,6 +1005,10 @@ class Worker:
             self._run_alone(lost.suspects)
         if why is not _Why.DEAF:
             self._deaths += 1
+        if why is _Why.BROKEN and self._deaths >= _BROKEN_DEVICES:
+            _log.error("worker: the device stays broken, so the worker ends", deaths=self._deaths)
+            self.release(DEVICE_BROKEN)
+            return
         self._is_starting = True
         self._start_loop(self._revive())
 
