@@ -18,7 +18,6 @@ pytest.importorskip("swell_models")
 
 from commandline import Swell, ready_line, stop
 from pages import Reader, block, commands
-from swell.client.access import read_access
 from swell.zoo.pictures import sample
 
 
@@ -60,15 +59,6 @@ def test_workers_of_clouds_are_listed_as_the_page_on_workers_says(served: Swell)
     said = Reader(served.folder).does(script).stdout
     assert "idle" in said
     assert "pictures/" in said
-
-
-def test_a_text_comes_back_as_the_reference_says(served: Swell) -> None:
-    access = read_access(served.folder / ".swell")
-    assert access is not None
-    reader = Reader(served.folder, {"SWELL_KEY": access.key})
-    here = ("http://127.0.0.1:8000", access.url)
-    text = reader.does(block("docs/reference/http.md", '"model": "demo/upper"', "sh"), here)
-    assert json.loads(text.stdout)["output"] == "HELLO"
 
 
 def a_package(folder: Path, language: str) -> None:

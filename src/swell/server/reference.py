@@ -12,7 +12,6 @@ import msgspec
 
 from swell.server.metrics import METRICS, PROCESS_METRICS
 from swell.server.openapi import all_errors, without_null
-from swell.server.problem_details import ERROR_TYPES
 from swell.server.route import Route
 from swell.server.routes import GROUPS, ROUTES
 
@@ -26,46 +25,10 @@ Bodies are JSON. Send the key as `Authorization: Bearer swell_…`. A key has th
 durable. Every answer has `x-request-id`: the request's own, if it has one of up to 128 letters,
 digits and `._:@/+=-`, or else a new one.
 
-```sh
-curl http://127.0.0.1:8000/v1/tasks -H "Authorization: Bearer $SWELL_KEY" \\
-  -H "Content-Type: application/json" -H "Prefer: wait=60" \\
-  -d '{"model": "demo/upper", "input": {"text": "hello"}}'
-```
-
-With `Accept: image/png`, or another type of files, the answer is the file itself. It is JSON if the
-task has not ended in time (202), has failed, or has no such file: check `Content-Type`. With an
-`Idempotency-Key` a repeated request waits for the same file.
-"""
-
-_ERRORS: Final = """
-## Errors
-
 Every error is a problem document (RFC 9457, `application/problem+json`) with `type`, `title`,
-`status`, `detail`, `instance`, `code`, `errors` and `request_id`. Compare `code`; `detail` says
-what to do; `errors` lists each wrong value with a JSON pointer. `error` and `error_type` repeat
+`status`, `detail`, `instance`, `code`, `errors` and `request_id`; `error` and `error_type` repeat
 this for clients of other APIs. A retryable error has `Retry-After` in whole seconds.
-
-| code | status | meaning | retryable |
-| --- | --- | --- | --- |
-"""
-
-_EVENTS: Final = """
-## Events
-
-`GET /v1/tasks/{id}/events` sends the current state first, then every event.
-
-| event | data |
-| --- | --- |
-| `queued` | `state`, `attempt`, `position` (1 is next), `eta_s` |
-| `started` | `state`, `attempt`, `worker` |
-| `progress` | `step`, `steps`, `fraction` |
-| `preview` | `image`, a data URI of a small picture |
-| `artifact` | one output file, as in `artifacts` of the task |
-| `succeeded` `failed` `canceled` `expired` | the whole task; nothing follows |
-
-Ids grow within a task, across attempts and restarts. A new position of a waiting task is a
-`queued` event without an id. To continue after a lost connection, send the last id as
-`Last-Event-ID` or `?after=`; 204 means that the reader has already seen the end.
+`GET /docs/errors` lists the codes; docs/use-the-api.md lists the events of a task with their data.
 """
 
 _METRICS: Final = """# Metrics
@@ -88,12 +51,7 @@ def write(version: str = "") -> str:
     for group, about in GROUPS.items():
         text += f"\n## {group}\n\n{about}\n"
         text += "".join(_section(route) for route in ROUTES if route.group == group)
-    text += _EVENTS + _ERRORS
-    ordered = sorted(ERROR_TYPES.items(), key=lambda item: (item[1].status, item[0]))
-    for code, kind in ordered:
-        retryable = "yes" if kind.retryable else "no"
-        text += f"| `{code}` | {kind.status} | {kind.title} | {retryable} |\n"
-    return text + "\n## Metrics\n\n`GET /metrics` has [these](metrics.md).\n"
+    return text
 
 
 def metrics_markdown() -> str:
