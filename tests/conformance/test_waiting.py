@@ -14,7 +14,6 @@ from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
 from swell.core.task import Task
 from swell.db.postgres import PostgresDatabase
-from swell.db.postgres.listen_notify import Peers
 from swell.db.sqlite import SqliteDatabase
 from swell.db.task_store import Store
 from swell.queues.table_broker import Broker
@@ -104,7 +103,7 @@ async def site(
         site = Site(sqlite, delivery, _nothing)
     else:
         # It checks once a second for tasks that other backends left.
-        monkeypatch.setattr(Peers, "_keep_polling", lambda self: asyncio.sleep(0))
+        monkeypatch.setattr(PostgresDatabase, "_poll", lambda self: asyncio.sleep(0))
         databases: PostgresDatabases = request.getfixturevalue("postgres_databases")
         postgres = await CountedPostgres.open(await databases.new(), clock)
         assert isinstance(postgres, CountedPostgres)

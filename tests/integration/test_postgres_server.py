@@ -121,36 +121,6 @@ async def test_a_server_that_falls_silent_is_told_and_found_again(
     await database.close()
 
 
-async def test_a_worker_is_served_while_no_word_from_other_backends_comes_through(
-    postgres_databases: PostgresDatabases, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("swell.db.postgres.listen_notify._NOTIFY_S", 0.5)
-    url, clock = await postgres_databases.new(), ManualClock()
-    here = await PostgresDatabase.open(url, clock)
-    looking = await asyncpg.connect(url)
-    (pid,) = await looking.fetchrow(
-        "SELECT pid FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name = 'swell bus'"
-    )
-    there = await PostgresDatabase.open(url, clock)
-    mute = psutil.Process(pid)
-    mute.suspend()
-    try:
-        for _ in range(3):
-            until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            leasing = asyncio.create_task(Broker(here).lease(a_lease_request(), until=until))
-            (accepted,) = await Store(there).accept([a_new_task()])
-            assert isinstance(accepted, Accepted)
-            async with asyncio.timeout(10):
-                (leased,) = await leasing
-            assert leased.id == accepted.task.id
-    finally:
-        mute.resume()
-        for each in (here, there):
-            await each.close()
-        await looking.close()
-
-
 async def test_a_server_that_is_not_there_is_told_when_a_backend_starts(
     own_server: PostgresServer,
 ) -> None:
@@ -220,7 +190,6 @@ async def behind_proxy(
     """A backend whose every statement was prepared."""
     proxy, clock = Proxy(await postgres_databases.new()), ManualClock()
     database = await PostgresDatabase.open(await proxy.start(), clock)
-    await database.peers.stop()
     store = Store(database)
     delivery = Delivery(clock, store, Broker(database))
     await delivery.submit(a_new_task())
@@ -295,8 +264,6 @@ async def test_what_others_accept_is_found_without_any_word_of_it(
 ) -> None:
     url, clock = await postgres_databases.new(), ManualClock()
     one, two = [await PostgresDatabase.open(url, clock) for _ in range(2)]
-    # This one tells nobody.
-    await one.peers.stop()
     until: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     waiting = asyncio.ensure_future(Broker(two).lease(a_lease_request(), until=until))
     for _ in range(5):

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -10,11 +10,11 @@ import pytest
 from conformance.factories import a_lease_request, a_new_task, a_settlement
 from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
+from swell.core.event_bus import PeerMessage
 from swell.core.store_types import Accepted
 from swell.core.task import Task
 from swell.db.postgres import PostgresDatabase
 from swell.db.postgres import postgres_database as database
-from swell.db.postgres.listen_notify import Peers
 from swell.db.task_store import Store
 from swell.queues.table_broker import Broker
 
@@ -62,11 +62,23 @@ async def pair(postgres_databases: PostgresDatabases) -> AsyncIterator[Pair]:
 @contextlib.asynccontextmanager
 async def _pair(url: str, here: ManualClock, there: ManualClock) -> AsyncIterator[Pair]:
     both = [Backend(await PostgresDatabase.open(url, clock)) for clock in (here, there)]
+    for one, other in (both, both[::-1]):
+        one.database.broadcast = _tells(other.database)
     try:
         yield Pair(url, here, *both)
     finally:
         for each in both:
             await each.database.close()
+
+
+def _tells(other: PostgresDatabase) -> Callable[[Sequence[PeerMessage]], Awaitable[None]]:
+    """Return what brings messages to the other backend at once, as the bus does soon."""
+
+    async def broadcast(messages: Sequence[PeerMessage]) -> None:
+        for each in messages:
+            other.note_ready(each.ids)
+
+    return broadcast
 
 
 async def test_a_flood_that_one_backend_has_accepted_does_not_hold_up_what_others_did(
@@ -106,11 +118,11 @@ async def _is_busy(backend: Backend) -> None:
 
 @pytest.fixture
 def nobody_looks_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Peers, "_keep_polling", _never)
+    monkeypatch.setattr(PostgresDatabase, "_poll", _never)
     monkeypatch.setattr(database, "REFRESH_S", 3600.0)
 
 
-async def _never(company: Peers) -> None:
+async def _never(of: PostgresDatabase) -> None:
     await asyncio.get_running_loop().create_future()
 
 
@@ -135,7 +147,7 @@ async def test_who_has_had_something_just_now_asks_for_others_work_when_that_is_
     await _is_busy(pair.here)
     assert await pair.here.leases() == []
     # A word of it was lost.
-    monkeypatch.setattr(pair.there.database.peers, "notify", lambda queues: None)
+    pair.there.database.broadcast = None
     await pair.there.accepts(1, "there")
     assert [task.key_id for task in await pair.here.leases()] == ["there"]
 
@@ -182,15 +194,6 @@ async def test_who_has_canceled_what_another_accepted_finds_his_own(pair: Pair) 
 
 
 @pytest.mark.usefixtures("nobody_looks_by_and_by")
-async def test_however_many_queues_there_are_each_is_told_of(pair: Pair) -> None:
-    queues = {f"demo/one-of-many-models-{n}" for n in range(900)}
-    pair.there.database.peers.notify(queues)
-    async with asyncio.timeout(PATIENT_S):
-        while not queues <= pair.here.database.state.unsure:
-            await asyncio.sleep(0.01)
-
-
-@pytest.mark.usefixtures("nobody_looks_by_and_by")
 async def test_who_closes_tells_others_of_what_is_left(pair: Pair) -> None:
     await _are_busy(pair)
     waiting = await _waits(pair.here)
@@ -203,7 +206,7 @@ async def test_who_closes_tells_others_of_what_is_left(pair: Pair) -> None:
 async def test_what_another_left_that_has_gone_without_a_word_is_found_by_whoever_never_waits(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair.there.database.peers, "notify", lambda queues: None)
+    pair.there.database.broadcast = None
     await _is_busy(pair.here)
     assert await pair.here.leases() == []
     await pair.there.accepts(1, "there")

@@ -12,6 +12,7 @@ from conformance.bus import Bench, meet, until
 from manual_clock import ManualClock
 from sqlite_rig import SqliteRig, turns
 from swell.core.clock import SystemClock
+from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.events import ATTEMPT_STRIDE, TERMINAL_ID, Event, EventKind, TaskSummary
 from swell.core.records import Scope
 from swell.objects.folder import TemporaryObjects
@@ -102,6 +103,16 @@ async def test_who_waits_at_one_hears_of_the_end_that_another_was_told(pair: Pai
     answer = await asyncio.wait_for(asked, PATIENCE_S)
     assert answer.status == 201
     assert answer.json["output"] == "A"
+
+
+async def test_a_backend_looks_for_the_ready_tasks_that_another_announces(pair: Pair) -> None:
+    noted: list[set[str]] = []
+    pair.here.service.broker.note_ready = noted.append  # type: ignore[method-assign, assignment]
+    ready = PeerMessage(kind=MessageKind.READY, ids=("demo/upper",))
+    await pair.there.service.bus.broadcast([ready])
+    async with asyncio.timeout(PATIENCE_S):
+        while {"demo/upper"} not in noted:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_stream_at_one_tells_what_a_worker_tells_another(pair: Pair) -> None:

@@ -50,6 +50,8 @@ async def build_backend(
         signing = SigningSecrets(clock, await read_secrets(registry))
         objects = await open_objects(settings, clock, signing)
         bus = await open_bus(settings, clock)
+        if is_shared(settings):
+            database.broadcast = bus.broadcast
     except BaseException:
         await store.close()
         raise

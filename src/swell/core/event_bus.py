@@ -27,6 +27,8 @@ class MessageKind(StrEnum):
     MISSED = "missed"
     #: Tasks changed their state; see `PeerMessage.events`.
     TASKS = "tasks"
+    #: The queues in `ids` have ready tasks.
+    READY = "ready"
     #: Workers must stop the running tasks in `ids`.
     STOP = "stop"
     #: Workers have registered or must drain.

@@ -15,6 +15,7 @@ import structlog
 from swell.core.background_tasks import PAUSE_S
 from swell.core.clock import Clock
 from swell.core.errors import SwellError, Unavailable
+from swell.core.event_bus import PeerMessage
 from swell.db.transaction import State
 
 _log = structlog.get_logger("swell.database")
@@ -136,6 +137,8 @@ class GroupWriter:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        #: Sends messages to other backends of the database; None if there are none.
+        self.broadcast: Callable[[Sequence[PeerMessage]], Awaitable[None]] | None = None
         self._pending: list[Write] = []
         #: Queue → actions of `write_when` that wait for its tasks, in order of arrival.
         self._waiting: dict[str, dict[Write, None]] = {}
@@ -224,6 +227,9 @@ class GroupWriter:
     def may_have_ready(self, queues: Sequence[str]) -> bool:
         """Whether a task is ready in one of these queues, or may be once writes have ended."""
         return self._writing is not None or any(map(self.state.may_have_ready, queues))
+
+    def note_ready(self, queues: Iterable[str]) -> None:
+        """Look for the ready tasks that another backend left in these queues."""
 
     def _write_soon(self) -> None:
         """Start to write, unless that is under way.

@@ -7,7 +7,7 @@ queueing, so with n backends the bounds of fairness are n times as large (docs/d
 import asyncio
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -92,6 +92,10 @@ class Broker:
         if not self._db.may_have_ready(queues):
             return []
         return await self._db.write(action, queues=queues)
+
+    def note_ready(self, queues: Iterable[str]) -> None:
+        """Look for the ready tasks that another backend left in these queues."""
+        self._db.note_ready(queues)
 
     async def depths(self) -> list[Depth]:
         """Return the depth of every queue that is not empty."""

@@ -45,7 +45,8 @@ async def handle_messages(service: Service, messages: Sequence[PeerMessage]) -> 
         service.quotas.forget()
     if has_missed or MessageKind.FILES in kinds:
         service.fleet.ask_for_files()
-    if stopped := {task_id for each in messages for task_id in each.ids}:
+    service.broker.note_ready(_ids(messages, MessageKind.READY))
+    if stopped := _ids(messages, MessageKind.STOP):
         found = await service.store.get(list(stopped))
         tasks = [task for task in found if task is not None and must_stop(task)]
         service.fleet.stop(tasks, only_callers=True)
@@ -55,6 +56,10 @@ async def handle_messages(service: Service, messages: Sequence[PeerMessage]) -> 
     if has_missed or MessageKind.WORKERS in kinds:
         await service.fleet.refresh()
         await service.cards.refresh()
+
+
+def _ids(messages: Sequence[PeerMessage], kind: MessageKind) -> set[str]:
+    return {each_id for each in messages if each.kind is kind for each_id in each.ids}
 
 
 def take_events(service: Service, events: Iterable[Event]) -> None:

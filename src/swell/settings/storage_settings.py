@@ -13,8 +13,8 @@ class StoreSettings(Group):
     Attributes:
         url: `sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, shared by any
             number of backends. Empty for `swell.db` in the data folder.
-        connections: With PostgreSQL: read connections of each backend. Two more write and listen,
-            plus one for a bus on PostgreSQL.
+        connections: With PostgreSQL: read connections of each backend. One more writes, plus one
+            for a bus on PostgreSQL.
     """
 
     url: str = ""

@@ -1,4 +1,4 @@
-"""LISTEN and NOTIFY: a channel between processes, and what the backends of a database send there.
+"""LISTEN and NOTIFY: a channel between processes.
 
 A channel has a separate connection, since a commit with a notification waits for all other such
 commits of the database. Its messages need no durability, so they do not wait for the disk
@@ -9,12 +9,10 @@ Source:
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import asyncpg
-import msgspec
 import structlog
 
 from swell.core.errors import Unavailable
@@ -34,15 +32,6 @@ _NOTIFY_S: Final = 5.0
 _RETRY_S: Final = 0.2
 
 _FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
-
-#: How often a backend polls the queues that workers wait for, in seconds.
-POLL_S: Final = 1.0
-
-#: Least pause between messages of one backend, in seconds.
-_PAUSE_S: Final = 0.02
-
-#: How long a backend that stops tries to send its last message, in seconds.
-_LAST_S: Final = 0.5
 
 
 class NotifyChannel:
@@ -171,79 +160,3 @@ def _parts_of(data: bytes) -> list[str]:
         f"{'last' if start + step >= len(text) else start}\n{text[start : start + step]}"
         for start in starts
     ]
-
-
-class Peers:
-    """The other backends of the database. A message may be lost, so each backend also polls.
-
-    Args:
-        url: Of the database.
-        on_ready: Called with queues in which another backend left ready tasks.
-        poll: Called every second, with or without a connection.
-    """
-
-    def __init__(
-        self, url: str, on_ready: Callable[[list[str]], None], poll: Callable[[], None]
-    ) -> None:
-        self._channel = NotifyChannel(url, "swell_tasks", "store.url")
-        self._on_ready = on_ready
-        self._poll = poll
-        self._unsent: set[str] = set()
-        self._has_unsent = asyncio.Event()
-        self._has_sent_all = asyncio.Event()
-        self._has_sent_all.set()
-        self._running: list[asyncio.Task[None]] = []
-
-    def notify(self, queues: Iterable[str]) -> None:
-        """Notify the others soon that tasks are ready in these queues."""
-        self._unsent.update(queues)
-        if self._unsent:
-            self._has_sent_all.clear()
-            self._has_unsent.set()
-
-    async def start(self) -> None:
-        """Begin to listen.
-
-        Raises:
-            Unavailable: The server does not answer.
-        """
-        await self._channel.open(self._on_message, lambda: None)
-        self._running = [
-            asyncio.create_task(self._keep_sending(), name="swell-postgres-peers"),
-            asyncio.create_task(self._keep_polling(), name="swell-postgres-poll"),
-        ]
-
-    async def stop(self) -> None:
-        """Send the last message, if that is quick, and stop listening. Idempotent."""
-        if self._running:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_sent_all.wait(), _LAST_S)
-        running, self._running = self._running, []
-        for each in running:
-            each.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        await self._channel.close()
-
-    async def _keep_polling(self) -> None:
-        while True:
-            try:
-                self._poll()
-            except Exception:
-                _log.exception("postgres: polling for ready tasks failed, retrying")
-            await asyncio.sleep(POLL_S)
-
-    async def _keep_sending(self) -> None:
-        while True:
-            await self._has_unsent.wait()
-            self._has_unsent.clear()
-            queues, self._unsent = sorted(self._unsent), set()
-            try:
-                await self._channel.send(msgspec.json.encode(queues))
-            except Unavailable as error:
-                _log.info("postgres: message to other backends lost", reason=error.detail)
-            if not self._unsent:
-                self._has_sent_all.set()
-            await asyncio.sleep(_PAUSE_S)
-
-    def _on_message(self, data: bytes) -> None:
-        self._on_ready(msgspec.json.decode(data, type=list[str]))

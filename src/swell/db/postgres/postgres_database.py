@@ -13,6 +13,7 @@ import asyncpg
 
 from swell.core.clock import Clock
 from swell.core.errors import SwellError
+from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.task import Task
 from swell.db.group_commit import TRIES, Batch, GroupWriter
 from swell.db.postgres.connection_pool import (
@@ -25,7 +26,6 @@ from swell.db.postgres.connection_pool import (
     open_pool,
     translated,
 )
-from swell.db.postgres.listen_notify import Peers
 from swell.db.postgres.migrate import migrate
 from swell.db.postgres.postgres_transaction import (
     QUERIES,
@@ -44,6 +44,9 @@ R = TypeVar("R")
 #: count all ready tasks. Migrations take as long as they do.
 WRITE_S: Final = 10.0
 COUNT_S: Final = 60.0
+
+#: How often the queues that workers wait for are checked, in seconds.
+POLL_S: Final = 1.0
 
 #: While other backends leave ready tasks, counts and clocks are read again this often, in seconds.
 REFRESH_S: Final = 1.0
@@ -88,16 +91,16 @@ class PostgresDatabase(GroupWriter):
         self._refresh_at_s = 0.0
         #: Whether another backend left ready tasks since counts and clocks were read.
         self._has_heard = False
-        self.peers = Peers(url, self._on_ready, self._poll)
+        self._polling: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, url: str, clock: Clock, *, connections: int = 4) -> "PostgresDatabase":
-        """Connect, bring the schema up to date, and begin to listen.
+        """Connect, and bring the schema up to date.
 
         Args:
             url: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
             clock: Of all times that are written.
-            connections: For reading; two more write and listen.
+            connections: For reading; one more writes.
 
         Raises:
             InvalidRequest: The URL cannot be read, or the database does not keep UTF-8.
@@ -110,10 +113,10 @@ class PostgresDatabase(GroupWriter):
                 await migrate(first, clock)
                 await database._writer()
                 database._pool = await open_pool(url, connections)
-            await database.peers.start()
         except BaseException:
             database._terminate()
             raise
+        database._polling = asyncio.create_task(database._poll(), name="swell-postgres-poll")
         return database
 
     async def close(self) -> None:
@@ -124,7 +127,8 @@ class PostgresDatabase(GroupWriter):
         if self._writing is not None:
             await asyncio.wait([self._writing])
         self.end_waits()
-        await self.peers.stop()
+        if self._polling is not None:
+            self._polling.cancel()
         self._terminate()
 
     def _terminate(self) -> None:
@@ -209,7 +213,8 @@ class PostgresDatabase(GroupWriter):
         session: PostgresSession = batch.session
         if await session.write():
             self._was_refused = False
-        self.peers.notify(session.left)
+        if self.broadcast is not None and (left := session.left):
+            await self.broadcast([PeerMessage(kind=MessageKind.READY, ids=tuple(left))])
 
     async def _roll_back(self, session: PostgresSession, error: BaseException) -> None:
         if session.has_begun and not (isinstance(error, LOST) or self._is_lost):
@@ -259,14 +264,15 @@ class PostgresDatabase(GroupWriter):
         """Return True: another backend may have accepted tasks just now."""
         return True
 
-    def _on_ready(self, queues: Iterable[str]) -> None:
-        """Check queues with ready tasks that another backend left."""
+    def note_ready(self, queues: Iterable[str]) -> None:
         self._has_heard = True
         self._check(queues)
 
-    def _poll(self) -> None:
-        """Check all queues that workers wait for: a notification may have been lost."""
-        self._check(self._waiting)
+    async def _poll(self) -> None:
+        """Check all queues that workers wait for: a message of another backend may be lost."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            self._check(self._waiting)
 
     def _check(self, queues: Iterable[str]) -> None:
         self.state.unsure.update(queues)
