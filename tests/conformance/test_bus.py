@@ -461,7 +461,7 @@ async def test_a_bus_is_let_in_by_a_password_with_marks_and_told_of_a_wrong_one(
 
 async def postgres_bus(url: str) -> WiredBus:
     clock = SystemClock()
-    return await WiredBus.start(NotifyChannel(url, "swell_bus", "bus.url"), clock)
+    return await WiredBus.start(NotifyChannel(url), clock)
 
 
 @pytest.fixture
@@ -509,5 +509,5 @@ async def test_without_postgresql_the_bus_says_what_to_do(tmp_path: Path) -> Non
 
 def test_an_address_of_postgresql_that_cannot_be_read_is_not_told() -> None:
     with pytest.raises(InvalidRequest, match=r"bus\.url cannot be read") as refused:
-        NotifyChannel("postgresql://odd:hidden#x@127.0.0.1/db", "swell_bus", "bus.url")
+        NotifyChannel("postgresql://odd:hidden#x@127.0.0.1/db")
     assert "hidden" not in str(refused.value)

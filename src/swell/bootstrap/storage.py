@@ -159,7 +159,7 @@ async def open_bus(settings: Settings, clock: Clock) -> "MemoryBus":
         with installed("postgres", "bus.url"):
             from swell.db.postgres.listen_notify import NotifyChannel
             from swell.pubsub.cluster_bus import WiredBus
-        return await WiredBus.start(NotifyChannel(url, "swell_bus", "bus.url"), clock)
+        return await WiredBus.start(NotifyChannel(url), clock)
     raise InvalidRequest(
         f"bus.url {url.partition(':')[0]!r}: use nats://HOST:PORT or postgresql://USER@HOST/DATABASE"
     )

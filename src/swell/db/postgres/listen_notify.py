@@ -22,6 +22,8 @@ from swell.net.database_urls import database_place
 
 _log = structlog.get_logger("swell.postgres")
 
+_CHANNEL: Final = "swell_bus"
+
 #: The largest part of a message, in bytes. PostgreSQL accepts less than 8,000 with the part's mark.
 _PART_BYTES: Final = 7900
 
@@ -42,18 +44,14 @@ class NotifyChannel:
 
     Args:
         url: `postgresql://USER@HOST:PORT/DATABASE`. A pooler that shares sessions cannot listen.
-        name: Of the channel.
-        setting: The setting with the URL, for errors.
 
     Raises:
         InvalidRequest: The URL cannot be read.
     """
 
-    def __init__(self, url: str, name: str, setting: str) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._name = name
-        self._setting = setting
-        self._place = database_place(url, setting)
+        self._place = database_place(url, "bus.url")
         self._connection: Any = None
         self._receive: Callable[[bytes], None] = lambda data: None
         self._reconnected: Callable[[], None] = lambda: None
@@ -73,7 +71,7 @@ class NotifyChannel:
             Unavailable: No server answers.
         """
         self._receive, self._reconnected = receive, reconnected
-        with explaining(self._url, self._setting):
+        with explaining(self._url, "bus.url"):
             await self._connect()
 
     async def send(self, data: bytes) -> None:
@@ -87,7 +85,7 @@ class NotifyChannel:
             raise Unavailable("there is no connection to PostgreSQL now")
         try:
             await connection.execute(
-                QUERIES["notify"], self._name, _parts_of(data), timeout=_NOTIFY_S
+                QUERIES["notify"], _CHANNEL, _parts_of(data), timeout=_NOTIFY_S
             )
         except _FAILURES as error:
             connection.terminate()
@@ -107,7 +105,7 @@ class NotifyChannel:
         settings = {"application_name": "swell bus", "synchronous_commit": "off"}
         connection = await connect(self._url, SETTINGS | settings, _NOTIFY_S)
         try:
-            await connection.add_listener(self._name, self._on_notify)
+            await connection.add_listener(_CHANNEL, self._on_notify)
         except BaseException:
             connection.terminate()
             raise
