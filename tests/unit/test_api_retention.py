@@ -9,7 +9,6 @@ from api_harness import World, a_world, failed, succeeded
 
 from conformance.factories import a_new_task
 from manual_clock import ManualClock
-from sqlite_rig import turns
 from swell.core import task as life
 from swell.core.errors import NotFound
 from swell.core.task import Artifact
@@ -189,25 +188,3 @@ def test_only_files_under_a_tasks_own_name_go_with_it() -> None:
     remains = life.remains_of(named)
     assert remains
     assert all(key.startswith("thumbnails/outputs/t/1/a.png/") for key in remains)
-
-
-@pytest.mark.slow
-async def test_looks_that_take_long_are_taken_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with a_world(inputs_s=0.0) as world:
-        store, clock = world.service.store, world.clock
-        looked_s: list[float] = []
-        retired = store.retire
-
-        async def slow(*of: Any, **more: Any) -> int:
-            looked_s.append(clock.monotonic_s())
-            clock.advance(took_s)
-            return await retired(*of, **more)
-
-        monkeypatch.setattr(store, "retire", slow)
-        for took_s, pauses_s in ((0.1, 20), (2.0, 100), (1000.0, 600)):
-            looked_s.clear()
-            while len(looked_s) < 3:
-                clock.advance(1.0)
-                await turns(20)
-            gap_s = looked_s[2] - looked_s[1] - took_s
-            assert pauses_s <= gap_s <= pauses_s + 25, took_s

@@ -55,10 +55,6 @@ _DISCARD_LIMIT: Final = 100
 _RETIRE_LIMIT: Final = 1000
 _WORDS_LIMIT: Final = 1000
 
-#: The search for expired data takes at most this share of the time, or happens this seldom.
-_RETIRE_SHARE: Final = 0.02
-_RETIRE_REST_S: Final = 600.0
-
 
 class Duty(NamedTuple):
     """A function that runs now and then."""
@@ -80,7 +76,6 @@ class Duties:
         self._stream_ticks = 0
         self._swept_s = self._clock_checked_s = -math.inf
         self._sweep_pause_s = 0.0
-        self._retire_at_s = -math.inf
 
     def table(self) -> list[Duty]:
         """Return all functions that run now and then."""
@@ -99,7 +94,7 @@ class Duties:
             # A crash loses this much of the service times.
             Duty("times", 2.0, service.estimates.save_times),
             Duty("discard", 2.0, partial(discard, service), True),
-            Duty("retention", 20.0, self._retire, True),
+            Duty("retention", 60.0, self._retire, True),
             Duty("words", 5.0, index_words, True),
             Duty("loop lag", 0.0, self._measure_lag),
             Duty("clock", 2.0, service.skew.compare),
@@ -245,15 +240,8 @@ class Duties:
         self._service.metrics.observe("swell_event_loop_lag_seconds", (), late_s)
 
     async def _retire(self) -> None:
-        clock = self._service.clock
-        began_s = clock.monotonic_s()
-        if began_s < self._retire_at_s:
-            return
         while await retire(self._service) >= _RETIRE_LIMIT:
             pass
-        # The search passes over kept data of the same age, so it is slow if there is much.
-        now_s = clock.monotonic_s()
-        self._retire_at_s = now_s + min(_RETIRE_REST_S, (now_s - began_s) / _RETIRE_SHARE)
 
     async def _repair_queues(self) -> None:
         service = self._service
