@@ -23,10 +23,8 @@ from swell.db.schema_files import load_migrations
 #: "swell" in ASCII: of all advisory locks of the database, the one of its migrations.
 _LOCK: Final = 0x7377656C6C
 
-#: A migration that waits this long for a table lets other waiting statements go first, in
-#: milliseconds, and tries again this often.
-_LOCK_TIMEOUT_MS: Final = 2_000
-_TRIES: Final = 30
+#: A migration that waits this long for a table fails, since other statements wait behind it.
+_LOCK_TIMEOUT: Final = "5s"
 
 _COMPATIBLE: Final = re.compile(r"^-- compatible_from: (\d+)$", re.MULTILINE)
 
@@ -163,22 +161,15 @@ def _check_encoding(connection: Any) -> None:
 
 async def _apply(connection: Any, clock: Clock, migration: Migration) -> None:
     number, name, script = migration
-    for left in reversed(range(_TRIES)):
-        try:
-            async with connection.transaction():
-                # A migration that waits for a table blocks all later statements on it.
-                await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
-                await connection.execute(script)
-                await connection.execute(
-                    "INSERT INTO swell_migrations VALUES ($1, $2, $3, $4)",
-                    *(number, name, compatible_from(migration), clock.now()),
-                )
-        except asyncpg.LockNotAvailableError:
-            if not left:
-                raise
-        except asyncpg.PostgresConnectionError:
-            raise
-        except asyncpg.PostgresError as error:
-            raise Internal(f"migration {number} ({name}) failed: {error}") from error
-        else:
-            return
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            await connection.execute(script)
+            await connection.execute(
+                "INSERT INTO swell_migrations VALUES ($1, $2, $3, $4)",
+                *(number, name, compatible_from(migration), clock.now()),
+            )
+    except asyncpg.PostgresConnectionError:
+        raise
+    except asyncpg.PostgresError as error:
+        raise Internal(f"migration {number} ({name}) failed: {error}") from error
