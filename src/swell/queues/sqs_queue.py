@@ -136,15 +136,12 @@ class SqsQueues(ExternalQueues):
         await self._all("did not take messages", send, _batches(tasks))
 
     async def receive(self, queue: QueueId, n: int, *, wait_s: float) -> list[Message]:
-        """See `ExternalQueues.receive`.
+        """See `ExternalQueues.receive`. Returns at most ten messages."""
 
-        A call that waits returns at most 10 messages, another one at most 160.
-        """
-
-        def receive(most: int) -> list[Message]:
+        def receive() -> list[Message]:
             answer = self._sqs.receive_message(
                 QueueUrl=self._url(queue),
-                MaxNumberOfMessages=most,
+                MaxNumberOfMessages=min(n, _BATCH_N),
                 WaitTimeSeconds=min(_POLL_S, math.ceil(wait_s)),
                 VisibilityTimeout=VISIBILITY_S,
             )
@@ -153,12 +150,7 @@ class SqsQueues(ExternalQueues):
                 for found in answer.get("Messages", [])
             ]
 
-        if wait_s > 0:
-            return await self._call("cannot be read", partial(receive, min(n, _BATCH_N)))
-        n = min(n, _BATCH_N * _CALLS)
-        sizes = [min(_BATCH_N, n - at) for at in range(0, n, _BATCH_N)]
-        parts = await self._all("cannot be read", receive, sizes)
-        return [message for part in parts for message in part]
+        return await self._call("cannot be read", receive)
 
     async def delete(self, messages: Sequence[Message]) -> None:
         await self._change(messages, "delete_message_batch", {})
