@@ -6,12 +6,11 @@ Source:
     RFC 6454 (origins), RFC 6838, section 4.2 (names of media types), RFC 5890 (names in ASCII).
 """
 
-import ipaddress
 import re
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from swell.net.url_policy import PORTS, ascii_host
+from swell.net.url_policy import PORTS, ascii_host, ip_literal
 
 _TYPE: Final = re.compile(r"\*/\*|[a-z0-9][a-z0-9!#$&^_.+-]*/(\*|[a-z0-9][a-z0-9!#$&^_.+-]*)")
 
@@ -96,7 +95,4 @@ def _split(word: str) -> SplitResult | None:
 
 def _host(word: str) -> str:
     """Return an address, or a name in lower-case ASCII; empty if it is neither."""
-    try:
-        return str(ipaddress.ip_address(word))
-    except ValueError:
-        return ascii_host(word)
+    return str(ip_literal(word) or ascii_host(word))

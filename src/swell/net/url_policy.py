@@ -151,7 +151,7 @@ class UrlPolicy:
         parts = _split(url)
         host = _host(parts, url)
         port = PORTS[parts.scheme] if parts.port is None else parts.port
-        address = _literal(host)
+        address = ip_literal(host)
         netloc = _place(host, port)
         if port == PORTS[parts.scheme]:
             netloc = netloc.rpartition(":")[0]
@@ -221,6 +221,14 @@ def ascii_host(word: str) -> str:
     return host if is_name else ""
 
 
+def ip_literal(host: str) -> Address | None:
+    """Return the address that a host is; None if it is a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
 def _split(url: str) -> SplitResult:
     """Return the parts of an http or https URL; reading its port raises nothing."""
     if len(url) > MAX_URL_CHARS:
@@ -255,7 +263,7 @@ def _split(url: str) -> SplitResult:
 def _host(parts: SplitResult, url: str) -> str:
     """Return the host of a URL: a name in lower-case ASCII, or an address."""
     written = parts.hostname or ""
-    address = _literal(written)
+    address = ip_literal(written)
     if isinstance(address, ipaddress.IPv6Address):
         return str(address.ipv4_mapped or address)
     host = "" if "[" in parts.netloc else ascii_host(written)
@@ -263,19 +271,12 @@ def _host(parts: SplitResult, url: str) -> str:
         raise RefusedUrl(f"{bare_url(url)} names no host: give a URL such as https://host/file")
     is_number = _NUMBER.fullmatch(host.rpartition(".")[2])
     # All parsers agree on four decimals only.
-    if is_number and (_literal(host) is None or host != written):
+    if is_number and (ip_literal(host) is None or host != written):
         raise RefusedUrl(
             f"{bare_url(url)} writes an address in an unusual way: write it as four decimal "
             "numbers such as 203.0.113.7"
         )
     return host
-
-
-def _literal(host: str) -> Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
 
 
 def _private(host: str, group: str) -> RefusedUrl:
@@ -299,7 +300,7 @@ def _trusted_host(word: str, group: str) -> str:
     """Return a word of a setting as `trusts_name` looks it up."""
     if word.startswith("["):
         name, colon, port = word[1:].partition("]:")
-        is_host = bool(colon) and isinstance(_literal(name), ipaddress.IPv6Address)
+        is_host = bool(colon) and isinstance(ip_literal(name), ipaddress.IPv6Address)
     else:
         name, colon, port = word.partition(":")
         is_host = all(map(_LABEL.fullmatch, name.split(".")))
@@ -308,7 +309,7 @@ def _trusted_host(word: str, group: str) -> str:
             f"{group}.allow_private_urls: {word[:100]!r} is no network, address or host: use words "
             "such as 10.0.0.0/8, minio.internal, minio.internal:9000, [fd00::1]:9000, or any"
         )
-    host = str(_literal(name) or name)
+    host = str(ip_literal(name) or name)
     return _place(host, int(port)) if colon else host
 
 

@@ -4,12 +4,12 @@ Source:
     Fetch (WHATWG), section 3.2 (CORS); RFC 9110, section 7.2 (Host); CSP level 3 (W3C).
 """
 
-import ipaddress
 from collections.abc import Collection, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
 from swell.core.errors import InvalidRequest
+from swell.net.url_policy import ip_literal
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -69,7 +69,7 @@ class Hosts:
         """
         text = (host or b"").decode("latin-1")
         name = host_name(text)
-        if name is None or not (name in self._names or _is_address(name)):
+        if name is None or not (name in self._names or ip_literal(name)):
             raise InvalidRequest(
                 f"this service is not called {text[:100]!r}: use the address that you were given, "
                 "or add the name to the setting server.hosts"
@@ -127,11 +127,3 @@ def host_name(host: str) -> str | None:
     if parts.username is not None or parts.path or parts.query or parts.fragment or "?" in host:
         return None
     return name.rstrip(".") if name else None
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
