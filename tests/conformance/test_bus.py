@@ -392,7 +392,7 @@ async def drained(bus: MemoryBus) -> None:
 
 
 async def nats_bus(url: str) -> WiredBus:
-    return await WiredBus.start(NatsWire(url), SystemClock())
+    return await WiredBus(NatsWire(url), SystemClock()).open()
 
 
 class TestNatsBus(BusConformance):
@@ -461,7 +461,7 @@ async def test_a_bus_is_let_in_by_a_password_with_marks_and_told_of_a_wrong_one(
 
 async def postgres_bus(url: str) -> WiredBus:
     clock = SystemClock()
-    return await WiredBus.start(NotifyChannel(url), clock)
+    return await WiredBus(NotifyChannel(url), clock).open()
 
 
 @pytest.fixture

@@ -154,12 +154,12 @@ async def open_bus(settings: Settings, clock: Clock) -> "MemoryBus":
         with installed("nats", "bus.url"):
             from swell.pubsub.cluster_bus import WiredBus
             from swell.pubsub.nats_wire import NatsWire
-        return await WiredBus.start(NatsWire(url), clock)
+        return await WiredBus(NatsWire(url), clock).open()
     if url.startswith(_POSTGRES):
         with installed("postgres", "bus.url"):
             from swell.db.postgres.listen_notify import NotifyChannel
             from swell.pubsub.cluster_bus import WiredBus
-        return await WiredBus.start(NotifyChannel(url), clock)
+        return await WiredBus(NotifyChannel(url), clock).open()
     raise InvalidRequest(
         f"bus.url {url.partition(':')[0]!r}: use nats://HOST:PORT or postgresql://USER@HOST/DATABASE"
     )

@@ -129,15 +129,8 @@ class WiredBus(MemoryBus):
         self._incoming: list[PeerMessage] = []
         self._has_arrived = asyncio.Event()
 
-    @classmethod
-    async def start(cls, wire: Wire, clock: Clock) -> Self:
-        """Return an open bus; raises as `open`."""
-        bus = cls(wire, clock)
-        await bus.open()
-        return bus
-
-    async def open(self) -> None:
-        """Connect to the other processes.
+    async def open(self) -> Self:
+        """Connect to the other processes, and return the bus.
 
         Raises:
             Unavailable: The server does not answer.
@@ -148,6 +141,7 @@ class WiredBus(MemoryBus):
             asyncio.create_task(self._heartbeat_loop(), name="bus-heartbeat"),
         ]
         self._send_heartbeat()
+        return self
 
     # ---- the contract
 
