@@ -27,10 +27,6 @@ from swell.weights.store import WeightStore
 Hook = Callable[[], Awaitable[None]]
 
 
-def _nothing_launchable() -> Collection[str]:
-    return ()
-
-
 class ApiSettings(Settings):
     """Settings of the HTTP service, and what files that they name contain.
 
@@ -92,7 +88,7 @@ class Backend:
     clock: Clock
     settings: ApiSettings = field(default_factory=ApiSettings)
     #: Returns the names of models for which a worker can be started.
-    launchable: Callable[[], Collection[str]] = _nothing_launchable
+    launchable: Callable[[], Collection[str]] = tuple
     #: Secrets that sign URLs of files; None if they cannot be rotated.
     signing: SigningSecrets | None = None
     #: Store of pushed weights; None for `weights` in the object store.
