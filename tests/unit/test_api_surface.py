@@ -28,7 +28,7 @@ def test_the_description_is_valid_openapi() -> None:
 
 
 def test_every_operation_has_its_own_name_and_group() -> None:
-    names = [route.name for route in ROUTES]
+    names = [route.operation_id for route in ROUTES]
     assert len(names) == len(set(names))
     assert {route.group for route in ROUTES} == set(GROUPS)
 

@@ -78,7 +78,7 @@ def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, dict[str, Any]], dict[s
 
 def _operation(route: Route, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": route.name,
+        "operationId": route.operation_id,
         "summary": route.summary,
         "tags": [route.group],
         "responses": _responses(route, refs),

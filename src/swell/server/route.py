@@ -93,11 +93,6 @@ class Route:
     operation_id: str = ""
 
     @property
-    def name(self) -> str:
-        """The operation's id."""
-        return self.operation_id or self.handler.__name__
-
-    @property
     def public_path(self) -> str:
         """The path as OpenAPI writes it."""
         return self.path.replace(":path}", "}")
