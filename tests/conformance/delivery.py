@@ -119,7 +119,7 @@ class LifeConformance:
         (ended,) = await delivery.settle(held)
         assert ended is not None
         assert ended.traceparent == trace
-        again = await delivery.store.retry(task.id, key_id="key-1")
+        again = await delivery.store.retry(task.id)
         assert again.task.traceparent is None
 
     async def test_an_unknown_task_is_none(self, delivery: Delivery) -> None:
@@ -302,7 +302,7 @@ class LifeConformance:
             await delivery.sweep()
         ended = await delivery.get(task)
         assert (ended.state, seeds) == (TaskState.FAILED, [task.seed] * 2)
-        again = (await delivery.store.retry(task.id, key_id="key-1")).task
+        again = (await delivery.store.retry(task.id)).task
         assert (ended.seed, again.seed) == (task.seed, task.seed)
         (named,) = await delivery.submit(a_new_task(seed=7))
         assert (await delivery.get(named)).seed == 7
@@ -700,7 +700,7 @@ class LifeConformance:
         await delivery.store.forget_discarded([key, "unknown"])
         assert await delivery.store.discarded() == []
         if end == "success":
-            await delivery.store.retry(task.id, key_id="key-1")
+            await delivery.store.retry(task.id)
             assert await delivery.store.discarded() == []
 
     # ---- repeating
@@ -709,7 +709,7 @@ class LifeConformance:
         (task,) = await delivery.submit(a_new_task(max_attempts=1))
         (held,) = await delivery.lease()
         await delivery.settle(held, outcome=a_failure())
-        again = await delivery.store.retry(task.id, key_id="key-1")
+        again = await delivery.store.retry(task.id)
         delivery.publish([again.task])
         assert again.is_new
         assert again.task.retry_of == task.id
@@ -722,16 +722,16 @@ class LifeConformance:
     async def test_repeating_twice_gives_the_same_new_task(self, delivery: Delivery) -> None:
         (task,) = await delivery.submit(a_new_task())
         await delivery.store.cancel([task.id])
-        first = await delivery.store.retry(task.id, key_id="key-1")
-        second = await delivery.store.retry(task.id, key_id="key-1")
+        first = await delivery.store.retry(task.id)
+        second = await delivery.store.retry(task.id)
         assert (second.task.id, second.is_new) == (first.task.id, False)
 
     async def test_a_living_or_unknown_task_is_not_repeated(self, delivery: Delivery) -> None:
         (task,) = await delivery.submit(a_new_task())
         with pytest.raises(Conflict):
-            await delivery.store.retry(task.id, key_id="key-1")
+            await delivery.store.retry(task.id)
         with pytest.raises(NotFound):
-            await delivery.store.retry("0" * 32, key_id="key-1")
+            await delivery.store.retry("0" * 32)
 
     async def test_only_dead_letters_are_repeated_where_only_these_are_wanted(
         self, delivery: Delivery
@@ -743,9 +743,9 @@ class LifeConformance:
         await delivery.settle(good)
         for none in (refused, good):
             with pytest.raises(Conflict, match=f"POST /v1/tasks/{none.id}/retry"):
-                await delivery.store.retry(none.id, key_id="key-1", only_dead=True)
-        first = await delivery.store.retry(dead.id, key_id="key-1", only_dead=True)
-        second = await delivery.store.retry(dead.id, key_id="key-1", only_dead=True)
+                await delivery.store.retry(none.id, only_dead=True)
+        first = await delivery.store.retry(dead.id, only_dead=True)
+        second = await delivery.store.retry(dead.id, only_dead=True)
         assert (first.is_new, second.is_new) == (True, False)
         assert first.task.id == second.task.id
 
@@ -1253,7 +1253,7 @@ class WaitingConformance:
         elif way == "released":
             await delivery.settle(*held, outcome=Released())
         elif way == "replayed":
-            again = await delivery.store.retry(held[0].id, key_id="key-1", only_dead=True)
+            again = await delivery.store.retry(held[0].id, only_dead=True)
             delivery.publish([again.task])
         else:
             await delivery.submit(a_new_task(queue=f"demo/upper:{way}".rstrip(":")))
@@ -1335,7 +1335,7 @@ class WaitingConformance:
         assert found.error is not None
         assert (found.error.code, found.error.detail) == (a_failure().error.code, "")
         with pytest.raises(Conflict):
-            await delivery.store.retry(held.id, key_id="key-1")
+            await delivery.store.retry(held.id)
         assert await delivery.store.retire(expiry) == 0
 
     async def test_what_earlier_attempts_had_stored_goes_with_the_outputs(
@@ -1363,12 +1363,12 @@ class WaitingConformance:
         assert (await delivery.store.page(TaskFilter())).tasks == ()
         assert set(await delivery.store.discarded()) == _files_of(task)
         with pytest.raises(NotFound):
-            await delivery.store.retry(task.id, key_id="key-1")
+            await delivery.store.retry(task.id)
         assert await delivery.sweep() == []
 
     async def test_a_repeat_outlives_the_task_that_it_repeats(self, delivery: Delivery) -> None:
         task = await _ended(delivery, [1])
-        again = await delivery.store.retry(task.id, key_id="key-1")
+        again = await delivery.store.retry(task.id)
         delivery.clock.advance(24 * 3600 + 1)
         expiry = Expiry(part=Part.TASK, before=delivery.clock.now())
         assert await delivery.store.retire(expiry) == 1
@@ -1439,7 +1439,7 @@ class WaitingConformance:
         store = delivery.store
         await store.note_upload("uploads/k/1")
         first = await _ended(delivery, [], files=("uploads/k/1",))
-        again = (await store.retry(first.id, key_id="key-1")).task
+        again = (await store.retry(first.id)).task
         assert await store.erase(first.id) == []
         assert await store.retire_uploads(delivery.clock.now()) == 0
         await store.cancel([again.id])

@@ -127,7 +127,7 @@ class OutboxConformance:
         hook = Webhook(url=URL, events=("started", "failed"), format="other", secret="mine")
         task = await post.ended(a_new_task(webhook=hook))
         assert (await post.rig.get(task)).webhook == task.webhook == hook
-        again = await post.rig.store.retry(task.id, key_id="key-1")
+        again = await post.rig.store.retry(task.id)
         assert again.task.webhook == hook
 
     async def test_a_task_that_wants_nothing_is_not_told_of(self, post: PostOffice) -> None:

@@ -427,7 +427,7 @@ class PipelineConformance:
         (task,) = await delivery.submit(a_new_run(*STAGES[:2]))
         await _pass_stage(delivery, A, _text("one", timings=Timings(run_s=5, cost_micros=5)))
         await _pass_stage(delivery, B, a_failure(retryable=False))
-        again = (await delivery.store.retry(task.id, key_id="key-1")).task
+        again = (await delivery.store.retry(task.id)).task
         assert (again.queue, again.attempt, again.retry_of) == ("demo/b", 0, task.id)
         delivery.publish([again])
         assert await delivery.lease(models=A) == []
@@ -448,7 +448,7 @@ class PipelineConformance:
         (task,) = await delivery.submit(a_new_run(STAGES[0], check))
         await _pass_stage(delivery, A)
         await _pass_stage(delivery, B, Succeeded(output=msgspec.Raw(b'{"bad":true}')))
-        again = (await delivery.store.retry(task.id, key_id="key-1")).task
+        again = (await delivery.store.retry(task.id)).task
         delivery.publish([again])
         ended = await _pass_stage(delivery, B, Succeeded(output=msgspec.Raw(b'{"bad":false}')))
         assert (ended.id, ended.state) == (again.id, TaskState.SUCCEEDED)
@@ -458,7 +458,7 @@ class PipelineConformance:
     ) -> None:
         (task,) = await delivery.submit(a_new_run(STAGES[0]))
         await _pass_stage(delivery, A)
-        again = (await delivery.store.retry(task.id, key_id="key-1")).task
+        again = (await delivery.store.retry(task.id)).task
         assert (again.queue, _run_of(again).at, _run_of(again).done) == ("demo/a", 0, ())
 
     # ---- warnings
@@ -491,7 +491,7 @@ class PipelineConformance:
         assert [each.output for each in _run_of(bare).done] == [msgspec.Raw(b"null")] * 2
         assert all(not each.artifacts for each in _run_of(bare).done)
         with pytest.raises(Conflict):
-            await delivery.store.retry(task.id, key_id="key-1")
+            await delivery.store.retry(task.id)
 
     async def test_files_that_a_retry_goes_on_from_stay_as_long_as_it(
         self, delivery: Delivery
@@ -501,7 +501,7 @@ class PipelineConformance:
         picture = _picture_of(held)
         await delivery.settle(held, outcome=_text("one", artifacts=(picture,)))
         await _pass_stage(delivery, B, a_failure(retryable=False))
-        again = (await delivery.store.retry(task.id, key_id="key-1")).task
+        again = (await delivery.store.retry(task.id)).task
         expiry = Expiry(part=Part.OUTPUTS, before=delivery.clock.now())
         assert await delivery.store.retire(expiry) == 1
         gone = await delivery.store.discarded()

@@ -173,9 +173,7 @@ class SharedConformance:
     async def test_repeating_at_both_backends_at_once_makes_one_task(self, pair: Pair) -> None:
         (task,) = await pair[0].submit(a_new_task())
         await pair[0].store.cancel([task.id])
-        again = await asyncio.gather(
-            *(each.store.retry(task.id, key_id="key-1") for each in (*pair, *pair))
-        )
+        again = await asyncio.gather(*(each.store.retry(task.id) for each in (*pair, *pair)))
         assert len({each.task.id for each in again}) == 1
         assert [each.is_new for each in again].count(True) == 1
 

@@ -176,7 +176,7 @@ class Store(RetentionRepository, ShareLinkRepository, LikeRepository, SearchRepo
         return await self._db.write(action, wants=ids)
 
     async def retry(
-        self, task_id: str, *, key_id: str, only_dead: bool = False, new_id: str | None = None
+        self, task_id: str, *, only_dead: bool = False, new_id: str | None = None
     ) -> Accepted:
         """Repeat an ended task as a new one; the same new one if it was repeated before.
 

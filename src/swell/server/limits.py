@@ -253,9 +253,8 @@ class Limits:
         """
 
         async def make(news: Sequence[NewTask]) -> list[Accepted | SwellError]:
-            new_id, key_id = news[0].id, task.key_id
-            retried = self._store.retry(task.id, key_id=key_id, only_dead=only_dead, new_id=new_id)
-            return [await retried]
+            new_id = news[0].id
+            return [await self._store.retry(task.id, only_dead=only_dead, new_id=new_id)]
 
         within_quotas = partial(self.quotas.accept, call, [again(task)], make)
         [accepted] = await (within_quotas() if only_dead else self._within(call, 1, within_quotas))
