@@ -187,12 +187,13 @@ admin_route: Final = group_route("Operators", scope=Scope.ADMIN)
 #: For workers, with a `worker` key.
 worker_route: Final = group_route("Workers", scope=Scope.WORKER)
 
+#: For everyone, without a key.
+service_route: Final = group_route("Service", scope=None)
+
 
 def page_route(
     path: str, errors: tuple[type[SwellError], ...] = ()
 ) -> Callable[[Handler], Handler]:
     """Declare a page for people, which OpenAPI leaves out."""
     html = Response("HTML", media_type="text/html; charset=utf-8")
-    return route(
-        f"GET {path}", html, group="Service", scope=None, query=dict, errors=errors, is_page=True
-    )
+    return service_route(f"GET {path}", html, query=dict, errors=errors, is_page=True)

@@ -13,7 +13,7 @@ from swell.core.errors import Conflict, NotFound, SwellError, Unavailable
 from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.fair_queueing import USUAL_PRIORITY
 from swell.core.pipeline_stages import Pipeline
-from swell.core.records import ApiKey, KeyLimits, ModelCard, Speed, WorkerInfo
+from swell.core.records import ApiKey, KeyLimits, ModelCard, Scope, Speed, WorkerInfo
 from swell.core.startup_phases import StartupKind
 from swell.objects.url_signing import rotate_secrets
 from swell.server import metrics
@@ -37,7 +37,7 @@ from swell.server.files.file_routes import READ_URL_S
 from swell.server.metrics import CONTENT_TYPE
 from swell.server.models.sample_routes import SampleView, sample_views
 from swell.server.request import Call, Reply
-from swell.server.route import Body, Response, admin_route, group_route, model_route
+from swell.server.route import Body, Response, admin_route, model_route, service_route
 from swell.server.serializers import encode, project
 from swell.server.service import Service
 from swell.server.workers.startups import startup_view
@@ -54,8 +54,6 @@ from swell.server.workers.worker_schemas import (
 
 #: Metrics leave out workers that were lost longer ago, in seconds.
 _LOST_S: Final = 3600.0
-
-_service_route = group_route("Service")
 
 
 class MeasuredView(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,7 +292,9 @@ async def list_keys(service: Service, call: Call) -> Reply:
     return Reply(200, encode(KeyList(keys=[_key_view(each) for each in keys])))
 
 
-@_service_route("GET /v1/keys/self", Response("The key, without its secret", KeyView))
+@service_route(
+    "GET /v1/keys/self", Response("The key, without its secret", KeyView), scope=Scope.CLIENT
+)
 async def own_key(service: Service, call: Call) -> Reply:
     """Show the caller's key."""
     return Reply(200, encode(_key_view(call.caller)))
@@ -336,17 +336,14 @@ async def find_key(service: Service, key_id: str) -> ApiKey:
     return key
 
 
-@_service_route("GET /health/live", Response("It answers", HealthView), scope=None)
+@service_route("GET /health/live", Response("It answers", HealthView))
 async def health_live(service: Service, call: Call) -> Reply:
     """Check that the process answers."""
     return Reply(200, encode(HealthView(status="ok")))
 
 
-@_service_route(
-    "GET /health/ready",
-    Response("They can be served", HealthView),
-    scope=None,
-    errors=(Unavailable,),
+@service_route(
+    "GET /health/ready", Response("They can be served", HealthView), errors=(Unavailable,)
 )
 async def health_ready(service: Service, call: Call) -> Reply:
     """Check that requests can be served.
@@ -369,9 +366,7 @@ async def health_ready(service: Service, call: Call) -> Reply:
     return Reply(200, encode(HealthView(status="ok", checks={"store": "ok", "objects": "ok"})))
 
 
-@_service_route(
-    "GET /metrics", Response("Text exposition format", media_type=CONTENT_TYPE), scope=None
-)
+@service_route("GET /metrics", Response("Text exposition format", media_type=CONTENT_TYPE))
 async def show_metrics(service: Service, call: Call) -> Reply:
     """Metrics for Prometheus."""
     waiting, oldest_s = await service.hooks.waiting()

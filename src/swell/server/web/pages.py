@@ -11,7 +11,7 @@ from swell.core.errors import NotFound
 from swell.core.records import ModelCard
 from swell.server.problem_details import ERROR_TYPES
 from swell.server.request import Call, Reply
-from swell.server.route import Response, group_route, page_route
+from swell.server.route import Response, page_route, service_route
 from swell.server.serializers import encode
 from swell.server.service import Service
 from swell.server.web.html_page import page
@@ -57,9 +57,6 @@ succeeded, failed, canceled or expired, or read `urls.events` (server-sent event
 """
 
 
-_route = group_route("Service", scope=None)
-
-
 @page_route("/")
 async def home(service: Service, call: Call) -> Reply:
     """The web app, or a page that says how to build it."""
@@ -98,7 +95,7 @@ async def error_docs(service: Service, call: Call) -> Reply:
     return page("Swell: errors", _ERRORS.format(rows=rows))
 
 
-@_route("GET /openapi.json", Response("OpenAPI 3.1", dict))
+@service_route("GET /openapi.json", Response("OpenAPI 3.1", dict))
 async def openapi_json(service: Service, call: Call) -> Reply:
     """This API as OpenAPI 3.1."""
     # The route table imports this module.
@@ -113,7 +110,7 @@ async def openapi_json(service: Service, call: Call) -> Reply:
     return Reply(200, encode(described), headers=[(b"access-control-allow-origin", b"*")])
 
 
-@_route("GET /llms.txt", Response("Markdown", media_type="text/plain; charset=utf-8"))
+@service_route("GET /llms.txt", Response("Markdown", media_type="text/plain; charset=utf-8"))
 async def llms_txt(service: Service, call: Call) -> Reply:
     """A description of this server for language models."""
     await service.cards.refresh()
