@@ -6,7 +6,6 @@ The processes share nothing but the socket (docs/decisions/0085).
 """
 
 import asyncio
-import errno
 import socket
 import ssl
 from collections.abc import Callable
@@ -22,9 +21,8 @@ _WAIT_EACH_S: Final = 0.0002
 #: The longest wait. Beyond 20 connections, processes take about equally many of the new ones.
 _MAX_WAIT_S: Final = 0.004
 
-#: The pause after the system had no room for another connection, in seconds.
+#: The pause after the system refused another connection, such as without room for it, in seconds.
 _NO_ROOM_S: Final = 1.0
-_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 #: How long connections may take to be set up when the process stops, in seconds.
 _LAST_S: Final = 1.0
@@ -89,8 +87,6 @@ class PacedServer:
             self._watch()
             return
         except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
             _log.error("no room for another connection", reason=str(error))
             self._later = self._loop.call_later(_NO_ROOM_S, self._watch)
             return
