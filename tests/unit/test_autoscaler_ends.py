@@ -2,7 +2,7 @@
 
 from fleet_cases import Yard
 
-from swell.db.instance_notices import drop_ends, told_ends
+from swell.db.instance_notices import told_ends
 
 
 async def test_each_machine_that_has_ended_is_told_once() -> None:
@@ -24,7 +24,7 @@ async def test_each_machine_that_has_ended_is_told_once() -> None:
     assert (ended.launched_at, ended.pool) == (first.launched_at, first.pool)
     assert ended.ended_at is not None
     # A backend has charged it; it is still listed, and not told again.
-    await drop_ends(yard.registry, told)
+    await yard.registry.drop_notes(list(told))
     await yard.step()
     assert await told_ends(yard.registry) == {}
     yard.provider.end(second.id)

@@ -44,11 +44,6 @@ async def told_ends(registry: Registry) -> Mapping[str, Instance]:
     return {name: msgspec.json.decode(note, type=Instance) for name, note in notes.items()}
 
 
-async def drop_ends(registry: Registry, ended: Mapping[str, Instance]) -> None:
-    """Delete the notes of machines that were charged."""
-    await registry.drop_notes(list(ended))
-
-
 async def keep_spent(registry: Registry, spent: Spent) -> None:
     """Write the money spent so far."""
     await registry.put_note(_SPENT, msgspec.json.encode(spent))

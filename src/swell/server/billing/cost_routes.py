@@ -17,7 +17,7 @@ from swell.core.provider import Instance
 from swell.core.records import WorkerInfo
 from swell.core.startup_phases import Startup, StartupKind
 from swell.core.task import Task, TaskState
-from swell.db.instance_notices import Spent, drop_ends, keep_spent, last_spent, tell_end, told_ends
+from swell.db.instance_notices import Spent, keep_spent, last_spent, tell_end, told_ends
 from swell.protocol.autoscaler_messages import read
 from swell.server.billing.attempt_costs import KEEP_EVERY_S, Tariffs, account_of, attempt_entry
 from swell.server.billing.billing_schemas import (
@@ -141,7 +141,7 @@ async def settle(service: Service, *, others_s: float = _OTHERS_S) -> int:
         if is_due:
             entries += remainder(life, known, until, name=name, at=now)
     n = await service.charges.charge(entries) if entries else 0
-    await drop_ends(registry, ends)
+    await registry.drop_notes(list(ends))
     return n
 
 
