@@ -45,8 +45,6 @@ _SENDABLE: Final = (
 #: A browser need not ask again for so long, in seconds.
 _MAX_AGE: Final = b"600"
 
-_LOCAL: Final = frozenset({"localhost"})
-
 
 class Hosts:
     """Which names a request may call this service by.
@@ -59,7 +57,7 @@ class Hosts:
     """
 
     def __init__(self, names: Collection[str]) -> None:
-        self._names = _LOCAL | {name.lower().rstrip(".") for name in names}
+        self._names = {"localhost"} | {name.lower().rstrip(".") for name in names}
 
     def check(self, host: bytes | None) -> None:
         """Raise unless a `Host` header may be answered.

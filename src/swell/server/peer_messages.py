@@ -35,25 +35,24 @@ async def receive_messages(service: Service) -> None:
 async def handle_messages(service: Service, messages: Sequence[PeerMessage]) -> None:
     """Handle messages of other backends; those of one kind together."""
     kinds = {each.kind for each in messages}
-    has_missed = MessageKind.MISSED in kinds
     n_missed = sum(each.kind is MessageKind.MISSED for each in messages)
     service.metrics.count("swell_bus_gaps_total", n=n_missed)
     for each in messages:
         take_events(service, each.events)
-    if has_missed or MessageKind.KEYS in kinds:
+    if n_missed or MessageKind.KEYS in kinds:
         service.keys.forget()
         service.quotas.forget()
-    if has_missed or MessageKind.FILES in kinds:
+    if n_missed or MessageKind.FILES in kinds:
         service.fleet.ask_for_files()
     service.broker.note_ready(_ids(messages, MessageKind.READY))
     if stopped := _ids(messages, MessageKind.STOP):
         found = await service.store.get(list(stopped))
         tasks = [task for task in found if task is not None and must_stop(task)]
         service.fleet.stop(tasks, only_callers=True)
-    if has_missed:
+    if n_missed:
         await service.bus.broadcast([PeerMessage(kind=MessageKind.FILES)])
         await _catch_up_when_possible(service)
-    if has_missed or MessageKind.WORKERS in kinds:
+    if n_missed or MessageKind.WORKERS in kinds:
         await service.fleet.refresh()
         await service.cards.refresh()
 
