@@ -53,8 +53,6 @@ async def add_evidence(
     registry: Registry, model: str, canary: Canary, seen: Sequence[Observation]
 ) -> Evidence:
     """Add observations of this backend to the evidence about a canary; return all of it."""
-    if not seen:
-        return await read_evidence(registry, model, canary)
 
     def change(known: Evidence | None) -> Evidence:
         evidence = known or Evidence()
