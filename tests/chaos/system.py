@@ -188,12 +188,18 @@ class System:
 
     def model_process(self, index: int) -> psutil.Process | None:
         """Return the model process of a worker, if it has one now."""
-        with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(self.workers[index].pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if "swell.worker.child" in child.cmdline():
-                        return child
+        for child in self._below(index):
+            with contextlib.suppress(psutil.Error):
+                if "swell.worker.child" in child.cmdline():
+                    return child
         return None
+
+    def _below(self, index: int) -> list[psutil.Process]:
+        """Return the processes that a worker has started."""
+        try:
+            return psutil.Process(self.workers[index].pid).children(recursive=True)
+        except psutil.Error:
+            return []
 
     def kill_model(self, index: int) -> bool:
         """SIGKILL the model process of a worker; False if it has none now."""
@@ -245,7 +251,6 @@ class System:
         """Kill everything that was started, with the model processes."""
         processes = [*self.workers.values(), *self.backends.values()]
         children = [child for index in self.workers for child in self._below(index)]
-        children += [server for left in self._left.values() for server in left]
         for process in self.backends.values():
             with contextlib.suppress(psutil.Error):
                 children += psutil.Process(process.pid).children(recursive=True)
