@@ -13,8 +13,8 @@ from swell.core.clock import SystemClock
 from swell.sdk.context import Item
 from swell.sdk.step_model import StepModel, whole
 from swell.worker.denoise import Denoiser, Request
-from swell.zoo.curve import CurveModel
 from swell.zoo.icons import STYLES, Icons
+from swell_models.simulated_gpu import CurveModel
 
 PROMPTS = (
     "a red fox in the snow",

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import swell
 from swell.settings.environment import argos_folders
 from swell.zoo.embedded import weights
-from swell.zoo.translate import Translator
+from swell_models.translate import Translator
 
 __all__ = ["CompanyTranslate", "read_glossary", "taken_apart"]
 

@@ -14,7 +14,7 @@ from swell.zoo.embedded import weights
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 PATIENCE_MS = 120_000
-SPEECH = Path(__file__).parents[2] / "src" / "swell" / "zoo" / "samples" / "speech.wav"
+SPEECH = weights("speech.onnx").parents[1] / "samples" / "speech.wav"
 
 
 @pytest.fixture(scope="module")

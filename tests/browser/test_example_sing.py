@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 PATIENCE_MS = 120_000
 FACE = weights("portrait.webp")
-SPEECH = Path(__file__).parents[2] / "src" / "swell" / "zoo" / "samples" / "speech.wav"
+SPEECH = weights("speech.onnx").parents[1] / "samples" / "speech.wav"
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swell.weights.argos import bring
-from swell.zoo.translate import Translator
+from swell_models.argos_packages import bring
+from swell_models.translate import Translator
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 sentencepiece = pytest.importorskip("sentencepiece")

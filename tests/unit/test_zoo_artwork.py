@@ -11,8 +11,8 @@ from swell.sdk.context import Item, Reject
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-from swell.zoo.artwork import STAGES, Artwork
 from swell.zoo.icons import Icons
+from swell_models.artwork import STAGES, Artwork
 
 
 @pytest.fixture(scope="module")

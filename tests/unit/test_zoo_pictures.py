@@ -28,13 +28,13 @@ from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image
 from swell.sdk.model import Model
 from swell.sdk.model_loader import load_models
-from swell.zoo.cutout import Cutout, Mask
 from swell.zoo.embedded import weights
-from swell.zoo.faces import LANDMARKS, FaceDetector, Faces
-from swell.zoo.paint import STYLES, VARIED, Brush, Paint, Painter
 from swell.zoo.pictures import closed, opened, resized, sample
 from swell.zoo.safety import Safety, SafetyScore
 from swell.zoo.upscale import Upscale, Upscaler
+from swell_models.cutout import Cutout, Mask
+from swell_models.faces import LANDMARKS, FaceDetector, Faces
+from swell_models.paint import STYLES, VARIED, Brush, Paint, Painter
 
 DATA = Path(__file__).with_name("data")
 MODELS = ["swell/paint", "swell/safety", "swell/faces", "swell/cutout", "swell/upscale"]

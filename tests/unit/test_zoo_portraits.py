@@ -9,10 +9,10 @@ pytest.importorskip("swell_models")
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.media import Image
 from swell.zoo.embedded import weights
-from swell.zoo.faces import FaceDetector
-from swell.zoo.paint import STYLES
-from swell.zoo.portraits import Portraits, Studio
-from swell.zoo.scenes import SCENES, read_scenes
+from swell_models.faces import FaceDetector
+from swell_models.paint import STYLES
+from swell_models.portraits import Portraits, Studio
+from swell_models.scenes import SCENES, read_scenes
 
 
 def portrait() -> np.ndarray:

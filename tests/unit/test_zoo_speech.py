@@ -15,8 +15,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 from swell.sdk.context import Cancelled, Item, Reject
-from swell.zoo.pronounce import Pronouncer, in_words, sentences, spoken
-from swell.zoo.speech import RATE_HZ, Speech, Voice
+from swell_models.pronounce import Pronouncer, in_words, sentences, spoken
+from swell_models.speech import RATE_HZ, Speech, Voice
 
 #: What the published package gives; written by `training/convert_hibari.py`.
 PUBLISHED = json.loads(

@@ -9,12 +9,12 @@ from aiohttp import web
 from loopback import listening
 from swell.core.errors import NotFound
 from swell.sdk.context import Item, Reject
-from swell.weights.argos import RefusedPackage, bring
+from swell_models.argos_packages import RefusedPackage, bring
 
 pytest.importorskip("swell_models")
 
 from swell.zoo.embedded import weights
-from swell.zoo.translate import Translate, Translator
+from swell_models.translate import Translate, Translator
 
 
 @pytest.fixture(scope="module")

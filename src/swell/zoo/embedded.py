@@ -1,6 +1,6 @@
 """Weights that come with Swell, and sessions of ONNX Runtime that read them.
 
-The weights are a distribution of their own, `swell-models`, which `swell[embedded]` brings.
+They are in the distribution `swell-models`, which `swell[embedded]` brings.
 """
 
 import threading

@@ -41,8 +41,8 @@ from swell.sdk.step_model import Plan, Sampler, StepModel
 from swell.zoo.embedded import session, weights
 from swell.zoo.pictures import Pixels, closed
 from swell.zoo.subjects import Subjects
-from swell.zoo.translate import word_lists
 from swell.zoo.upscale import Upscaler
+from swell.zoo.word_lists import word_lists
 
 Floats = NDArray[np.float32]
 

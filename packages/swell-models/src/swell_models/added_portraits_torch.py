@@ -1,7 +1,7 @@
 """Portraits by a latent diffusion model with a picture adapter: what it is told for each scenario.
 
 A pack is as many samples as there are scenarios, which the engine draws like all others; see
-`swell.families.portraits` for what is asked.
+`swell_models.added_portraits` for what is asked.
 
 How far a style goes is a place between the states of the prompt without it and those with it:
 
@@ -16,12 +16,12 @@ from typing import Any
 
 from torch import Tensor
 
-from swell.families import portraits
 from swell.families.description import Described
 from swell.families.latent_torch import Latent, Picture, Words
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan, whole
+from swell_models import added_portraits
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Portraits(Latent):
 
     def __init__(self, described: Described) -> None:
         super().__init__(described)
-        self._known = portraits.read_scenarios(described.scenarios)
+        self._known = added_portraits.read_scenarios(described.scenarios)
 
     @cached_property
-    def _finder(self) -> portraits.FaceFinder:
-        return portraits.FaceFinder()
+    def _finder(self) -> added_portraits.FaceFinder:
+        return added_portraits.FaceFinder()
 
     def pack(self, asked: Any) -> int:
         """Return how many portraits are asked for."""
@@ -64,15 +64,15 @@ class Portraits(Latent):
 
     def first_input(self) -> Any:
         """Return an input that takes one step."""
-        asked = portraits.input_type(self.facts, self._known)
-        [example] = portraits.examples_of(self._known)
+        asked = added_portraits.input_type(self.facts, self._known)
+        [example] = added_portraits.examples_of(self._known)
         return asked(**example, steps=1)
 
     def _portrayed(self, item: Item[Any]) -> Any:
         """Return what the family would be asked for this one portrait, and the plain prompt."""
         asked = item.input
-        plain, styled = portraits.prompts_of(asked, _scenario(item), self._known)
-        width, height = portraits.sides(asked, self.facts.stride_px)
+        plain, styled = added_portraits.prompts_of(asked, _scenario(item), self._known)
+        width, height = added_portraits.sides(asked, self.facts.stride_px)
         told = {name: getattr(asked, name) for name in type(asked).model_fields}
         told |= {"prompt": styled, "plain": plain, "width": width, "height": height}
         told |= {"image": None, "reference": self._face(asked.image)}

@@ -32,7 +32,7 @@ class Scene:
     title: str
     #: What a model would be told that draws the scene and the person from words.
     prompt: str
-    #: One of `swell.zoo.paint.STYLES`, and how far the painting goes from the picture.
+    #: One of `swell_models.paint.STYLES`, and how far the painting goes from the picture.
     style: str
     strength: float
     #: Colour of the light on the person as red, green and blue, and how much of it.

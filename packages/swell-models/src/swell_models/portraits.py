@@ -25,13 +25,13 @@ from swell.core.records import Speed
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.media import Image
 from swell.sdk.model import Model
-from swell.zoo.cutout import Mask
 from swell.zoo.embedded import weights
-from swell.zoo.faces import NO_FACE, Face, FaceDetector
-from swell.zoo.paint import STYLES, Brush, Painter
 from swell.zoo.pictures import LIMITS, Pixels, opened, resized, sample
-from swell.zoo.scenes import SCENES, Scene
 from swell.zoo.upscale import Upscaler
+from swell_models.cutout import Mask
+from swell_models.faces import NO_FACE, Face, FaceDetector
+from swell_models.paint import STYLES, Brush, Painter
+from swell_models.scenes import SCENES, Scene
 
 #: Height of the face in the portrait, and where its middle is, as parts of the portrait's side.
 _FACE_HEIGHT: Final = 0.3
@@ -254,7 +254,7 @@ class Portraits(Model):
     |---|---|
     | networks | those of `swell/faces`, `swell/cutout`, `swell/paint` and `swell/upscale` |
     | licences of the weights | MIT, Apache-2.0, Apache-2.0, BSD-3-Clause |
-    | scenes | 12, as data in `swell/zoo/scenes.toml`: shapes, a light, a style |
+    | scenes | 12, as data in `swell_models/scenes.toml`: shapes, a light, a style |
     | weights on disk | 7.6 MB |
     | input | up to 40 megapixels with at least one face; the largest is used |
     | rotated pictures | rotated upright by the face |

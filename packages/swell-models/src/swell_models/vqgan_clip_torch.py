@@ -35,13 +35,13 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from swell.core.errors import InvalidModel
-from swell.families.taming import diffusers_config, diffusers_name, is_taming
-from swell.families.vqgan_clip import Phrase
 from swell.sdk.context import Reject
 from swell.sdk.image_orientation import upright
 from swell.sdk.step_model import NOT_FINITE
 from swell.weights.formats import read_header
 from swell.weights.torch_tensors import load_torch
+from swell_models.taming import diffusers_config, diffusers_name, is_taming
+from swell_models.vqgan_clip import Phrase
 
 OUT_OF_MEMORY: Final = (torch.OutOfMemoryError,)
 

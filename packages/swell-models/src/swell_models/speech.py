@@ -30,7 +30,7 @@ from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.media import Audio
 from swell.sdk.model import Model
 from swell.zoo.embedded import session, weights
-from swell.zoo.pronounce import Pronouncer, sentences, spoken
+from swell_models.pronounce import Pronouncer, sentences, spoken
 
 Floats = NDArray[np.float32]
 

@@ -20,13 +20,13 @@ from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan, StepModel
 from swell.settings.environment import argos_folders
-from swell.zoo import paint
 from swell.zoo.embedded import weights
 from swell.zoo.icons import Floats, Icons, Prompt
 from swell.zoo.pictures import Pixels, resized
 from swell.zoo.prompt_check import CATEGORIES, PromptWords
 from swell.zoo.safety import UNSAFE_FROM, SafetyScore
-from swell.zoo.translate import READ, Translation, Translator
+from swell_models import paint
+from swell_models.translate import READ, Translation, Translator
 
 STAGES: Final = ("translate", "check_prompt", "generate", "style", "upscale", "check_picture")
 #: The enlarger's.

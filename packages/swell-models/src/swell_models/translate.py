@@ -15,15 +15,11 @@ decides where the words do not, and for languages without a list. A text that ma
 taken for it: a wrong translation costs more than none.
 """
 
-import gzip
 import json
 import re
-import unicodedata
 import zlib
-from bisect import bisect_left
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Annotated, Any, Final
@@ -37,6 +33,7 @@ from swell.sdk.context import Item, Reject
 from swell.sdk.model import Model
 from swell.settings.environment import argos_folders
 from swell.zoo.embedded import weights
+from swell.zoo.word_lists import ENDINGS, FUNCTION_WORDS, fold, word_lists, words_of
 
 #: What languages are called, by ISO 639-1 code.
 LANGUAGES: Final[Mapping[str, str]] = {
@@ -66,8 +63,6 @@ _BY_SCRIPT: Final = (
 #: Letters of Turkish, which the runs of letters do not know.
 _TURKISH: Final = re.compile("[ığ]")
 _LATIN: Final = re.compile("[a-z\u00e0-\u024f]")
-
-_WORD: Final = re.compile(r"[^\W_]+(?:[-\u2019'][^\W_]+)*|[\u2019']|[^\w\s]+|_+", re.UNICODE)
 #: Signs that are drawn as nothing. Those that join emoji, or letters of India, say something.
 _UNSEEN: Final = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
@@ -75,101 +70,10 @@ _UNSEEN: Final = re.compile(
 )
 #: Packages were taught sentence by sentence.
 _SENTENCES: Final = re.compile(r"(?<=[.!?])\s+")
-#: Longest phrase of the list, in words.
-_LONGEST: Final = 6
-#: Letters that a word has at least which is looked up without its accents.
-_SHORTEST_FOLD: Final = 3
-#: Endings that a word may have lost or changed against the list: (ending, in its place).
-_ENDINGS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
-    "es": (
-        ("s", ""),
-        ("es", ""),
-        ("as", "o"),
-        ("a", "o"),
-        ("ita", "a"),
-        ("ito", "o"),
-        ("ces", "z"),
-    ),
-    "pt": (
-        ("s", ""),
-        ("es", ""),
-        ("as", "o"),
-        ("a", "o"),
-        ("inha", "a"),
-        ("inho", "o"),
-        ("ns", "m"),
-    ),
-    "fr": (("s", ""), ("x", ""), ("e", ""), ("es", ""), ("aux", "al")),
-    "de": (("e", ""), ("n", ""), ("en", ""), ("er", ""), ("es", ""), ("s", ""), ("em", "")),
-    "it": (("i", "o"), ("e", "a"), ("i", "e"), ("a", "o"), ("ini", "ino"), ("he", "a")),
-}
-#: By kinds of pieces: a noun, then adjectives, the last perhaps after an "and".
-_NOUN_AND_QUALITIES: Final = re.compile(r"[n?]j+(?:cj)?")
-#: Where adjectives stand before their noun already.
-_ADJECTIVE_FIRST: Final = frozenset({"de"})
-#: English ones that other languages have too, but with other words beside them.
-_SMALL_WORDS: Final = frozenset(
-    ("a", "an", "the", "in", "on", "of", "and", "with", "to", "at", "no", "all", "come")
-)
-#: With two words after it, an article is English, but for a language that has one like it.
-_ARTICLES: Final = frozenset({"a", "an", "the"})
-_A_IS_THE: Final = frozenset({"pt"})
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-#: Articles, prepositions, pronouns, conjunctions and auxiliaries, by language.
-_FUNCTION_WORDS: Final[Mapping[str, frozenset[str]]] = {
-    "en": _words("""
-        a about after all also an and any are as at be been before behind being between but by can
-        could do does down during for from had has have he her here him his i if in into is it its
-        just like me my near no not of off on only onto or our out over she so some than that the
-        their them then there these they this those through to under up very was we were what when
-        where which while who whose will with without would you your
-    """),
-    "es": _words("""
-        el la los las lo un una unos unas de del al a en con sin por para sobre bajo entre hacia
-        desde hasta y e o u que como pero si no se su sus mi mis tu te me le les nos es son era está
-        están fue ser hay ha han este esta estos estas ese esa eso más muy ya también donde cuando
-        quien porque todo toda todos yo él ella ellos ni nada nunca siempre cada hace tiene tienen
-        puede qué cómo sólo
-    """),
-    "pt": _words("""
-        o a os as um uma uns umas de do da dos das em no na nos nas ao à aos às com sem por para
-        pelo pela sobre sob entre até e ou que como mas se não seu sua seus suas meu minha meus
-        minhas te me lhe é são era está estão foi ser há tem este esta isto esse essa isso mais
-        muito já também onde quando quem porque todo toda todos eu ele ela eles você nem só num numa
-        nada nunca sempre cada faz pode pra pelos pelas
-    """),
-    "fr": _words("""
-        le la les l un une des du de d au aux à en dans sur sous avec sans pour par chez entre vers
-        et ou que qu qui où comme mais si ne n pas plus se s son sa ses mon ma mes ton ta je j tu il
-        elle nous vous ils elles on ce c cet cette ces est sont était être a ont y très tout toute
-        tous lui leur leurs votre peut fait aussi bien quand même
-    """),
-    "de": _words("""
-        der die das den dem des ein eine einen einem einer eines und oder aber in im ins an am auf
-        aus bei beim mit ohne nach von vom vor zu zum zur für über unter hinter neben zwischen durch
-        um als wie dass wenn weil ich du er sie es wir ihr mein meine meinen meiner sein seine
-        seinen ihre ihren ist sind war hat haben wird werden nicht kein keine keinen auch nur noch
-        sehr so sich man was wer wo dieser diese dieses mich mir dich dir uns ihm ihn bin bist habe
-        kann muss soll hier dort dann doch alle
-    """),
-    "it": _words("""
-        il lo la l i gli le un uno una di d del dello della dei degli delle dell a al allo alla ai
-        agli alle all da dal dallo dalla dai in nel nello nella nei nelle nell su sul sullo sulla
-        sui sulle sull con senza per tra fra sotto sopra e ed o ma che come se non mi ti si ci vi
-        suo sua suoi sue mio mia miei mie è sono era sta stanno ha hanno c questo questa questi
-        quello quella quelle quel più molto anche dove quando chi io lui lei noi loro ho hai fa ogni
-        così perché dopo prima sempre mai
-    """),
-}
 _LETTERS: Final = frozenset(ascii_lowercase) - {"a"}
 #: Function words that another language has as another word, particles of names (Rio de Janeiro,
 #: van Gogh) and letters (vitamin e) say nothing of a text's language.
-_NEUTRAL: Final = _LETTERS | _words("""
+_NEUTRAL: Final = _LETTERS | words_of("""
     à ai all am as bien bin che chi com come con den die do dove era fur ha han hat hay ho in ma man
     me mi mia no on os par per plus pour sans seine sin so sob son sue ton tout war was
     da de del des di du el la las le los van von
@@ -222,146 +126,6 @@ class Detector:
         return dict(zip(self.languages, found.tolist(), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Some English words for some of the text. Kinds: a p c j n v, `.` for marks, `?` unknown."""
-
-    english: str
-    kind: str
-    #: Words of the text that it stands for, and whether they were written against each other.
-    words: int = 1
-    glued: bool = False
-
-
-class Glossary:
-    """Translates word by word.
-
-    Args:
-        path: `glossary.tsv`: language, word, kind and English, a row each.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._known: dict[str, dict[str, tuple[str, str]]] = {}
-        for line in path.read_text(encoding="utf-8").splitlines():
-            language, word, kind, english = line.split("\t")
-            self._known.setdefault(language, {})[word] = (english, kind)
-        self._folded = {language: _by_fold(known) for language, known in self._known.items()}
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        """Those that it translates from."""
-        return tuple(self._known)
-
-    def known(self, text: str, language: str, english: Container[str] = frozenset()) -> float:
-        """Return which share of the words it knows, 0 to 1, with those that are English."""
-        pieces = self._pieces(text, language, english)
-        count = sum(piece.words for piece in pieces if piece.kind != ".")
-        return sum(p.words for p in pieces if p.kind not in ".?") / count if count else 0.0
-
-    def has(self, word: str, language: str) -> bool:
-        """Whether the list of a language has a word."""
-        return self._found(word.lower(), language) is not None
-
-    def __call__(self, text: str, language: str, english: Container[str] = frozenset()) -> str:
-        """Return the text in English; what it does not know stays.
-
-        Args:
-            text: A few words.
-            language: Which list to use.
-            english: Words that stay as they are where they stand among others of these, one of
-                which the language has not: a red fox en la nieve.
-        """
-        pieces = self._pieces(text, language, english)
-        if language not in _ADJECTIVE_FIRST:
-            pieces = _adjectives_first(pieces)
-        return _written(pieces)
-
-    def _pieces(
-        self, text: str, language: str, english: Container[str] = frozenset()
-    ) -> list[_Piece]:
-        words = [(m.group(), m.start(), m.end()) for m in _WORD.finditer(_parted(text, language))]
-        kept = self._kept([word for word, _, _ in words], language, english)
-        pieces: list[_Piece] = []
-        at, ended = 0, -1
-        while at < len(words):
-            glued = words[at][1] == ended
-            piece = self._longest([word for word, _, _ in words[at : at + _LONGEST]], language)
-            if at in kept and piece.words == 1:
-                word = words[at][0]
-                piece = _Piece(word, "p" if word.lower() in _SMALL_WORDS else "n")
-            pieces.append(_Piece(piece.english, piece.kind, piece.words, glued))
-            at += piece.words
-            ended = words[at - 1][2]
-        return pieces
-
-    def _kept(self, words: Sequence[str], language: str, english: Container[str]) -> set[int]:
-        """Return the places of what is English already.
-
-        That is runs of its words with one that only English has, or behind its article.
-        """
-        kept, run = set[int](), list[int]()
-        for at, word in enumerate((*words, "")):
-            if word.lower() in english:
-                run.append(at)
-                continue
-            said = [words[i].lower() for i in run]
-            content = [word for word in said if word not in _SMALL_WORDS]
-            begins = language not in _A_IS_THE and len(content) > 1 and said[0] in _ARTICLES
-            if begins or not all(self.has(word, language) for word in content):
-                kept.update(run)
-            run = []
-        return kept
-
-    def _longest(self, words: Sequence[str], language: str) -> _Piece:
-        """Return what the first of these words means, with as many of the next as the list has."""
-        if not any(letter.isalnum() for letter in words[0]):
-            return _Piece(words[0], ".")
-        for count in range(len(words), 0, -1):
-            phrase = " ".join(words[:count])
-            # A German noun that is an adjective in small letters: Junge.
-            found = self._known[language].get(phrase) or self._found(phrase.lower(), language)
-            if found is not None:
-                return _Piece(*found, count)
-        return _Piece(words[0], "?")
-
-    def _found(self, phrase: str, language: str) -> tuple[str, str] | None:
-        """Look a phrase up as it is written, then without accents, then less its ending."""
-        known, folded = self._known[language], self._folded[language]
-        bare = _fold(phrase)
-        if found := known.get(phrase) or folded.get(bare):
-            return found
-        for ending, instead in _ENDINGS[language]:
-            if phrase.endswith(ending) and len(stem := phrase.removesuffix(ending) + instead) > 2:
-                found = known.get(stem) or folded.get(bare.removesuffix(ending) + instead)
-                if found:
-                    return found
-        return None
-
-
-def _fold(text: str) -> str:
-    """Return a text without accents, as many type it: aviao."""
-    if text.isascii():
-        return text
-    parts = unicodedata.normalize("NFKD", text)
-    return "".join(letter for letter in parts if not unicodedata.combining(letter))
-
-
-def _by_fold(known: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Return what words with accents mean by how they are typed without.
-
-    Of words that are typed alike, what the text encoder has a word for comes first. What is a
-    word as it is typed, in this language or as a small one in English, means what it is: thé.
-    """
-    drawn, found = _english_words(), dict[str, tuple[str, str]]()
-    for word, row in known.items():
-        bare = _fold(word)
-        if bare == word or bare in known or bare in _SMALL_WORDS or len(bare) < _SHORTEST_FOLD:
-            continue
-        if bare not in found or (found[bare][0] not in drawn and row[0] in drawn):
-            found[bare] = row
-    return found
-
-
 def _by_script(text: str) -> tuple[str, ...]:
     """Return the languages that most of a text's letters belong to; none for Latin ones."""
     latin = len(_LATIN.findall(text))
@@ -381,37 +145,6 @@ def _seen(text: str) -> str:
     if "\u200b" in text and not any(letter.isspace() for letter in text):
         text = text.replace("\u200b", " ").strip()
     return _UNSEEN.sub("", text)
-
-
-def _parted(text: str, language: str) -> str:
-    """Return the text with what French and Italian write together taken apart: l'orso, l' orso."""
-    if language not in ("fr", "it"):
-        return text
-    return re.sub(r"\b(\w{1,5})[\u2019'](?=\w)", r"\1 ", text)
-
-
-def _adjectives_first(pieces: Sequence[_Piece]) -> list[_Piece]:
-    """Put the adjectives after a noun before it: gato azul pequeño, gato azul y pequeño.
-
-    The last comes first, unless they are joined.
-    """
-    kinds = "".join(piece.kind for piece in pieces)
-    found = list(pieces)
-    for match in _NOUN_AND_QUALITIES.finditer(kinds):
-        noun, *qualities = pieces[match.start() : match.end()]
-        if "c" not in match.group():
-            qualities.reverse()
-        found[match.start() : match.end()] = [*qualities, noun]
-    return found
-
-
-def _written(pieces: Sequence[_Piece]) -> str:
-    """Join the pieces, with the right article."""
-    text = ""
-    for piece in pieces:
-        text += piece.english if piece.glued or not text else f" {piece.english}"
-    text = re.sub(r"\b(a|the) (?:a|the)\b", r"\1", text)
-    return re.sub(r"\ba(?= [aeiou])", "an", text)
 
 
 class Argos:
@@ -474,22 +207,6 @@ def _opened(folder: Path) -> tuple[Any, Any, str]:
     return pieces, network, str(facts.get("target_prefix", ""))
 
 
-class English:
-    """The words of English. A sorted list loads in a quarter of the time that a set takes."""
-
-    def __init__(self, path: Path) -> None:
-        self._words = gzip.decompress(path.read_bytes()).split()
-        foreign = (_FUNCTION_WORDS[language] for language in _ENDINGS)
-        self._foreign = frozenset[str]().union(*foreign) - _SMALL_WORDS
-
-    def __contains__(self, word: object) -> bool:
-        if not isinstance(word, str) or word in self._foreign:
-            return False
-        raw = word.encode(errors="replace")
-        at = bisect_left(self._words, raw)
-        return word in _FUNCTION_WORDS["en"] or self._words[at : at + 1] == [raw]
-
-
 class Translator:
     """Brings texts into English by the best way at hand.
 
@@ -502,14 +219,14 @@ class Translator:
         self._english, self._glossary = word_lists()
         self._argos = Argos(folders)
         self._small = {
-            language: words | {_fold(word) for word in words}
-            for language, words in _FUNCTION_WORDS.items()
+            language: words | {fold(word) for word in words}
+            for language, words in FUNCTION_WORDS.items()
         }
-        foreign = frozenset[str]().union(*(self._small[language] for language in _ENDINGS))
+        foreign = frozenset[str]().union(*(self._small[language] for language in ENDINGS))
         self._own = {
             language: frozenset(word for word in self._small[language] if word not in self._english)
             - (_NEUTRAL - _LETTERS)
-            for language in _ENDINGS
+            for language in ENDINGS
         } | {"en": self._small["en"] - foreign}
 
     @property
@@ -534,7 +251,7 @@ class Translator:
         if english == len(content):
             return "en", True
         scores = self._detector.scores(text)
-        votes = {language: self._votes(words, language) for language in _ENDINGS}
+        votes = {language: self._votes(words, language) for language in ENDINGS}
         ours = english + sum(word in self._own["en"] for word in content)
         # A language without a list is likely only where no list has most of the words.
         is_unknown = english < len(content) / 2 and max(votes.values()) <= len(words) / 2
@@ -597,21 +314,8 @@ class Translator:
         return Translation(said, told, "glossary", round(known, 3))
 
 
-@cache
-def word_lists() -> tuple[English, Glossary]:
-    """Return the lists that ship, once for all models of a process."""
-    return English(weights("english.txt.gz")), Glossary(weights("glossary.tsv"))
-
-
 def _name(language: str) -> str:
     return LANGUAGES.get(language, language)
-
-
-@cache
-def _english_words() -> frozenset[str]:
-    """Return the words that the text encoder has pieces of their own for."""
-    lines = weights("icons-vocab.txt").read_text(encoding="utf-8").splitlines()
-    return frozenset(line for line in lines if line.isascii() and line.isalpha() and len(line) > 2)
 
 
 class Translate(Model):

@@ -29,7 +29,8 @@ from swell.families.asked import course, loras, reference_scale, seed, side, unw
 from swell.families.recognise import Facts
 from swell.sdk.context import Reject
 from swell.sdk.media import Image
-from swell.zoo import embedded, faces, pictures, scenes
+from swell.zoo import embedded, pictures
+from swell_models import faces, scenes
 
 #: The scenarios that ship with Swell.
 SCENARIOS: Final = Path(scenes.__file__).with_name("scenes.toml")

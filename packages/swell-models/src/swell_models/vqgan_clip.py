@@ -20,16 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.errors import InvalidModel
-from swell.families.taming import diffusers_config, is_taming
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import Definition
 from swell.sdk.define import define as define_model
 from swell.sdk.media import Image
 from swell.sdk.model import Model
 from swell.weights.files import read_settings
-
-#: `_class_name` in `model_index.json`.
-CLASS_NAME: Final = "VQGANCLIP"
+from swell_models.taming import diffusers_config, is_taming
 
 #: A side is this long at most; the decoder and its gradient take 1 GB for each 256 x 256 px.
 MAX_SIDE_PX: Final = 1024
@@ -40,7 +37,7 @@ MAX_PHRASES: Final = 16
 #: Of one phrase, either way.
 MAX_WEIGHT: Final = 100.0
 
-_SEARCH: Final = "swell.families.vqgan_clip_torch"
+_SEARCH: Final = "swell_models.vqgan_clip_torch"
 
 #: What a folder of weights is made of; anything else in it is not looked at.
 _SUFFIXES: Final = (".json", ".txt", ".safetensors")
@@ -52,11 +49,6 @@ class Phrase:
 
     text: str
     weight: float = 1.0
-
-
-def recognises(index: Mapping[str, Any]) -> bool:
-    """Whether a `model_index.json` says that its folder holds a VQGAN and a CLIP."""
-    return index.get("_class_name") == CLASS_NAME
 
 
 def is_complete(folder: Path) -> bool:
