@@ -10,10 +10,10 @@ from typing import Any
 
 from machine import say
 from swell.core.clock import SystemClock
+from swell.models.icons import STYLES, Icons
 from swell.sdk.context import Item
 from swell.sdk.step_model import StepModel, whole
 from swell.worker.denoise import Denoiser, Request
-from swell.zoo.icons import STYLES, Icons
 from swell_models.simulated_gpu import CurveModel
 
 PROMPTS = (

@@ -39,8 +39,8 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from machine import quiet, report, say
+from swell.models.icons import STYLES, Icons
 from swell.sdk.context import Item
-from swell.zoo.icons import STYLES, Icons
 from swell_models.translate import Translator
 
 JUDGE = Path(__file__).with_name("judge")

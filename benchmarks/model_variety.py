@@ -25,10 +25,10 @@ import PIL.Image
 
 from machine import report
 from model_quality import PX, Judge
+from swell.models.icons import Icons
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.pipeline import load_pipelines
-from swell.zoo.icons import Icons
 from swell_models.paint import Paint
 
 COUNT, EVERY = 4, 2

@@ -1,6 +1,6 @@
 """Samples on the cards of the built-in models that `look_pictures.py` has none for.
 
-    python look_cards.py WORK ../src/swell/zoo/samples DEMOS  # swell_models/samples
+    python look_cards.py WORK ../src/swell/models/samples DEMOS  # swell_models/samples
 
 Pictures, a sound and texts: what each model makes of the input that its caption tells.
 """

@@ -19,7 +19,7 @@ pytest.importorskip("swell_models")
 from commandline import Swell, ready_line, stop
 from pages import Reader, block, commands
 from swell.client.access import read_access
-from swell.zoo.pictures import sample
+from swell.models.pictures import sample
 
 
 @pytest.fixture(scope="module")

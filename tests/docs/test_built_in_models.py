@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-import swell.zoo
+import swell.models
 import swell_models
 from swell.core.errors import InvalidModel
 from swell.sdk.model_loader import load_models
@@ -21,7 +21,7 @@ def built_in() -> set[str]:
     """Names of the models that come with Swell and are no demonstrations."""
     names = set()
     for module in (
-        *pkgutil.iter_modules(swell.zoo.__path__, "swell.zoo."),
+        *pkgutil.iter_modules(swell.models.__path__, "swell.models."),
         *pkgutil.iter_modules(swell_models.__path__, "swell_models."),
     ):
         if module.name.endswith("_torch"):

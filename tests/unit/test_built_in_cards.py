@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-import swell.zoo
+import swell.models
 import swell_models
 from swell.core.errors import InvalidModel, NotFound
 from swell.sdk.define import Definition
@@ -18,7 +18,7 @@ from swell.worker.lacks import hints_of_card
 def built_in() -> list[Definition]:
     found: dict[str, Definition] = {}
     modules = [
-        *pkgutil.iter_modules(swell.zoo.__path__, "swell.zoo."),
+        *pkgutil.iter_modules(swell.models.__path__, "swell.models."),
         *pkgutil.iter_modules(swell_models.__path__, "swell_models."),
     ]
     for module in modules:

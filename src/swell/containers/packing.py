@@ -372,7 +372,7 @@ def _start_of(ref: str) -> tuple[Module, str]:
         return Module(path, path.parent), attribute
     if "/" in name:
         # `look` rejects other names, and says which there are.
-        name = built_in_module(name) or "swell.zoo"
+        name = built_in_module(name) or "swell.models"
     try:
         start = place_of(name)
     except Nowhere:

@@ -24,18 +24,18 @@ _BUILT_IN: Final = {
     "swell/contact-sheet": "swell_models.contact_sheet",
     "swell/cutout": "swell_models.cutout",
     "swell/faces": "swell_models.faces",
-    "swell/icons": "swell.zoo.icons",
+    "swell/icons": "swell.models.icons",
     "swell/paint": "swell_models.paint",
     "swell/portraits": "swell_models.portraits",
-    "swell/prompt-check": "swell.zoo.prompt_check",
-    "swell/safety": "swell.zoo.safety",
+    "swell/prompt-check": "swell.models.prompt_check",
+    "swell/safety": "swell.models.safety",
     "swell/speech": "swell_models.speech",
     "swell/translate": "swell_models.translate",
-    "swell/upscale": "swell.zoo.upscale",
+    "swell/upscale": "swell.models.upscale",
 }
 
 #: The module of all other models under `demo/`.
-_STUB: Final = "swell.zoo.stub"
+_STUB: Final = "swell.models.stub"
 
 #: Makes models from files that `swell models add` wrote; it is a layer above this module.
 _ADDED: Final = "swell.families.measured"
@@ -64,13 +64,13 @@ def load_models(ref: str) -> list[Definition]:
 
 
 def built_in_module(ref: str) -> str | None:
-    """Return the module of a built-in model, such as `swell.zoo.icons` for `swell/icons`."""
+    """Return the module of a built-in model, such as `swell.models.icons` for `swell/icons`."""
     return _BUILT_IN.get(ref, _STUB if ref.startswith("demo/") else None)
 
 
 def _built_in_models(ref: str) -> list[Definition]:
     owner, _, name = ref.partition("/")
-    if owner == "swell" and (Path(__file__).parents[1] / f"zoo/pipelines/{name}.toml").is_file():
+    if owner == "swell" and (Path(__file__).parents[1] / f"models/pipelines/{name}.toml").is_file():
         raise NotFound(
             f"{ref} is a pipeline, not a model: `swell up --pipelines {ref}` serves it; plain "
             "`swell up` serves it with its models"

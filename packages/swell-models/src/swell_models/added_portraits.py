@@ -27,9 +27,9 @@ from swell import ui
 from swell.core.errors import InvalidModel
 from swell.families.asked import course, loras, reference_scale, seed, side, unwanted
 from swell.families.recognise import Facts
+from swell.models import embedded, pictures
 from swell.sdk.context import Reject
 from swell.sdk.media import Image
-from swell.zoo import embedded, pictures
 from swell_models import faces, scenes
 
 #: The scenarios that ship with Swell.

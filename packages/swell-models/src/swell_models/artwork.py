@@ -16,15 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from swell import ui
 from swell.core.clock import SystemClock
 from swell.core.records import Speed
+from swell.models.embedded import weights
+from swell.models.icons import Floats, Icons, Prompt
+from swell.models.pictures import Pixels, resized
+from swell.models.prompt_check import CATEGORIES, PromptWords
+from swell.models.safety import UNSAFE_FROM, SafetyScore
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan, StepModel
 from swell.settings.environment import argos_folders
-from swell.zoo.embedded import weights
-from swell.zoo.icons import Floats, Icons, Prompt
-from swell.zoo.pictures import Pixels, resized
-from swell.zoo.prompt_check import CATEGORIES, PromptWords
-from swell.zoo.safety import UNSAFE_FROM, SafetyScore
 from swell_models import paint
 from swell_models.translate import READ, Translation, Translator
 

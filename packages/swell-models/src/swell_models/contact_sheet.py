@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.records import Speed
+from swell.models.pictures import LIMITS, sample
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.image_orientation import upright
 from swell.sdk.media import Image
 from swell.sdk.model import Model
-from swell.zoo.pictures import LIMITS, sample
 
 #: Pixels of a sheet at most.
 _MOST_PIXELS: Final = 64_000_000

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.records import Speed
+from swell.models.embedded import session, weights
+from swell.models.pictures import LIMITS, Pixels, closed, parted, sample
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.model import Model
-from swell.zoo.embedded import session, weights
-from swell.zoo.pictures import LIMITS, Pixels, closed, parted, sample
 
 _SEEN_PX = 320
 _MEANS: Final = np.array([0.485, 0.456, 0.406], np.float32)

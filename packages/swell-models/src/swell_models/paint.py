@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.records import Speed
+from swell.models.embedded import session, weights
+from swell.models.pictures import LIMITS, Pixels, closed, opened, resized, sample
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image
 from swell.sdk.model import Model
-from swell.zoo.embedded import session, weights
-from swell.zoo.pictures import LIMITS, Pixels, closed, opened, resized, sample
 
 Floats = NDArray[np.float32]
 

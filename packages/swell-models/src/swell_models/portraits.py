@@ -22,12 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.records import Speed
+from swell.models.embedded import weights
+from swell.models.pictures import LIMITS, Pixels, opened, resized, sample
+from swell.models.upscale import Upscaler
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.media import Image
 from swell.sdk.model import Model
-from swell.zoo.embedded import weights
-from swell.zoo.pictures import LIMITS, Pixels, opened, resized, sample
-from swell.zoo.upscale import Upscaler
 from swell_models.cutout import Mask
 from swell_models.faces import NO_FACE, Face, FaceDetector
 from swell_models.paint import STYLES, Brush, Painter

@@ -26,10 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.records import Speed
+from swell.models.embedded import session, weights
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.media import Audio
 from swell.sdk.model import Model
-from swell.zoo.embedded import session, weights
 from swell_models.pronounce import Pronouncer, sentences, spoken
 
 Floats = NDArray[np.float32]

@@ -29,11 +29,11 @@ from pydantic import BaseModel, Field
 
 from swell import ui
 from swell.core.records import Speed
+from swell.models.embedded import weights
+from swell.models.word_lists import ENDINGS, FUNCTION_WORDS, fold, word_lists, words_of
 from swell.sdk.context import Item, Reject
 from swell.sdk.model import Model
 from swell.settings.environment import argos_folders
-from swell.zoo.embedded import weights
-from swell.zoo.word_lists import ENDINGS, FUNCTION_WORDS, fold, word_lists, words_of
 
 #: What languages are called, by ISO 639-1 code.
 LANGUAGES: Final[Mapping[str, str]] = {

@@ -35,14 +35,14 @@ from pydantic_core import PydanticCustomError
 
 from swell import ui
 from swell.core.records import Speed
+from swell.models.embedded import session, weights
+from swell.models.pictures import Pixels, closed
+from swell.models.subjects import Subjects
+from swell.models.upscale import Upscaler
+from swell.models.word_lists import word_lists
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan, Sampler, StepModel
-from swell.zoo.embedded import session, weights
-from swell.zoo.pictures import Pixels, closed
-from swell.zoo.subjects import Subjects
-from swell.zoo.upscale import Upscaler
-from swell.zoo.word_lists import word_lists
 
 Floats = NDArray[np.float32]
 

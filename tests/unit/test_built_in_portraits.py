@@ -6,9 +6,9 @@ from pydantic import ValidationError
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
+from swell.models.embedded import weights
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.media import Image
-from swell.zoo.embedded import weights
 from swell_models.faces import FaceDetector
 from swell_models.paint import STYLES
 from swell_models.portraits import Portraits, Studio

@@ -7,9 +7,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from swell.models.embedded import weights
 from swell.sdk.image_orientation import upright
 from swell.sdk.media import Image, Within
-from swell.zoo.embedded import weights
 
 Pixels = NDArray[np.uint8]
 

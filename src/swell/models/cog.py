@@ -2,7 +2,7 @@
 
 Name one in a file of models:
 
-    from swell.zoo import cog
+    from swell.models import cog
 
     Theirs = cog.image("owner/name", "r8.example/owner/name@sha256:…")
     Other = cog.server("owner/other", "http://127.0.0.1:5000")
@@ -23,10 +23,8 @@ from typing import Any, ClassVar, Final
 import aiohttp
 
 from swell.core.errors import InvalidModel
-from swell.sdk.context import Cancelled, Item, Reject
-from swell.sdk.model import Batch, Model
-from swell.zoo.cog_schema import CogSchema
-from swell.zoo.cog_server import (
+from swell.models.cog_schema import CogSchema
+from swell.models.cog_server import (
     AT_ONCE,
     ContainerOptions,
     Running,
@@ -39,7 +37,9 @@ from swell.zoo.cog_server import (
     start_container,
     start_program,
 )
-from swell.zoo.remote import logged_progress, plain_of
+from swell.models.remote import logged_progress, plain_of
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.model import Batch, Model
 
 __all__ = ["CogModel", "ContainerOptions", "image", "program", "server"]
 

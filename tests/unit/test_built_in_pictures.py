@@ -24,14 +24,14 @@ from pydantic import BaseModel, ValidationError
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
+from swell.models.embedded import weights
+from swell.models.pictures import closed, opened, resized, sample
+from swell.models.safety import Safety, SafetyScore
+from swell.models.upscale import Upscale, Upscaler
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image
 from swell.sdk.model import Model
 from swell.sdk.model_loader import load_models
-from swell.zoo.embedded import weights
-from swell.zoo.pictures import closed, opened, resized, sample
-from swell.zoo.safety import Safety, SafetyScore
-from swell.zoo.upscale import Upscale, Upscaler
 from swell_models.cutout import Cutout, Mask
 from swell_models.faces import LANDMARKS, FaceDetector, Faces
 from swell_models.paint import STYLES, VARIED, Brush, Paint, Painter
@@ -403,7 +403,7 @@ import io, resource, sys
 import PIL.Image
 from swell.sdk.context import Item
 from swell.sdk.media import Image
-from swell.zoo.safety import Safety
+from swell.models.safety import Safety
 
 file = io.BytesIO()
 PIL.Image.new("1", (6000, 6000)).save(file, "PNG")

@@ -15,11 +15,11 @@ from pydantic import BaseModel, Field
 
 from swell import ui
 from swell.core.records import Speed
+from swell.models.embedded import session, weights
+from swell.models.pictures import Pixels, closed, opened, sample
 from swell.sdk.context import Cancelled, Item
 from swell.sdk.media import Image, Within
 from swell.sdk.model import Model
-from swell.zoo.embedded import session, weights
-from swell.zoo.pictures import Pixels, closed, opened, sample
 
 Factor = Literal[2, 4]
 #: What the network itself does.

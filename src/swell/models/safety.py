@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.records import Speed
+from swell.models.embedded import session, weights
+from swell.models.pictures import LIMITS, Pixels, closed, sample
 from swell.sdk.context import Item
 from swell.sdk.image_orientation import upright
 from swell.sdk.media import Image
 from swell.sdk.model import Batch, Model
-from swell.zoo.embedded import session, weights
-from swell.zoo.pictures import LIMITS, Pixels, closed, sample
 
 #: What its authors recommend: below the first it is most likely safe, from the second unsafe, and
 #: between the two somebody should look.

@@ -11,7 +11,7 @@ from swell.sdk.context import Item, Reject
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-from swell.zoo.icons import Icons
+from swell.models.icons import Icons
 from swell_models.artwork import STAGES, Artwork
 
 

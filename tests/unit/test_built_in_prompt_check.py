@@ -9,8 +9,8 @@ from swell.sdk.context import Item
 
 pytest.importorskip("swell_models")
 
-from swell.zoo.embedded import weights
-from swell.zoo.prompt_check import CATEGORIES, PromptCheck, PromptWords
+from swell.models.embedded import weights
+from swell.models.prompt_check import CATEGORIES, PromptCheck, PromptWords
 
 #: A child together with something sexual, however it is said; never to be drawn.
 MINORS = """

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.zoo.word_lists import English, Glossary
+from swell.models.word_lists import English, Glossary
 
 #: A phrase is known if its vector is at least this close to that of a name (cosine).
 KNOWN_FROM: Final = 0.75

@@ -38,6 +38,8 @@ from pydantic_core import PydanticCustomError
 from swell import ui
 from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidModel, InvalidRequest
+from swell.models.cog_schema import data_of
+from swell.models.remote_outputs import Meant
 from swell.net.safe_http import Outbound
 from swell.net.url_policy import CheckedUrl, UrlPolicy, bare_url
 from swell.sdk.context import Cancelled, Item, Reject
@@ -45,8 +47,6 @@ from swell.sdk.define import define
 from swell.sdk.media import Audio, File, Image, Video, Within
 from swell.sdk.model import Batch, Model
 from swell.settings.environment import state_folder
-from swell.zoo.cog_schema import data_of
-from swell.zoo.remote_outputs import Meant
 
 #: Largest file that is taken of an answer.
 _MOST_BYTES: Final = 100 * 1024**2
