@@ -18,7 +18,7 @@ from swell.models.embedded import weights
 _WORD: Final = re.compile(r"[^\W_]+(?:[-\u2019'][^\W_]+)*|[\u2019']|[^\w\s]+|_+", re.UNICODE)
 #: Longest phrase of the list, in words.
 _LONGEST: Final = 6
-#: Letters that a word has at least which is looked up without its accents.
+#: Shortest word, in letters, that is looked up without its accents.
 _SHORTEST_FOLD: Final = 3
 #: Endings that a word may have lost or changed against the list: (ending, in its place).
 ENDINGS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
@@ -48,7 +48,7 @@ ENDINGS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
 _NOUN_AND_QUALITIES: Final = re.compile(r"[n?]j+(?:cj)?")
 #: Where adjectives stand before their noun already.
 _ADJECTIVE_FIRST: Final = frozenset({"de"})
-#: English ones that other languages have too, but with other words beside them.
+#: English words that other languages have too, but next to other words.
 _SMALL_WORDS: Final = frozenset(
     ("a", "an", "the", "in", "on", "of", "and", "with", "to", "at", "no", "all", "come")
 )
@@ -116,7 +116,7 @@ class _Piece:
 
     english: str
     kind: str
-    #: Words of the text that it stands for, and whether they were written against each other.
+    #: Number of words of the text that it translates, and whether no space precedes them.
     words: int = 1
     glued: bool = False
 
@@ -151,7 +151,7 @@ class Glossary:
         return self._found(word.lower(), language) is not None
 
     def __call__(self, text: str, language: str, english: Container[str] = frozenset()) -> str:
-        """Return the text in English; what it does not know stays.
+        """Return the text in English; unknown words stay as they are.
 
         Args:
             text: A few words.
@@ -183,7 +183,7 @@ class Glossary:
         return pieces
 
     def _kept(self, words: Sequence[str], language: str, english: Container[str]) -> set[int]:
-        """Return the places of what is English already.
+        """Return the places of words that are English already.
 
         That is runs of its words with one that only English has, or behind its article.
         """
@@ -237,8 +237,8 @@ def fold(text: str) -> str:
 def _by_fold(known: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """Return what words with accents mean by how they are typed without.
 
-    Of words that are typed alike, what the text encoder has a word for comes first. What is a
-    word as it is typed, in this language or as a small one in English, means what it is: thé.
+    Of words that are typed alike, one that the text encoder knows comes first. A word that exists
+    without accents, in this language or as a small word of English, keeps its own meaning: thé.
     """
     drawn, found = _english_words(), dict[str, tuple[str, str]]()
     for word, row in known.items():
@@ -305,6 +305,6 @@ def word_lists() -> tuple[English, Glossary]:
 
 @cache
 def _english_words() -> frozenset[str]:
-    """Return the words that the text encoder has pieces of their own for."""
+    """Return the words that are a single piece for the text encoder."""
     lines = weights("icons-vocab.txt").read_text(encoding="utf-8").splitlines()
     return frozenset(line for line in lines if line.isascii() and line.isalpha() and len(line) > 2)
