@@ -111,7 +111,7 @@ site: ## Build the documentation's site into .site/html; whatever is dead or dou
 
 constraints: ## Choose the newest versions of all dependencies; needs uv.
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
-		--no-emit-index-url --no-emit-package swell-models --no-emit-package torch --no-header --no-annotate --quiet -o constraints.txt
+		--no-emit-index-url --no-emit-package swell --no-emit-package swell-models --no-emit-package torch --no-header --no-annotate --quiet -o constraints.txt
 
 clean: ## Remove what was made here: environment, caches, data.
 	rm -rf .site dist web/dist web/node_modules .venv .venv-torch .swell .bench pictures .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -27,9 +27,9 @@ import numpy as np
 from engine_rig import requests, some_icons
 from machine import report, say
 from swell.core.clock import SystemClock
+from swell.models.icons import Icons
 from swell.sdk.step_model import StepModel, whole
 from swell.worker.denoise import Denoiser
-from swell.zoo.icons import Icons
 
 WANTED = "wanted"
 PINNED = 8

@@ -10,11 +10,11 @@ from typing import Any
 
 from machine import say
 from swell.core.clock import SystemClock
+from swell.models.icons import STYLES, Icons
 from swell.sdk.context import Item
 from swell.sdk.step_model import StepModel, whole
 from swell.worker.denoise import Denoiser, Request
-from swell.zoo.curve import CurveModel
-from swell.zoo.icons import STYLES, Icons
+from swell_models.simulated_gpu import CurveModel
 
 PROMPTS = (
     "a red fox in the snow",

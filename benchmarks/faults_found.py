@@ -125,9 +125,9 @@ FAULTS: dict[str, tuple[str, ...]] = {
         "tests/unit/test_container_packing.py::test_a_file_may_hold_what_only_secrets_hold",
     ),
     "english-is-translated": (
-        "tests/unit/test_zoo_translate.py",
-        "tests/unit/test_zoo_artwork.py::test_a_prompt_that_cannot_be_translated_is_drawn_with_warnings_that_say_so",
-        "tests/unit/test_zoo_artwork.py::test_the_note_comes_with_the_picture",
+        "tests/unit/test_built_in_translate.py",
+        "tests/unit/test_built_in_artwork.py::test_a_prompt_that_cannot_be_translated_is_drawn_with_warnings_that_say_so",
+        "tests/unit/test_built_in_artwork.py::test_the_note_comes_with_the_picture",
     ),
     "tests-need-a-container-engine": (
         "tests/unit/test_autoscaling.py::test_a_worker_elsewhere_is_told_nothing_of_this_machine",

@@ -29,7 +29,6 @@ OTHERS = frozenset(
         "diffusion",
         "weights",
         "families",
-        "zoo",
         "models",
         "engines",
         "cli",

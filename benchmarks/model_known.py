@@ -15,8 +15,8 @@ from pathlib import Path
 
 from machine import report
 from swell.core.results import TaskWarning
+from swell.models.icons import Icons
 from swell.sdk.context import Item
-from swell.zoo.icons import Icons
 
 PROMPTS = Path(__file__).resolve().parent / "prompts"
 COUNT = 300

@@ -39,9 +39,9 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from machine import quiet, report, say
+from swell.models.icons import STYLES, Icons
 from swell.sdk.context import Item
-from swell.zoo.icons import STYLES, Icons
-from swell.zoo.translate import Translator
+from swell_models.translate import Translator
 
 JUDGE = Path(__file__).with_name("judge")
 PX = 64

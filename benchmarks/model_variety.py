@@ -25,11 +25,11 @@ import PIL.Image
 
 from machine import report
 from model_quality import PX, Judge
+from swell.models.icons import Icons
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.pipeline import load_pipelines
-from swell.zoo.icons import Icons
-from swell.zoo.paint import Paint
+from swell_models.paint import Paint
 
 COUNT, EVERY = 4, 2
 #: The style that `swell/picture` painted all pictures in before, in the web app.

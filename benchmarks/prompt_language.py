@@ -17,8 +17,8 @@ from pathlib import Path
 
 from machine import report
 from swell.sdk.context import Item, Reject
-from swell.zoo.artwork import Artwork
-from swell.zoo.translate import Translate
+from swell_models.artwork import Artwork
+from swell_models.translate import Translate
 
 PROMPTS = Path(__file__).resolve().parent / "prompts"
 ENGLISH, FOREIGN = 2000, 500

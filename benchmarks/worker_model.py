@@ -17,11 +17,11 @@ import numpy as np
 import PIL.Image
 
 import swell
+from swell.models.icons import Icons
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan
-from swell.zoo.curve import CurveModel
-from swell.zoo.icons import Icons
+from swell_models.simulated_gpu import CurveModel
 
 #: Rows of a step of `Noted`.
 ROWS = 8

@@ -39,7 +39,7 @@ from swell.protocol.worker_messages import (
 from swell.settings.worker_settings import WorkerSettings
 from swell.worker.encoders import Encoders
 from swell.worker.engine import Worker
-from swell.zoo.curve import SECONDS
+from swell_models.simulated_gpu import SECONDS
 
 #: So many times faster than the machine whose cost curves are taken.
 SPEED = 10.0

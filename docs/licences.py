@@ -97,7 +97,7 @@ _DATA: Final = (
         "Apache-2.0, as Swell",
     ),
     (
-        ("swell/zoo/samples/*", "swell/zoo/styles/*.webp"),
+        ("swell/models/samples/*", "swell/models/styles/*.webp", "swell_models/samples/*"),
         "what the models of `swell-models` and the demonstrations gave; samples of portraits, "
         "faces, cutouts, safety and enlargement were made from `portrait.webp`, which is NASA's, "
         "or from drawn pictures. No endorsement of any kind is meant",

@@ -21,13 +21,13 @@ from typer.testing import CliRunner
 
 import tiny_pipelines as tiny
 from swell.cli import app
-from swell.families.portraits import FaceFinder, read_scenarios
+from swell.models.pictures import sample
 from swell.sdk.context import Item
 from swell.sdk.define import Definition
 from swell.sdk.media import Image
 from swell.sdk.model import Model
 from swell.sdk.model_loader import load_models
-from swell.zoo.pictures import sample
+from swell_models.added_portraits import FaceFinder, read_scenarios
 
 Pixels = NDArray[np.uint8]
 

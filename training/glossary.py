@@ -69,7 +69,7 @@ def plain(text: str) -> str:
 
 
 def parted(word: str, language: str) -> str:
-    """As `swell.zoo.translate` reads it: what French and Italian write together taken apart."""
+    """As `swell_models.translate` reads it: what French and Italian write together taken apart."""
     if language not in ("fr", "it"):
         return word
     return re.sub(r"\b(\w{1,5})[\u2019'](?=\w)", r"\1 ", word)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from swell.models.icons import STYLES, Icons
 from swell.sdk.context import Item
-from swell.zoo.icons import STYLES, Icons
 
 PROMPTS = (
     "cat;dog;a red fox in the snow;panda;lion;penguin;unicorn;dragon;pizza;hamburger;apple;"

@@ -1,6 +1,6 @@
 """Samples on the cards of the built-in models that `look_pictures.py` has none for.
 
-    python look_cards.py WORK ../src/swell/zoo/samples
+    python look_cards.py WORK ../src/swell/models/samples DEMOS  # swell_models/samples
 
 Pictures, a sound and texts: what each model makes of the input that its caption tells.
 """
@@ -75,13 +75,13 @@ def save(picture: Image.Image, path: Path, resample: Image.Resampling) -> None:
     picture.resize((SAMPLE_PX, SAMPLE_PX), resample).save(path, quality=80, method=6)
 
 
-def imagined(to: Path) -> None:
+def imagined(to: Path, demos: Path) -> None:
     """What the models of words draw; seed 4, not chosen."""
     icons, artwork = Asked("swell/icons"), Asked("swell/artwork")
     for name, asked in ICONS.items():
         save(icons.picture(4, **asked), to / f"icons-{name}.webp", Image.Resampling.LANCZOS)
     for name, asked in ARTWORKS.items():
-        save(artwork.picture(4, **asked), to / f"artwork-{name}.webp", Image.Resampling.LANCZOS)
+        save(artwork.picture(4, **asked), demos / f"artwork-{name}.webp", Image.Resampling.LANCZOS)
 
 
 def enlarged(photo: Image.Image, to: Path) -> None:
@@ -95,7 +95,7 @@ def enlarged(photo: Image.Image, to: Path) -> None:
         save(large, to / f"upscale-{name}.webp", Image.Resampling.LANCZOS)
 
 
-def found(photo: Image.Image, to: Path) -> None:
+def found(photo: Image.Image, to: Path, demos: Path) -> None:
     """The photograph with the faces that are found in it, and its score."""
     output = Asked("swell/faces")(image=uri(photo)).output
     marked = photo.copy()
@@ -105,19 +105,19 @@ def found(photo: Image.Image, to: Path) -> None:
         for x, y in face["landmarks"].values():
             pen.ellipse((x - 6, y - 6, x + 6, y + 6), fill="#ffd33d")
         print("faces:", face["score"])
-    save(marked, to / "faces.webp", Image.Resampling.LANCZOS)
+    save(marked, demos / "faces.webp", Image.Resampling.LANCZOS)
     drawing = Image.open(to / "icons-fox.webp").convert("RGB")
     print("safety:", Asked("swell/safety")(image=uri(drawing)).output)
 
 
-def said(to: Path) -> None:
+def said(to: Path, demos: Path) -> None:
     """What the models of words answer."""
     speech = Asked("swell/speech")
     [sound] = speech(text="Your picture is ready.").files
-    (to / "speech.wav").write_bytes(sound.read())
+    (demos / "speech.wav").write_bytes(sound.read())
     translate = Asked("swell/translate")
     pairs = [f"{each} → {translate(text=each).output['text']}" for each in PROMPTS]
-    (to / "translate.txt").write_text("\n".join(pairs) + "\n")
+    (demos / "translate.txt").write_text("\n".join(pairs) + "\n")
     check = Asked("swell/prompt-check")
     lines = []
     for each in CHECKED:
@@ -127,24 +127,24 @@ def said(to: Path) -> None:
     (to / "prompt-check.txt").write_text("\n".join(lines) + "\n")
 
 
-def drawn(to: Path) -> None:
+def drawn(to: Path, demos: Path) -> None:
     """What the demonstrations make."""
     rings = Asked("demo/echo-picture")
     for prompt in ("a red fox", "a blue cat"):
         path = to / f"echo-picture-{prompt.rpartition(' ')[2]}.webp"
         save(rings.picture(prompt=prompt, steps=8), path, Image.Resampling.BICUBIC)
-    save(Asked("demo/curve").picture(steps=2), to / "curve.webp", Image.Resampling.NEAREST)
+    save(Asked("demo/curve").picture(steps=2), demos / "curve.webp", Image.Resampling.NEAREST)
 
 
-def main(work: Path, to: Path) -> None:
+def main(work: Path, to: Path, demos: Path) -> None:
     with fetch(work, PACKAGE, VERSION) as wheel:
         photo = Image.open(io.BytesIO(wheel.read("skimage/data/astronaut.png"))).convert("RGB")
-    imagined(to)
+    imagined(to, demos)
     enlarged(photo, to)
-    found(photo, to)
-    said(to)
-    drawn(to)
+    found(photo, to, demos)
+    said(to, demos)
+    drawn(to, demos)
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    main(*map(Path, sys.argv[1:4]))

@@ -1,6 +1,6 @@
 """Sheets of what `swell/paint` and `swell/portraits` make of one photograph.
 
-    python look_pictures.py WORK ../docs/models ../src/swell/zoo/samples
+    python look_pictures.py WORK ../docs/models ../packages/swell-models/src/swell_models/samples
 
 The second folder gets the pictures of the models' cards.
 
@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sample import PACKAGE, VERSION
-from swell.zoo.paint import STYLES, Brush, Paint, Painter
-from swell.zoo.portraits import Portraits, Studio
-from swell.zoo.scenes import SCENES
+from swell_models.paint import STYLES, Brush, Paint, Painter
+from swell_models.portraits import Portraits, Studio
+from swell_models.scenes import SCENES
 from wheel import fetch
 
 CELL_PX = 160

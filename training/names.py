@@ -15,8 +15,8 @@ import numpy as np
 
 from data import popular, vocabulary
 from register import register
-from swell.zoo.embedded import session, weights
-from swell.zoo.icons import WordPiece
+from swell.models.embedded import session, weights
+from swell.models.icons import WordPiece
 
 
 def main(to: Path) -> None:

@@ -18,7 +18,7 @@ import PIL.Image
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _WALL: Final = _ROOT / "web" / "src" / "pages" / "create" / "inspiration"
-_TILES: Final = _ROOT / "src" / "swell" / "zoo" / "styles"
+_TILES: Final = _ROOT / "src" / "swell" / "models" / "styles"
 _MODEL: Final = "swell/picture"
 
 #: Pixels a side: of the wall, and of the styles.

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import PIL.Image
 
-from swell.zoo.embedded import weights
-from swell.zoo.portraits import Studio
-from swell.zoo.scenes import SCENES
+from swell.models.embedded import weights
+from swell_models.portraits import Studio
+from swell_models.scenes import SCENES
 
 _SIDE_PX: Final = 192
 _FOLDER: Final = Path(__file__).parent / "src" / "pages" / "portraits" / "scenes"

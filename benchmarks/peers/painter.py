@@ -21,9 +21,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from swell.models.icons import LATENTS, STYLES, Icons
 from swell.sdk.context import Item
 from swell.worker.compress import PNG_LEVEL
-from swell.zoo.icons import LATENTS, STYLES, Icons
 
 Floats = NDArray[np.float32]
 

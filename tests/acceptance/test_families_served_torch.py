@@ -23,9 +23,9 @@ import torch
 
 import tiny_pipelines as tiny
 from hub_server import HubServer, Repository
-from swell.families.portraits import FaceFinder, read_scenarios
+from swell.models.pictures import sample
 from swell.sdk.media import Image
-from swell.zoo.pictures import sample
+from swell_models.added_portraits import FaceFinder, read_scenarios
 
 #: Each process imports torch, on a machine that may be busy.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]

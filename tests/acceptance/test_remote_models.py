@@ -15,8 +15,8 @@ from pages import block
 from swell import Client
 from swell.client.access import read_access
 from swell.client.errors import TaskEnded
+from swell.models import remote
 from swell.sdk.context import Item, Listener, Reject
-from swell.zoo import remote
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def write_theirs(swell: Swell, **attributes: object) -> None:
     """Write a file with `remote/theirs`, of a shape like OpenAI's."""
     lines = ['"""Drawn elsewhere."""', 'name = "remote/theirs"']
     lines += [f"{name} = {value!r}" for name, value in attributes.items()]
-    head = "from swell.zoo import remote\n\nclass Theirs(remote.OpenAIImages):\n"
+    head = "from swell.models import remote\n\nclass Theirs(remote.OpenAIImages):\n"
     (swell.folder / "theirs.py").write_text(head + "".join(f"    {each}\n" for each in lines))
 
 

@@ -9,12 +9,12 @@ from playwright.sync_api import Browser, Page, expect
 
 from example_apps import Example, started
 from pages import block
-from swell.zoo.embedded import weights
+from swell.models.embedded import weights
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 PATIENCE_MS = 120_000
-SPEECH = Path(__file__).parents[2] / "src" / "swell" / "zoo" / "samples" / "speech.wav"
+SPEECH = weights("speech.onnx").parents[1] / "samples" / "speech.wav"
 
 
 @pytest.fixture(scope="module")

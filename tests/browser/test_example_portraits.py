@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from example_apps import Example, started
 from pages import block
-from swell.zoo.embedded import weights
+from swell.models.embedded import weights
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 

@@ -7,7 +7,7 @@ import pytest
 from app import AXE, ROOT, SIZES, App, breaches, watched
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from swell.zoo.embedded import weights
+from swell.models.embedded import weights
 
 pytestmark = [
     pytest.mark.browser,

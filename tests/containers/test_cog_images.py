@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from container_rig import BASE, limits, podman, until
 
+from swell.models import cog
 from swell.sdk.context import Item
 from swell.sdk.define import define
-from swell.zoo import cog
 
 #: Where `.ci/services` installs cog.
 VENV = Path(__file__).parents[2] / ".venv" / "clients" / "cog"

@@ -31,12 +31,12 @@ from typer.core import TyperGroup
 
 from pages import ROOT, Block, every_block
 from swell.cli import app
-from swell.families.portraits import read_scenarios
 from swell.sdk.pipeline import load_pipelines
 from swell.sdk.style_presets import load_styles
 from swell.server.routes import ROUTES
 from swell.settings.load import load
 from swell.weights.listing import read_listing
+from swell_models.added_portraits import read_scenarios
 
 
 def of(*languages: str) -> list[Block]:

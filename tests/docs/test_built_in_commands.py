@@ -18,7 +18,7 @@ pytest.importorskip("swell_models")
 
 from commandline import Swell, ready_line, stop
 from pages import Reader, block, commands
-from swell.zoo.pictures import sample
+from swell.models.pictures import sample
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Every model that comes with Swell is told of, and only those; the commands about them work."""
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-import swell.zoo
+import swell.models
+import swell_models
 from swell.core.errors import InvalidModel
 from swell.sdk.model_loader import load_models
 
@@ -16,11 +18,16 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "models" / "README.md"
 
 
 def built_in() -> set[str]:
-    """Names of the models in the zoo that are no demonstrations."""
+    """Names of the models that come with Swell and are no demonstrations."""
     names = set()
-    for path in Path(swell.zoo.__file__).parent.glob("[a-z]*.py"):
+    for module in (
+        *pkgutil.iter_modules(swell.models.__path__, "swell.models."),
+        *pkgutil.iter_modules(swell_models.__path__, "swell_models."),
+    ):
+        if module.name.endswith("_torch"):
+            continue  # imported by what needs torch
         try:
-            found = load_models(f"swell.zoo.{path.stem}")
+            found = load_models(module.name)
         except InvalidModel:
             continue  # it has no model of its own
         names |= {each.name for each in found if each.name.startswith("swell/")}

@@ -21,7 +21,7 @@ from commandline import Swell, ready_line, stop
 from guided_networks import save_networks
 from hub_server import HubServer, Repository
 from pages import Reader, block
-from swell.zoo.pictures import sample
+from swell.models.pictures import sample
 
 #: Each process imports torch, on a machine that may be busy.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore")]

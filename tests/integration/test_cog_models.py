@@ -24,12 +24,12 @@ from worker_harness import dispatch, output_of, working
 from conformance.dispatch import MemoryDispatch
 from pages import blocks
 from swell.core.errors import InvalidModel
+from swell.models import cog
+from swell.models.cog_server import ServerFailed, read_json
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import define
 from swell.sdk.media import File
 from swell.sdk.model_loader import load_models
-from swell.zoo import cog
-from swell.zoo.cog_server import ServerFailed, read_json
 
 __all__ = ["dispatch"]
 
@@ -362,7 +362,7 @@ def test_a_file_that_names_models_of_cog_and_ones_own_has_both(tmp_path: Path) -
             f"""
             from pydantic import BaseModel
             import swell
-            from swell.zoo import cog
+            from swell.models import cog
 
             Theirs = cog.program("demo/theirs", "true", schema_file={str(schema)!r})
 
@@ -406,7 +406,7 @@ def test_a_server_ends_with_the_process_that_started_it(project: Path, tmp_path:
         textwrap.dedent(
             f"""
             import time
-            from swell.zoo import cog
+            from swell.models import cog
             made = cog.program("demo/foxes", {str(COG / "python")!r}, "-m", "cog.server.http",
                                folder={str(project)!r}, env={variables()!r})()
             made.load("cpu")
@@ -485,7 +485,7 @@ async def test_an_image_is_served_by_a_worker(
     models.write_text(
         textwrap.dedent(
             """
-            from swell.zoo import cog
+            from swell.models import cog
 
             how = cog.ContainerOptions(
                 engine="podman", env={"HF_TOKEN": "canary"}, volumes=("/a:/b",)
@@ -534,7 +534,7 @@ async def test_the_three_ways_of_the_page_are_served_by_a_worker(
 async def test_the_options_of_the_page_reach_the_container(
     engine: Path, tmp_path: Path, dispatch: MemoryDispatch
 ) -> None:
-    (tmp_path / "theirs.py").write_text(f"from swell.zoo import cog\n{BLOCKS[1]}")
+    (tmp_path / "theirs.py").write_text(f"from swell.models import cog\n{BLOCKS[1]}")
     async with working(dispatch, str(tmp_path / "theirs.py")):
         task = await dispatch.ended(await dispatch.submit("owner/name", {"prompt": "a"}, seed=3))
     assert output_of(task) == [{"$artifact": 0}]

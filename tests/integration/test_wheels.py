@@ -25,7 +25,8 @@ import json, pathlib, swell, swell_models
 from swell.sdk.context import Item
 from swell.sdk.model_loader import load_models
 found = []
-for path in sorted(pathlib.Path(swell.__file__).parent.joinpath("zoo").glob("[a-z]*.py")):
+core, demos = pathlib.Path(swell.__file__).with_name("models"), pathlib.Path(swell_models.__file__)
+for path in sorted([*core.glob("[a-z]*.py"), *demos.parent.glob("[a-z]*.py")]):
     text = path.read_text()
     found += load_models("swell/" + path.stem.replace("_", "-")) if 'name = "swell/' in text else []
 for each in found:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 import swell
-from swell.zoo import remote
+from swell.models import remote
 
 
 @swell.model("hostile/read")

@@ -30,7 +30,7 @@ from replay import (
 from swell.sdk.define import define
 from swell.worker.batch import room_of
 from swell.worker.scheduler import Policy
-from swell.zoo.curve import CurveModel
+from swell_models.simulated_gpu import CurveModel
 
 SMALL = {"key": device(H200_512)}
 LARGE = {"key": device(H200_1024)}

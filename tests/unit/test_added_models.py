@@ -22,7 +22,6 @@ from swell.cli import app
 from swell.cli.added import names_of, with_added
 from swell.core.errors import InvalidModel
 from swell.core.records import Speed
-from swell.families import vqgan_clip
 from swell.families.description import contents
 from swell.families.entries import (
     Entry,
@@ -39,6 +38,7 @@ from swell.sdk.define import Definition
 from swell.sdk.model_loader import load_models
 from swell.settings.load import load
 from swell.weights.files import MOST_SETTINGS_BYTES
+from swell_models import vqgan_clip
 
 NETWORK = "unet/diffusion_pytorch_model.safetensors"
 

@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-import swell.zoo
+import swell.models
+import swell_models
 from swell.core.errors import InvalidModel, NotFound
 from swell.sdk.define import Definition
 from swell.sdk.model_loader import load_models
@@ -16,7 +17,13 @@ from swell.worker.lacks import hints_of_card
 
 def built_in() -> list[Definition]:
     found: dict[str, Definition] = {}
-    for module in pkgutil.iter_modules(swell.zoo.__path__, "swell.zoo."):
+    modules = [
+        *pkgutil.iter_modules(swell.models.__path__, "swell.models."),
+        *pkgutil.iter_modules(swell_models.__path__, "swell_models."),
+    ]
+    for module in modules:
+        if module.name.endswith("_torch"):
+            continue  # imported by what needs torch
         try:
             models = load_models(module.name)
         except (InvalidModel, NotFound):

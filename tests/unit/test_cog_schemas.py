@@ -6,9 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from swell.core.errors import InvalidModel
+from swell.models.cog_schema import CogSchema, data_of
+from swell.models.cog_server import ContainerOptions, container_command
 from swell.sdk.media import File
-from swell.zoo.cog_schema import CogSchema, data_of
-from swell.zoo.cog_server import ContainerOptions, container_command
 
 
 def document(properties: dict[str, Any], output: Any = None, **more: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image
-from swell.zoo.contact_sheet import ContactSheet, sheet
+from swell_models.contact_sheet import ContactSheet, sheet
 
 
 def plain(colour: str, width: int = 20, height: int = 20) -> PIL.Image.Image:

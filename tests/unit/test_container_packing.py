@@ -166,6 +166,17 @@ def test_built_in_models_take_their_texts_along_and_leave_their_weights() -> Non
     assert packed.weight_bytes > 30e6
 
 
+@pytest.mark.slow
+def test_demo_models_take_the_code_and_the_files_that_they_read() -> None:
+    pytest.importorskip("swell_models")
+    packed = Packer(look).pack(["swell/portraits"])
+    assert packed.refs == ["swell/portraits"]
+    files = {str(place).partition("/swell_models/")[2] for place in packed.files}
+    assert {"portraits.py", "paint.py", "scenes.toml", "samples/portraits-beach.webp"} <= files
+    assert "translate.py" not in files
+    assert {"faces.onnx", "cutout.onnx"} <= {place.name for place in packed.links}
+
+
 def test_models_that_need_different_environments_are_told_apart(tmp_path: Path) -> None:
     block = '# /// script\n# dependencies = ["einops"]\n# ///\n'
     model = 'import swell\n\n\n@swell.model("a/{}")\ndef it(text: str) -> str:\n    return text\n'
@@ -339,6 +350,40 @@ def test_added_models_keep_what_their_entry_says_with_places_in_the_image(tmp_pa
     assert packed.links == {inside / "unet" / "model.safetensors": digest}
     assert inside / "model_index.json" in packed.files
     assert json.loads(packed.texts[PurePosixPath("/opt/swell/models/weights.json")])
+
+
+@pytest.mark.slow
+def test_added_portraits_take_the_code_and_the_weights_of_their_face_detector(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("swell_models")
+    entry = tmp_path / "models" / "acme--faces.toml"
+    entry.parent.mkdir()
+    (tmp_path / "dreams").mkdir()
+    entry.write_text(
+        f'name = "acme/faces"\nfolder = "{tmp_path / "dreams"}"\nportraits = true\n[weights]\n'
+    )
+    packed = Packer(lambda ref: [Looked("acme/faces", "1", (), ())]).pack([str(entry)])
+    files = {str(place).partition("/swell_models/")[2] for place in packed.files}
+    assert {"__init__.py", "added_portraits.py", "added_portraits_torch.py"} <= files
+    assert {"faces.py", "scenes.py", "scenes.toml", "weights/portrait.webp"} <= files
+    assert {place.name for place in packed.links} == {"faces.onnx"}
+    assert "onnxruntime" in packed.distributions
+
+
+@pytest.mark.slow
+def test_an_added_vqgan_takes_the_code_of_its_search(tmp_path: Path) -> None:
+    pytest.importorskip("swell_models")
+    entry = tmp_path / "models" / "acme--guided.toml"
+    entry.parent.mkdir()
+    folder = tmp_path / "guided"
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "VQGANCLIP"}')
+    entry.write_text(f'name = "acme/guided"\nfolder = "{folder}"\n[weights]\n')
+    packed = Packer(lambda ref: [Looked("acme/guided", "1", (), ())]).pack([str(entry)])
+    files = {str(place).partition("/swell_models/")[2] for place in packed.files}
+    assert {"vqgan_clip.py", "vqgan_clip_torch.py", "taming.py"} <= files
+    assert not packed.links
 
 
 @pytest.mark.parametrize("is_cuda", [False, True])

@@ -33,7 +33,7 @@ from swell.worker.arena import Arena, InvalidCheckpoint
 from swell.worker.denoise import Denoiser, Request
 from swell.worker.draw_items import Runs
 from swell.worker.solver import Noise
-from swell.zoo.curve import CurveModel
+from swell_models.simulated_gpu import CurveModel
 
 #: Steps that are taken beyond those asked for: PLMS takes one twice.
 STEPS = dict.fromkeys(SAMPLERS, 0) | {"plms": 1}
@@ -1081,7 +1081,7 @@ def test_a_step_model_can_be_run_as_any_other() -> None:
 
 def test_the_curve_model_sleeps_as_long_as_its_rows_take(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("swell.zoo.curve.time.sleep", slept.append)
+    monkeypatch.setattr("swell_models.simulated_gpu.time.sleep", slept.append)
     model = CurveModel()
     for asked, rows, seconds in (
         ({"steps": 2}, 8, 0.425),

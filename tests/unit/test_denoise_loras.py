@@ -17,7 +17,7 @@ from swell.sdk.context import Item, Reject
 from swell.sdk.media import LoRA
 from swell.sdk.step_model import HostArrays, Plan, whole
 from swell.worker.denoise import Denoiser, Request
-from swell.zoo.curve import CurveModel
+from swell_models.simulated_gpu import CurveModel
 
 INK = lora_file(layers(1))
 CHALK = lora_file(layers(2, rank=3), "peft")

@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 import swell_models
-from swell.zoo import embedded
+from swell.models import embedded
 
 WEIGHTS = swell_models.path("files.json").parent
 NOTICE = Path(__file__).resolve().parents[2] / "packages" / "swell-models" / "NOTICE.md"
@@ -105,13 +105,22 @@ def test_a_file_that_is_not_there_is_named(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("missing", ["swell_models", "onnxruntime"])
-def test_without_weights_or_runtime_it_says_what_to_install(missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "model"),
+    [
+        ("swell_models", "swell/upscale"),
+        ("swell_models", "swell/paint"),
+        ("swell_models", "demo/curve"),
+        ("onnxruntime", "swell/upscale"),
+        ("onnxruntime", "swell/paint"),
+    ],
+)
+def test_without_weights_or_runtime_it_says_what_to_install(missing: str, model: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
         "from swell.core.errors import InvalidModel\n"
         "from swell.sdk.model_loader import load_models\n"
-        "try: load_models('swell/upscale')\n"
+        f"try: load_models({model!r})\n"
         "except InvalidModel as error: print(error)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,7 +21,7 @@ from gpu.catalog import STAGES, Stage  # noqa: E402
 from gpu.gpu_page import page  # noqa: E402
 from gpu.supervisor import Plan, Result, Supervisor  # noqa: E402
 
-CHEAP = ["make", "restart", "bits", "ckpt", "preview", "swap", "oom"]
+CHEAP = ["make", "bits", "ckpt", "preview", "swap", "oom"]
 
 FAILING = """
 import os, time

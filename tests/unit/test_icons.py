@@ -24,8 +24,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 import swell_models
-from swell.zoo.icons import LATENTS, STYLES, Icons, WordPiece
-from swell.zoo.upscale import Upscale, Upscaler
+from swell.models.icons import LATENTS, STYLES, Icons, WordPiece
+from swell.models.upscale import Upscale, Upscaler
 
 SOURCE = Path(swell.__file__).parent
 WEIGHTS = swell_models.path("files.json").parent
@@ -321,7 +321,7 @@ def test_tiles_meet_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     upscaler = Upscaler(threads=1)
     whole = upscaler(picture)
     assert whole.shape == (160, 360, 3)
-    monkeypatch.setattr("swell.zoo.upscale.TILE_PX", 32)
+    monkeypatch.setattr("swell.models.upscale.TILE_PX", 32)
     assert np.abs(upscaler(picture).astype(int) - whole).max() <= 1
 
 

@@ -17,7 +17,7 @@ from swell.sdk.card_samples import MOST_BYTES, MOST_SAMPLES, MOST_TEXT_BYTES, re
 from swell.sdk.define import Definition, define
 from swell.sdk.model_loader import load_models
 from swell.server.estimates.eta import ServiceTimes
-from swell.zoo.curve import CurveModel
+from swell_models.simulated_gpu import CurveModel
 
 TOLD = """
 import swell

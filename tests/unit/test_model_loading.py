@@ -38,9 +38,9 @@ def test_an_attribute_of_a_file_gives_that_model(file: Path) -> None:
 
 
 def test_a_module_gives_its_models() -> None:
-    names = [each.name for each in load_models("swell.zoo.stub")]
+    names = [each.name for each in load_models("swell.models.stub")]
     assert names == ["demo/noop", "demo/upper", "demo/echo-picture", "demo/crash"]
-    assert [each.name for each in load_models("swell.zoo.stub:upper")] == ["demo/upper"]
+    assert [each.name for each in load_models("swell.models.stub:upper")] == ["demo/upper"]
 
 
 def test_a_built_in_model_is_found_by_its_name() -> None:
@@ -66,7 +66,7 @@ def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
     [
         ("missing.py", "there is no file 'missing.py'"),
         ("no_such_module", "there is no module 'no_such_module'"),
-        ("swell.zoo.stub:nothing", "no attribute 'nothing'"),
+        ("swell.models.stub:nothing", "no attribute 'nothing'"),
         ("demo/nothing", "there are demo/noop, demo/upper"),
         ("swell/nothing", "no built-in model"),
     ],

@@ -14,7 +14,11 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 from swell.core.errors import InvalidModel
-from swell.families.portraits import (
+from swell.families.recognise import FAMILIES, Facts
+from swell.sdk.context import Reject
+from swell.sdk.media import Image
+from swell_models import faces
+from swell_models.added_portraits import (
     FILES,
     FaceFinder,
     Scenario,
@@ -24,13 +28,9 @@ from swell.families.portraits import (
     read_scenarios,
     sides,
 )
-from swell.families.recognise import FAMILIES, Facts
-from swell.sdk.context import Reject
-from swell.sdk.media import Image
-from swell.zoo import faces
-from swell.zoo.faces import FaceDetector
-from swell.zoo.portraits import Portraits, Studio
-from swell.zoo.scenes import SCENES
+from swell_models.faces import FaceDetector
+from swell_models.portraits import Portraits, Studio
+from swell_models.scenes import SCENES
 
 KNOWN = read_scenarios()
 FACTS = Facts(FAMILIES[1], {}, {}, {}, {}, side_px=1024, steps=30, guidance=5.0)

@@ -22,12 +22,12 @@ import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.core.clock import SystemClock  # noqa: E402
 from swell.families.entries import read  # noqa: E402
-from swell.families.portraits import SCENARIOS, FaceFinder  # noqa: E402
+from swell.models.pictures import sample  # noqa: E402
 from swell.sdk.context import Item, Reject  # noqa: E402
 from swell.sdk.step_model import StepModel  # noqa: E402
 from swell.worker.denoise import Denoiser, Request  # noqa: E402
 from swell.worker.draw_items import Runs  # noqa: E402
-from swell.zoo.pictures import sample  # noqa: E402
+from swell_models.added_portraits import SCENARIOS, FaceFinder  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel, TypeAdapter
 import swell
 from loopback import listening
 from swell.core.errors import InvalidModel, InvalidRequest
+from swell.models import remote
+from swell.models.remote_outputs import Meant
 from swell.sdk.context import Item, Reject
-from swell.zoo import remote
-from swell.zoo.remote_outputs import Meant
 
 
 class Said(BaseModel):

@@ -12,8 +12,8 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from loopback import listening
+from swell.models import remote
 from swell.sdk.context import Cancelled, Item, Listener, Reject
-from swell.zoo import remote
 
 PRICE = 40
 

@@ -7,10 +7,10 @@ import pytest
 from api_harness import a_world
 
 from swell.core.errors import InvalidModel, NotFound
+from swell.models.icons import Icons
 from swell.sdk.pipeline import load_pipelines
 from swell.sdk.style_presets import BUILT_IN, load_styles
-from swell.zoo.icons import Icons
-from swell.zoo.paint import STYLES
+from swell_models.paint import STYLES
 
 WOODCUT = """
 models = ["demo/draw"]

@@ -6,9 +6,9 @@ from denoise_harness import Ears
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
+from swell.models.icons import Icons
+from swell.models.subjects import Reading, Subjects, edit_distance
 from swell.sdk.context import Item
-from swell.zoo.icons import Icons
-from swell.zoo.subjects import Reading, Subjects, edit_distance
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,12 @@ import pytest
 
 from pages import blocks
 from swell.core.errors import InvalidModel, SwellError
-from swell.families.vqgan_clip import Phrase, define, is_complete, phrases, recognises, stride_px
+from swell.families.recognise import is_vqgan_clip
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import Definition
 from swell.sdk.media import Image
 from swell.sdk.model import Model
+from swell_models.vqgan_clip import Phrase, define, is_complete, phrases, stride_px
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
@@ -30,7 +31,7 @@ pytest.importorskip("transformers")
 from safetensors.torch import save_file  # noqa: E402
 
 from guided_networks import SIGHT_PX, save_networks  # noqa: E402
-from swell.families.vqgan_clip_torch import (  # noqa: E402
+from swell_models.vqgan_clip_torch import (  # noqa: E402
     GROUP,
     Search,
     cut,
@@ -696,9 +697,14 @@ def test_what_is_out_of_bounds_is_refused_by_the_schema(
 
 
 def test_a_folder_is_recognised_by_its_index_or_its_parts(folder: Path, tmp_path: Path) -> None:
-    assert recognises(json.loads((folder / "model_index.json").read_text()))
-    assert not recognises({"_class_name": "StableDiffusionPipeline"})
+    assert is_vqgan_clip(folder)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    assert not is_vqgan_clip(copy)
+    (copy / "model_index.json").unlink()
+    assert is_vqgan_clip(copy)
     assert is_complete(folder)
+    assert not is_vqgan_clip(tmp_path)
     assert not is_complete(tmp_path)
 
 

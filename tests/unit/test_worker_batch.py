@@ -6,11 +6,11 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swell.models.stub import Noop
 from swell.sdk.define import define
 from swell.worker.batch import Backlog, Batching, Line, batching_of, room_of
 from swell.worker.engine import default_slots
-from swell.zoo.curve import CurveModel
-from swell.zoo.stub import Noop
+from swell_models.simulated_gpu import CurveModel
 
 PLAIN = Batching(model="test/a", max=4, by=(), defaults={})
 

@@ -3,8 +3,8 @@
 import uvloop
 
 from swell.cli.output import print_json, table, talk
+from swell.sdk.missing_packages import demo_module
 from swell.settings.environment import argos_folders
-from swell.weights.argos import bring
 
 
 def bring_translations(source: str, languages: list[str], as_json: bool) -> None:
@@ -15,9 +15,10 @@ def bring_translations(source: str, languages: list[str], as_json: bool) -> None
         languages: Only packages from these; all where it is empty.
         as_json: Print what was unpacked as JSON.
     """
+    argos_packages = demo_module("argos_packages")
     folder = argos_folders()[0]
     with talk.status(f"{source}: unpacking"):
-        found = uvloop.run(bring(source, folder, languages))
+        found = uvloop.run(argos_packages.bring(source, folder, languages))
     if as_json:
         print_json([{"language": one.language, "version": one.version} for one in found])
         return

@@ -26,6 +26,7 @@ from swell.containers.sources import SWELL, Code, Module, Nowhere, code_of, plac
 from swell.core.errors import InvalidModel, InvalidRequest
 from swell.families.entries import Content, as_toml, check_files, read
 from swell.families.entries import Entry as Added
+from swell.sdk.model_loader import built_in_module
 from swell.weights.files import content_of_link
 from swell.weights.formats import WEIGHT_SUFFIXES
 from swell.weights.listing import Entry, Listing
@@ -151,9 +152,7 @@ class Packer:
     def _pack_code(self, ref: str) -> None:
         start, attribute = _start_of(ref)
         code = code_of(start)
-        for module in code.modules.values():
-            if not module.path.is_relative_to(SWELL):
-                self._pack_module(module)
+        self._pack_modules(code)
         if not self._packed.needs:
             self._packed.distributions |= code.distributions
             self._note_missing(ref, code)
@@ -167,6 +166,11 @@ class Packer:
                         entries |= self._put(path, place)
             self._list(model, entries)
         self._packed.refs.append(_ref_in_image(ref, start, attribute, self._places))
+
+    def _pack_modules(self, code: Code) -> None:
+        for module in code.modules.values():
+            if not module.path.is_relative_to(SWELL):
+                self._pack_module(module)
 
     def _pack_module(self, module: Module) -> None:
         place = self._places.below(module.path, module.root)
@@ -216,6 +220,8 @@ class Packer:
             base = MODELS / "added" / path.stem
             entries: dict[str, Entry] = {}
             moved = self._moved(entry, base, entries)
+            for name in _demo_modules(entry):
+                entries |= self._pack_demo(place_of(name))
             place = MODELS / "added" / path.name
             self._packed.texts[place] = as_toml(moved).encode()
             self._packed.refs.append(str(place))
@@ -225,6 +231,16 @@ class Packer:
         self._packed.distributions |= set(_DIFFUSERS)
         for name in _FAMILIES:
             self._packed.distributions |= code_of(place_of(name)).distributions
+
+    def _pack_demo(self, start: Module) -> dict[str, Entry]:
+        """Pack a module of `swell_models` and what it needs; return what travels apart."""
+        code = code_of(start)
+        self._pack_modules(code)
+        self._packed.distributions |= code.distributions
+        entries: dict[str, Entry] = {}
+        for path in _shipped(code):
+            entries |= self._put(path, self._places.below(path, start.root))
+        return entries
 
     def _moved(self, entry: Added, base: PurePosixPath, entries: dict[str, Entry]) -> Added:
         """Pack an added model's files; return its entry with their places in the image."""
@@ -303,6 +319,18 @@ class Packer:
             )
 
 
+def _demo_modules(entry: Added) -> tuple[str, ...]:
+    """Return the modules of `swell_models` that an added model runs, which no import names."""
+    if entry.portraits:
+        return "swell_models.added_portraits", "swell_models.added_portraits_torch"
+    # It reads what models say of their parts, which is of no use to others.
+    from swell.families.recognise import is_vqgan_clip  # noqa: PLC0415
+
+    if is_vqgan_clip(Path(entry.folder)):
+        return "swell_models.vqgan_clip", "swell_models.vqgan_clip_torch"
+    return ()
+
+
 def _encoder_of(entry: Added) -> Path | None:
     """Return the folder of the image encoder that an added model's picture adapter hears.
 
@@ -343,19 +371,15 @@ def _start_of(ref: str) -> tuple[Module, str]:
         path = Path(name).resolve()
         return Module(path, path.parent), attribute
     if "/" in name:
-        owner, _, inner = name.partition("/")
-        inner = inner.replace("-", "_")
-        for module in (f"swell.zoo.{inner}", "swell.zoo.stub"):
-            if (module.endswith("stub") and owner == "demo") or not module.endswith("stub"):
-                try:
-                    return place_of(module), attribute
-                except Nowhere:
-                    continue
-        # Whoever looks at it tells what there is.
-        return place_of("swell.zoo"), attribute
+        # `look` rejects other names, and says which there are.
+        name = built_in_module(name) or "swell.models"
     try:
         start = place_of(name)
     except Nowhere:
+        if name.startswith("swell_models."):
+            raise InvalidModel(
+                f"swell_models is not installed, {ref} needs it: pip install 'swell[embedded]'"
+            ) from None
         raise InvalidModel(
             f"{ref} has no code that can be packed: there is no module {name} with a source file "
             "here. Name a FILE.py or a module that Python finds (PYTHONPATH), or install it"
@@ -369,15 +393,16 @@ def _start_of(ref: str) -> tuple[Module, str]:
 
 
 def _shipped(code: Code) -> list[Path]:
-    """Return the files of `swell_models` whose names stand in the code, declared or not."""
+    """Return the files of `swell_models` that the code names, declared or not."""
     home = next((path.parent for path in code.modules if path.parent.name == "swell_models"), None)
     if home is None:
         return []
     named: set[str] = set()
     for module in code.modules.values():
-        if module.path.suffix == ".py" and module.path.is_relative_to(SWELL):
+        is_ours = module.path.is_relative_to(SWELL) or module.path.is_relative_to(home)
+        if module.path.suffix == ".py" and is_ours:
             named |= texts_in(module.path)
-    return [path for path in sorted((home / "weights").iterdir()) if path.name in named]
+    return [path for path in sorted(home.rglob("*")) if path.name in named and not path.is_dir()]
 
 
 def _ref_in_image(ref: str, start: Module, attribute: str, places: Places) -> str:

@@ -25,10 +25,10 @@ _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 SWELL: Final = Path(str(swell.__file__)).resolve().parent
 
 #: Parts of it in which models are, whose imports are theirs.
-_MODELS: Final = ("swell.zoo", "swell.families", "swell.weights", "swell.torch_arrays")
+_MODELS: Final = ("swell.models", "swell.families", "swell.weights", "swell.torch_arrays")
 
-#: Installed or not, what lies there is weights, and their code goes with the models.
-_WEIGHTS: Final = frozenset({"swell_models"})
+#: Goes into an image file by file, installed or not: most of the distribution is weights.
+_DEMOS: Final = "swell_models"
 
 
 class Nowhere(Exception):
@@ -105,7 +105,7 @@ def _followed(name: str, root: Path, code: Code) -> list[Module]:
     if elsewhere is None:
         code.missing.add(top)
         return []
-    if _INSTALLED & set(elsewhere.parts) and top not in _WEIGHTS:
+    if _INSTALLED & set(elsewhere.parts) and top != _DEMOS:
         code.distributions.update(_distributions_of(top))
         return []
     return [Module(each, elsewhere) for each in _files(elsewhere, parts)]

@@ -14,7 +14,6 @@ import pydantic
 
 from swell.core.errors import InvalidModel
 from swell.core.records import ModelCard
-from swell.families import vqgan_clip
 from swell.families.adapters import Adapter, read_adapter
 from swell.families.asked import examples_of, input_type
 from swell.families.control_nets import Net, read_net
@@ -26,6 +25,7 @@ from swell.families.recognise import OTHER, Facts, is_known, is_vqgan_clip, look
 from swell.families.settings import class_in, read_json
 from swell.sdk.define import Definition
 from swell.sdk.media import Image, LoRA
+from swell.sdk.missing_packages import demo_module
 from swell.sdk.model import Model
 from swell.weights.files import content_of_link, open_file
 
@@ -44,9 +44,6 @@ MOST_ROWS: Final = 16
 FILLS_PX: Final = 3 << 18
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
-
-#: What models of portraits have beside their family; imported for these alone, as it needs more.
-_PORTRAITS: Final = "swell.families.portraits"
 
 #: What asks diffusers; imported only for pipelines that no table knows, as it takes seconds.
 _SIGNATURES: Final = "swell.families.signatures_torch"
@@ -83,7 +80,7 @@ class Described:
     def scenarios(self) -> Path:
         """Where the scenarios of its portraits are."""
         told = self.entry.scenarios
-        found: Path = Path(told) if told else importlib.import_module(_PORTRAITS).SCENARIOS
+        found: Path = Path(told) if told else demo_module("added_portraits").SCENARIOS
         return found
 
 
@@ -331,13 +328,15 @@ def definition_of(path: Path) -> Definition:
     added_ns = path.stat().st_mtime_ns
     if is_vqgan_clip(Path(entry.folder)):
         _check_contents(entry, added_ns)
-        return vqgan_clip.define(Path(entry.folder), entry.name, path)
+        vqgan_clip = demo_module("vqgan_clip")
+        defined: Definition = vqgan_clip.define(Path(entry.folder), entry.name, path)
+        return defined
     described = describe(entry)
     in_steps = described.facts.family is not OTHER
     files = _code(described.facts)
     output: Any = Image
     if entry.portraits:
-        portraits = importlib.import_module(_PORTRAITS)
+        portraits = demo_module("added_portraits")
         known = portraits.read_scenarios(described.scenarios)
         asked, examples = portraits.input_type(described.facts, known), portraits.examples_of(known)
         output = list[Image]
@@ -389,7 +388,7 @@ def _make(entry: Entry, home: Path, added_ns: int) -> Model:
         raise InvalidModel(f"{entry.name} needs {error.name}: {INSTALL}") from error
     kind: type[Model] = module.MODEL
     if entry.portraits:
-        kind = importlib.import_module(f"{_PORTRAITS}_torch").posed(kind)
+        kind = demo_module("added_portraits_torch").posed(kind)
     named = type(kind.__name__, (kind,), {"name": entry.name, "__module__": kind.__module__})
     made: Model = named(described)
     return made

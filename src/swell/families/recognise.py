@@ -12,7 +12,6 @@ from typing import Any, Final
 import msgspec
 
 from swell.core.errors import InvalidModel
-from swell.families import vqgan_clip
 from swell.families.own_loops import LOOPS, Loop, words_of
 from swell.families.parts import UNUSED, check_names, check_parts, parts_of, used_parts
 from swell.families.schedulers import (
@@ -25,6 +24,7 @@ from swell.families.schedulers import (
     with_sampler,
 )
 from swell.families.settings import check_text, class_in, count_of, counts_of, number_of, read_json
+from swell.sdk.missing_packages import demo_module
 from swell.weights.formats import is_allowed
 
 __all__ = [
@@ -585,5 +585,7 @@ def weight_files(folder: Path) -> list[str]:
 def is_vqgan_clip(folder: Path) -> bool:
     """Whether a folder holds a VQGAN and a CLIP, which search for a picture together."""
     if (folder / "model_index.json").is_file():
-        return vqgan_clip.recognises(read_json(folder, "model_index.json"))
-    return vqgan_clip.is_complete(folder)
+        return read_json(folder, "model_index.json").get("_class_name") == "VQGANCLIP"
+    if not all((folder / part / "config.json").is_file() for part in ("vqgan", "clip")):
+        return False
+    return bool(demo_module("vqgan_clip").is_complete(folder))

@@ -1,7 +1,11 @@
 """Names the package that provides a missing module."""
 
+import importlib
+import types
 from collections.abc import Mapping
 from typing import Final
+
+from swell.core.errors import InvalidModel
 
 #: Modules that models often import → their packages, if the names differ.
 _OTHER_NAMES: Final[Mapping[str, str]] = {
@@ -23,6 +27,25 @@ _OTHER_NAMES: Final[Mapping[str, str]] = {
     "umap": "umap-learn",
     "yaml": "pyyaml",
 }
+
+
+#: The distribution of demo models and of the weights of all built-in models.
+_DEMOS: Final = "swell_models"
+
+
+def demo_module(name: str) -> types.ModuleType:
+    """Import a module of `swell_models`, such as `vqgan_clip`.
+
+    Raises:
+        InvalidModel: `swell_models` is not installed.
+    """
+    try:
+        importlib.import_module(_DEMOS)
+    except ModuleNotFoundError as error:
+        raise InvalidModel(
+            f"{_DEMOS} is not installed, built-in models need it: pip install 'swell[embedded]'"
+        ) from error
+    return importlib.import_module(f"{_DEMOS}.{name}")
 
 
 def distribution_of(module: str) -> str:

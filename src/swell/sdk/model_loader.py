@@ -14,11 +14,28 @@ from typing import Any, Final
 
 from swell.core.errors import InvalidModel, NotFound, SwellError
 from swell.sdk.define import MARK, Definition, define
-from swell.sdk.missing_packages import how_to_get
+from swell.sdk.missing_packages import demo_module, how_to_get
 from swell.sdk.model import Model
 
-#: Built-in models by owner or full name; everything else under `swell/` is searched in the zoo.
-_ZOO: Final = "swell.zoo"
+#: Built-in models, each with its module. `swell[embedded]` brings those of `swell_models`.
+_BUILT_IN: Final = {
+    "demo/curve": "swell_models.simulated_gpu",
+    "swell/artwork": "swell_models.artwork",
+    "swell/contact-sheet": "swell_models.contact_sheet",
+    "swell/cutout": "swell_models.cutout",
+    "swell/faces": "swell_models.faces",
+    "swell/icons": "swell.models.icons",
+    "swell/paint": "swell_models.paint",
+    "swell/portraits": "swell_models.portraits",
+    "swell/prompt-check": "swell.models.prompt_check",
+    "swell/safety": "swell.models.safety",
+    "swell/speech": "swell_models.speech",
+    "swell/translate": "swell_models.translate",
+    "swell/upscale": "swell.models.upscale",
+}
+
+#: The module of all other models under `demo/`.
+_STUB: Final = "swell.models.stub"
 
 #: Makes models from files that `swell models add` wrote; it is a layer above this module.
 _ADDED: Final = "swell.families.measured"
@@ -42,26 +59,29 @@ def load_models(ref: str) -> list[Definition]:
     if path.endswith(".py"):
         return _models_in(import_file(Path(path)), attribute, ref)
     if "/" in ref:
-        return _zoo_models(ref)
+        return _built_in_models(ref)
     return _models_in(_import_module(path, ref), attribute, ref)
 
 
-def _zoo_models(ref: str) -> list[Definition]:
+def built_in_module(ref: str) -> str | None:
+    """Return the module of a built-in model, such as `swell.models.icons` for `swell/icons`."""
+    return _BUILT_IN.get(ref, _STUB if ref.startswith("demo/") else None)
+
+
+def _built_in_models(ref: str) -> list[Definition]:
     owner, _, name = ref.partition("/")
-    module_name = name.replace("-", "_")
-    if owner == "swell" and (Path(__file__).parents[1] / f"zoo/pipelines/{name}.toml").is_file():
+    if owner == "swell" and (Path(__file__).parents[1] / f"models/pipelines/{name}.toml").is_file():
         raise NotFound(
             f"{ref} is a pipeline, not a model: `swell up --pipelines {ref}` serves it; plain "
             "`swell up` serves it with its models"
         )
-    if owner == "demo" and name != "curve":
-        module_name = "stub"
-    if not module_name.isidentifier() or importlib.util.find_spec(f"{_ZOO}.{module_name}") is None:
+    module = built_in_module(ref)
+    if module is None:
         raise NotFound(
             f"no built-in model is called {ref!r}: give a built-in such as swell/icons or "
             "demo/upper, a Python file ending in .py, or a module"
         )
-    found = _models_in(_import_module(f"{_ZOO}.{module_name}", ref), "", ref)
+    found = _models_in(_import_module(module, ref), "", ref)
     if name == "*":
         return found
     named = [definition for definition in found if definition.name == ref]
@@ -106,6 +126,9 @@ def import_file(path: Path) -> types.ModuleType:
 
 def _import_module(name: str, ref: str) -> types.ModuleType:
     with _explaining(ref):
+        package, _, inner = name.partition(".")
+        if package == "swell_models" and inner:
+            return demo_module(inner)
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:

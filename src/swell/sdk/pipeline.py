@@ -38,7 +38,7 @@ from swell.sdk.toml_files import read_toml
 ClassT = TypeVar("ClassT", bound=type)
 
 #: Pipelines that come with Swell.
-_BUILT_IN: Final = FilePath(__file__).parents[1] / "zoo" / "pipelines"
+_BUILT_IN: Final = FilePath(__file__).parents[1] / "models" / "pipelines"
 
 #: The attribute of a decorated class that holds the pipeline.
 _MARK: Final = "__swell_pipeline__"

@@ -28,7 +28,7 @@ from swell.sdk.toml_files import read_toml
 #: Styles that come with Swell, as settings name them.
 BUILT_IN: Final = "swell/picture"
 
-_BUILT_IN: Final = Path(__file__).parents[1] / "zoo" / "styles" / "picture.toml"
+_BUILT_IN: Final = Path(__file__).parents[1] / "models" / "styles" / "picture.toml"
 
 #: Name of a style in links and requests.
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")

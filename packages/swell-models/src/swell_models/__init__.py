@@ -1,4 +1,4 @@
-"""Where the weights of Swell's built-in models lie."""
+"""Demo models of Swell, and the weights of all its built-in models."""
 
 from pathlib import Path
 from typing import Final
