@@ -635,11 +635,20 @@ class Latent(StepModel):
             # In tiles it needs a fraction of the memory, and may differ in the last bits.
             decoded = self._decoded(latents, is_tiled=True)
         is_finite = self.arrays.is_finite(decoded)
-        pixels = _to_pixels(decoded)
-        if pixels.device.type == "cpu":
+        read = self._read(_to_pixels(decoded))
+
+        def made() -> Image:
+            picture = read()
             if not is_finite():
                 raise FloatingPointError(NOT_FINITE)
-            return Image(pixels.numpy())
+            return picture
+
+        return made() if self.parts.device.type == "cpu" else made
+
+    def _read(self, pixels: Tensor) -> Callable[[], Image]:
+        """Copy pixels to the host, and return a function that waits for the copy."""
+        if pixels.device.type == "cpu":
+            return lambda: Image(pixels.numpy())
         host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
         host.copy_(pixels, non_blocking=True)
         mark = self.arrays.mark()
@@ -647,22 +656,20 @@ class Latent(StepModel):
         def made() -> Image:
             if mark is not None:
                 mark.wait()
-            if not is_finite():
-                raise FloatingPointError(NOT_FINITE)
             return Image(host.numpy())
 
         return made
 
     @inference
     @_stage
-    def preview(self, latents: Tensor, item: Any) -> Image:
+    def preview(self, latents: Tensor, item: Any) -> Callable[[], Image]:
         """Decode a small version, which costs little."""
         longest = max(latents.shape[-2:])
         if longest > _PREVIEW:
             factor = _PREVIEW / longest
             size = [max(2, int(side * factor) // 2 * 2) for side in latents.shape[-2:]]
             latents = torch.nn.functional.interpolate(latents[None], size=size, mode="area")[0]
-        return Image(_to_pixels(self._decoded(latents, is_tiled=False)).cpu().numpy())
+        return self._read(_to_pixels(self._decoded(latents, is_tiled=False)))
 
     def _decoded(self, latents: Tensor, *, is_tiled: bool) -> Tensor:
         """Decode one. Shapes: (C, h, w) -> (1, 3, H, W), from -1 to 1 but for what lies beyond."""

@@ -253,7 +253,8 @@ class StepModel(Model):
     def preview(self, latents: Array, item: Any) -> Any:
         """Return a small picture made from the latents; optional. Shape: (*Plan.shape).
 
-        Another thread encodes it while the next step runs: do not change it afterwards.
+        Or a function that returns it, as `decode` may. Another thread calls and encodes it while
+        the next step runs: do not change it afterwards.
         """
         raise NotImplementedError
 

@@ -13,20 +13,20 @@ thread that sends; what that takes counts when the next one is made.
 """
 
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import PIL.Image
 import pydantic
 
 from swell.core.clock import Clock
 from swell.core.records import ModelCard
 from swell.core.results import TaskWarning
 from swell.sdk.context import Item, Listener
-from swell.sdk.step_model import StepModel
+from swell.sdk.step_model import StepModel, whole
 from swell.worker.arena import InvalidCheckpoint, SampleState
 from swell.worker.denoise import Denoiser, Request
 from swell.worker.device import Device
@@ -625,18 +625,29 @@ class Drawer:
         if not job.is_shown:
             return
         job.previewed_s = start_s
-        picture = picture_of(make)
+        try:
+            made = make()
+        except Exception:
+            traceback.print_exc()
+            made = None
         now_s, small_s = self._clock.monotonic_s(), self._small_s
         took_s = now_s - start_s + small_s - self._counted_s
         self._counted_s = small_s
         self._previews_from_s = now_s + PREVIEW_REST * took_s
-        if picture is not None:
-            self._words.append(partial(self._small, job.handle, index, picture))
+        if made is not None:
+            self._words.append(partial(self._small, job.handle, index, made))
 
-    def _small(self, handle: int, index: int, picture: PIL.Image.Image) -> Preview | None:
-        """Make a preview's file, in the thread that sends, while the model goes on."""
+    def _small(self, handle: int, index: int, made: Any) -> Preview | None:
+        """Make a preview's file, in the thread that sends, while the model goes on.
+
+        Args:
+            handle: The task.
+            index: The sample.
+            made: As `StepModel.preview` returns it.
+        """
         start_s = self._clock.monotonic_s()
-        jpeg = small_jpeg(picture)
+        picture = picture_of(partial(whole, made))
+        jpeg = None if picture is None else small_jpeg(picture)
         self._small_s += self._clock.monotonic_s() - start_s
         return None if jpeg is None else Preview(handle, index, jpeg)
 
