@@ -12,7 +12,7 @@ SERVICES := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/
 # Some of what is quick waits for a clock or a file: one process more than there are cores.
 MORE_THAN_CORES = $$($(BIN)/python -c 'import os; print(1 + os.cpu_count())')
 
-.PHONY: help setup demo example test test-torch check format figure figures bench docs site wheels constraints clean web web-dev web-pictures
+.PHONY: help setup demo example test test-torch check format figure figures bench gpu docs site wheels constraints clean web web-dev web-pictures
 
 help: ## Say what can be made.
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -87,6 +87,9 @@ bench: ## Compare Swell with its peers and write docs/benchmarks.md.
 	@.ci/venv dev
 	@.ci/services
 	$(BIN)/python benchmarks/bench.py run
+
+gpu: ## Measure Swell on a GPU in ten minutes and write docs/gpu.md; GPU="--tiny --device cpu" tries it without one.
+	@.ci/gpu $(GPU)
 
 docs: ## Write the reference from the code.
 	@.ci/venv dev
