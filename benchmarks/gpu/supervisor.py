@@ -206,8 +206,8 @@ class Supervisor:
         needs_s: float = stage.needs_s
         if stage.uses == "model" and not (self._process and self._process.has_model):
             needs_s += LOADING_S
-        needs_s = min(needs_s, 5) if self._plan.tiny else needs_s
-        if self._left_s() < needs_s + GRACE_S:
+        needs_s = (min(needs_s, 5) if self._plan.tiny else needs_s) + GRACE_S
+        if self._left_s() < needs_s:
             return f"it needs {needs_s:.0f} s, and {max(0.0, self._left_s()):.0f} s were left"
         return ""
 
