@@ -101,7 +101,8 @@ def _facts(result: Mapping[str, Any]) -> list[list[str]]:
 def _section(stage: Stage, outcome: Mapping[str, Any]) -> str:
     parts = [f"## {stage.name}: {stage.question}", ""]
     if outcome["status"] != "measured":
-        parts += [f"{_status(outcome).capitalize()}.", ""]
+        status = _status(outcome)
+        parts += [f"{status[0].upper()}{status[1:]}.", ""]
     if outcome["rows"]:
         parts += [_table(_rows(outcome["rows"])), ""]
     return "\n".join(parts)

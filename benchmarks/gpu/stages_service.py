@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from gpu.rig import Rig, drop_from_page_cache
-from gpu.swell_engine import SHARED, add, ask
+from gpu.swell_engine import SHARED, add_only, ask
 
 #: Name of the second model.
 _OTHER = "gpu/other"
@@ -111,7 +111,7 @@ def _counted(states: Sequence[str]) -> str:
 
 def over_http(rig: Rig) -> None:
     """Draw sixteen mixed pictures, then kill the model process while it draws three."""
-    add(rig, SHARED)
+    add_only(rig, SHARED)
     drop_from_page_cache(rig.sdxl)
     with _served(rig, SHARED) as service:
         begin_s = time.perf_counter()
@@ -148,8 +148,7 @@ def _kill_largest(pid: int) -> None:
 
 def two_models(rig: Rig) -> None:
     """Serve two models in turns; the memory budget has room for one."""
-    add(rig, SHARED)
-    add(rig, _OTHER)
+    add_only(rig, SHARED, _OTHER)
     size = sum(path.stat().st_size for path in rig.sdxl.rglob("*.safetensors"))
     budget = int(2 * _ROOM * size)
     rig.row("memory budget of the two models", GiB=rig.gib(budget))

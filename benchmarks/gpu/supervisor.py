@@ -84,7 +84,8 @@ class StageProcess:
                 env=plan.environment,
                 start_new_session=True,
             )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         try:
             self.facts = self._next(timeout_s)
         except BaseException:
@@ -116,11 +117,16 @@ class StageProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._reader.join(GRACE_S)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._events.put(json.loads(line))
+        with self._process.stdout as lines:
+            for line in lines:
+                self._events.put(json.loads(line))
         self._events.put(None)
 
     def _next(self, timeout_s: float) -> dict[str, Any]:
@@ -200,8 +206,8 @@ class Supervisor:
         needs_s: float = stage.needs_s
         if stage.uses == "model" and not (self._process and self._process.has_model):
             needs_s += LOADING_S
-        needs_s = min(needs_s, 5) if self._plan.tiny else needs_s
-        if self._left_s() < needs_s + GRACE_S:
+        needs_s = (min(needs_s, 5) if self._plan.tiny else needs_s) + GRACE_S
+        if self._left_s() < needs_s:
             return f"it needs {needs_s:.0f} s, and {max(0.0, self._left_s()):.0f} s were left"
         return ""
 

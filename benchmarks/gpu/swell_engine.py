@@ -65,11 +65,25 @@ class PreviewCounter(Listener):
 def add(rig: Rig, name: str, *options: str, folder: Path | None = None) -> Path:
     """Run `swell models add`, and return the file that it wrote."""
     source = str(folder or rig.sdxl)
-    command = ["models", "add", source, "--name", name, "--data", str(rig.data), "--json"]
-    result = CliRunner().invoke(app, [*command, *options])
+    return Path(json.loads(_models(rig, "add", source, "--name", name, "--json", *options))["file"])
+
+
+def add_only(rig: Rig, *names: str) -> None:
+    """Add models, and remove all others: `swell up` serves every model of its data folder."""
+    for file in sorted((rig.data / "models").glob("*.toml")):
+        name = file.stem.replace("--", "/", 1)
+        if name not in names:
+            _models(rig, "remove", name)
+    for name in names:
+        add(rig, name)
+
+
+def _models(rig: Rig, command: str, *words: str) -> str:
+    """Run a command of `swell models`, and return what it printed."""
+    result = CliRunner().invoke(app, ["models", command, *words, "--data", str(rig.data)])
     if result.exit_code:
-        raise RuntimeError(f"swell models add failed: {result.output.strip()[-300:]}")
-    return Path(json.loads(result.stdout)["file"])
+        raise RuntimeError(f"swell models {command} failed: {result.output.strip()[-300:]}")
+    return result.stdout
 
 
 def load(

@@ -118,7 +118,7 @@ def test_stages_that_are_measured_or_have_no_time_do_not_run(tmp_path: Path) -> 
     supervisor = Supervisor(plan, stages, result, lambda now: saved.append(json.dumps(now)))
     supervisor.run(["raises", "works"])
     assert result["stages"]["raises"]["status"] == "measured"
-    assert result["stages"]["works"]["why"] == "it needs 1 s, and 3 s were left"
+    assert result["stages"]["works"]["why"] == "it needs 6 s, and 3 s were left"
     assert json.loads(saved[0]) == result
 
 
