@@ -37,6 +37,11 @@ class NotRun:
 
 BLOCKS: tuple[NotRun, ...] = (
     NotRun(
+        "benchmarks/README.md",
+        "make gpu GPU=--keep",
+        "a GPU: tests/unit/test_gpu_torch.py runs the stages in miniature",
+    ),
+    NotRun(
         "CONTRIBUTING.md",
         "make demo ONCE=1",
         "make check and pytest would run this test again, inside itself; the figure "
