@@ -6,7 +6,7 @@ same for one caller and for a thousand, and no caller waits for later ones.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
@@ -48,6 +48,8 @@ class Write(msgspec.Struct, eq=False):
     #: Whether an action of `write_when` has found something, which is being written.
     is_served: bool = False
     result: Any = None
+    #: Raised by the action, which has changed nothing then.
+    error: SwellError | None = None
 
     @property
     def may_run(self) -> bool:
@@ -56,72 +58,27 @@ class Write(msgspec.Struct, eq=False):
         has_ended = self.done.done() or (self.until is not None and self.until.done())
         return not self.is_served and not has_ended
 
-    def resolve(self, result: Any) -> None:
-        """Return a result to the caller."""
-        if not self.done.done():
-            self.done.set_result(result)
-
-    def fail(self, error: BaseException) -> None:
-        """Raise in the caller."""
-        if not self.done.done():
-            self.done.set_exception(error)
-
-
-class Batch:
-    """A group of actions in one transaction, and the waiting actions that found something."""
-
-    def __init__(self, group: list[Write], session: Any) -> None:
-        self.group = group
-        self.session = session
-        #: Actions that raised, and have changed nothing.
-        self._failed: dict[Write, SwellError] = {}
-        #: Actions of `write_when` that have found something.
-        self.served: list[Write] = []
-
-    async def run(self) -> None:
-        """Run the actions of the group."""
-        await self.session.load({task_id for write in self.group for task_id in write.wants})
-        for write in self.group:
-            await self._run(write)
-
-    async def serve(self, waiting: Mapping[str, Mapping[Write, None]]) -> None:
-        """Run the actions that wait for a queue, for as long as a task may be ready in it."""
-        may_have_ready = self.session.state.may_have_ready
-        for queue in list(filter(may_have_ready, waiting)):
-            for write in list(waiting.get(queue, ())):
-                if not may_have_ready(queue):
-                    break
-                if not write.may_run:
-                    continue
-                await self._run(write)
-                if write.result or write in self._failed:
-                    write.is_served = True
-                    self.served.append(write)
-
-    async def _run(self, write: Write) -> None:
-        if write.queues:
-            await self.session.before_lease(write.queues, waits=write.until is not None)
+    async def run(self, session: Any) -> None:
+        """Run the action, and keep its result or its error."""
+        if self.queues:
+            await session.before_lease(self.queues, waits=self.until is not None)
+        self.result = self.error = None
         try:
-            write.result = await write.action(self.session)
+            self.result = await self.action(session)
         except SwellError as error:
-            self._failed[write] = error
-        if write.queues and not write.result:
-            await self.session.after_empty_lease(write.queues)
+            self.error = error
+        if self.queues and not self.result:
+            await session.after_empty_lease(self.queues)
 
-    def resolve(self, writes: Iterable[Write]) -> None:
-        """Return results to their callers."""
-        for write in writes:
-            if write in self._failed:
-                write.fail(self._failed[write])
-            else:
-                write.resolve(write.result)
-
-    def give_up(self) -> None:
-        """After a failure: its waiting actions wait on, unless their callers have stopped."""
-        for write in self.served:
-            write.is_served = False
-            if not write.may_run:
-                write.resolve(None)
+    def end(self, error: BaseException | None = None) -> None:
+        """Return the result to the caller, or raise an error there."""
+        error = error or self.error
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(self.result)
+        else:
+            self.done.set_exception(error)
 
 
 class GroupWriter:
@@ -199,7 +156,7 @@ class GroupWriter:
 
         def give_up(_: object) -> None:
             if not waiting.is_served:
-                waiting.resolve(None)
+                waiting.end()
 
         for queue in queues:
             self._waiting.setdefault(queue, {})[waiting] = None
@@ -220,9 +177,8 @@ class GroupWriter:
     def end_waits(self) -> None:
         """End all calls of `write_when`, including later ones, which return None."""
         self._has_ended_waits = True
-        for write in {each for waiting in self._waiting.values() for each in waiting}:
-            if not write.is_served:
-                write.resolve(None)
+        for write in self._unserved():
+            write.end()
 
     def may_have_ready(self, queues: Sequence[str]) -> bool:
         """Whether a task is ready in one of these queues, or may be once writes have ended."""
@@ -256,34 +212,67 @@ class GroupWriter:
             self._writing = None
 
     async def _write_group(self, group: list[Write], serves: bool = True) -> None:
-        """Write a group, and return the results to the callers."""
+        """Write a group and what waiting actions find, and return the results to the callers."""
         for _ in range(TRIES):
+            session: Any = None
+            served: list[Write] = []
             try:
-                await self._try_to_write(group, serves)
-            except self.conflicts:
-                continue
-            except Exception as error:
+                session = await self._begin()
+                await session.load({task_id for write in group for task_id in write.wants})
+                for write in group:
+                    await write.run(session)
+                if serves:
+                    await self._serve(session, served)
+                await self._finish(session, served)
+            except BaseException as error:
+                if session is not None:
+                    session.undo()
+                    self._wait_again(served)
+                    await self._roll_back(session, error)
+                if isinstance(error, self.conflicts):
+                    continue
+                if not isinstance(error, Exception):
+                    raise
                 self._refuse(group, error, serves)
+                return
+            for write in (*group, *served):
+                write.end()
+            if session.has_posted:
+                self.state.wake_dispatcher()
             return
         contended = Unavailable("other backends keep changing the same tasks; try again")
         self._refuse(group, contended, serves)
 
-    async def _try_to_write(self, group: list[Write], serves: bool) -> None:
-        session = await self._begin()
-        batch = Batch(group, session)
-        try:
-            await batch.run()
-            if serves:
-                await batch.serve(self._waiting)
-            await self._finish(batch)
-        except BaseException as error:
-            session.undo()
-            batch.give_up()
-            await self._roll_back(session, error)
-            raise
-        batch.resolve((*batch.group, *batch.served))
-        if session.has_posted:
-            self.state.wake_dispatcher()
+    async def _serve(self, session: Any, served: list[Write]) -> None:
+        """Run the actions that wait for a queue, for as long as a task may be ready in it.
+
+        Args:
+            session: The transaction.
+            served: Receives the actions that found something.
+        """
+        may_have_ready = session.state.may_have_ready
+        for queue in list(filter(may_have_ready, self._waiting)):
+            for write in list(self._waiting.get(queue, ())):
+                if not may_have_ready(queue):
+                    break
+                if not write.may_run:
+                    continue
+                await write.run(session)
+                if write.result or write.error:
+                    write.is_served = True
+                    served.append(write)
+
+    def _wait_again(self, served: list[Write]) -> None:
+        """Let actions whose transaction failed wait on, unless their callers have stopped."""
+        for write in served:
+            write.is_served = False
+            write.result = write.error = None
+            if not write.may_run:
+                write.end()
+
+    def _unserved(self) -> set[Write]:
+        waiting = {each for of_queue in self._waiting.values() for each in of_queue}
+        return {write for write in waiting if not write.is_served}
 
     def _refuse(self, group: list[Write], error: Exception, serves: bool) -> None:
         """Write a group again in parts, or raise in its callers."""
@@ -295,11 +284,10 @@ class GroupWriter:
             return
         refused = self._translated(error)
         for write in group:
-            write.fail(refused)
+            write.end(refused)
         if not (group or is_away or isinstance(refused, Unavailable)):
-            for write in {each for waiting in self._waiting.values() for each in waiting}:
-                if not write.is_served:
-                    write.fail(refused)
+            for write in self._unserved():
+                write.end(refused)
 
     async def _next_group(self) -> list[Write]:
         """Return the actions that wait for a transaction, those that lease last.
@@ -314,7 +302,8 @@ class GroupWriter:
             await asyncio.sleep(0)
         group, self._pending = self._pending, []
         self._must_serve = False
-        return sorted(group, key=lambda write: bool(write.queues))
+        leases = [write for write in group if write.queues]
+        return [write for write in group if not write.queues] + leases
 
     # ---- different for each database
 
@@ -322,8 +311,8 @@ class GroupWriter:
         """Return the session of a new transaction."""
         raise NotImplementedError
 
-    async def _finish(self, batch: Batch) -> None:
-        """Write and commit."""
+    async def _finish(self, session: Any, served: list[Write]) -> None:
+        """Write and commit; `served` are the waiting actions that found something."""
         raise NotImplementedError
 
     async def _roll_back(self, session: Any, error: BaseException) -> None:

@@ -15,7 +15,7 @@ from swell.core.clock import Clock
 from swell.core.errors import SwellError
 from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.task import Task
-from swell.db.group_commit import TRIES, Batch, GroupWriter
+from swell.db.group_commit import TRIES, GroupWriter, Write
 from swell.db.postgres.connection_pool import (
     BY_INDEX,
     CONNECT_S,
@@ -209,8 +209,7 @@ class PostgresDatabase(GroupWriter):
     async def _begin(self) -> PostgresSession:
         return PostgresSession(self, await self._writer())
 
-    async def _finish(self, batch: Batch) -> None:
-        session: PostgresSession = batch.session
+    async def _finish(self, session: PostgresSession, served: list[Write]) -> None:
         if await session.write():
             self._was_refused = False
         if self.broadcast is not None and (left := session.left):

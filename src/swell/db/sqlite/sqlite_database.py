@@ -24,7 +24,7 @@ from swell.core.clock import Clock
 from swell.core.errors import Conflict, Internal, SwellError, Unavailable
 from swell.core.task import Task, next_wake_at, size_bytes
 from swell.db.columns import Rows
-from swell.db.group_commit import CLOSING, Batch, GroupWriter
+from swell.db.group_commit import CLOSING, GroupWriter, Write
 from swell.db.schema_files import load_migrations
 from swell.db.sql import Row
 from swell.db.sql import Transaction as SqlTransaction
@@ -306,13 +306,13 @@ class SqliteDatabase(GroupWriter):
         self._changes_before = self._writer.total_changes
         return session
 
-    async def _finish(self, batch: Batch) -> None:
+    async def _finish(self, session: SqliteSession, served: list[Write]) -> None:
         """Write and commit, here or in the thread that syncs."""
-        session: SqliteSession = batch.session
         session.flush()
-        if batch.served:
-            # They run before the commit does.
-            batch.resolve(batch.served)
+        if served:
+            # Their callers go on before the commit.
+            for write in served:
+                write.end()
             await asyncio.sleep(0)
         changes = self._writer.total_changes - self._changes_before
         try:
