@@ -27,8 +27,24 @@ _NO_MEMORY: Final = (
     "unable to find an engine",
 )
 
-#: Beginnings of errors after which every later call to the device fails, too.
-_BROKEN: Final = ("CUDA error", "CUDNN_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_EXECUTION_FAILED")
+#: Texts of errors after which every later call to the device fails, too.
+#: Source: CUDA Runtime API, `cudaError_t`: those after which the process must be ended.
+_BROKEN: Final = (
+    "illegal memory access",
+    "device-side assert",
+    "unspecified launch failure",
+    "misaligned address",
+    "illegal instruction",
+    "invalid program counter",
+    "not supported on the address space",
+    "hardware stack error",
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "launch timed out",
+    "CUDA error: unknown error",
+    "CUDNN_STATUS_EXECUTION_FAILED",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+)
 
 
 def inference(function: FunctionT) -> FunctionT:
@@ -60,7 +76,7 @@ def device_error(error: RuntimeError) -> BaseException:
     text = str(error)
     if any(each in text for each in _NO_MEMORY):
         found = torch.OutOfMemoryError(text)
-    elif isinstance(error, torch.AcceleratorError) or text.startswith(_BROKEN):
+    elif any(each in text for each in _BROKEN):
         found = DeviceBroken(text)
     return found
 

@@ -996,15 +996,30 @@ async def test_a_worker_whose_device_stays_broken_hands_its_tasks_back_and_ends(
     file, deaths = tmp_path / "broken.py", tmp_path / "deaths"
     deaths.touch()
     file.write_text(BROKEN.format(deaths=deaths, times=1000))
+    ids = [await dispatch.submit("test/broken", {"text": text}) for text in "abcd"]
     worker = Worker(WorkerSettings(name="t"), dispatch, [str(file)], SystemClock())
-    running = asyncio.create_task(worker.run(handle_signals=False))
-    task_id = await dispatch.submit("test/broken", {"text": "a"}, max_attempts=1)
     async with asyncio.timeout(60):
-        assert await running == DEVICE_BROKEN
+        assert await worker.run(handle_signals=False) == DEVICE_BROKEN
     assert deaths.read_text() == "xxx"
-    [task] = await dispatch.store.get([task_id])
-    # It has one attempt, so this one did not count.
-    assert task.state is TaskState.QUEUED
+    tasks = await dispatch.store.get(ids)
+    assert [task.state for task in tasks if task is not None] == [TaskState.QUEUED] * 4
+
+
+async def test_a_task_that_breaks_the_device_each_time_runs_alone_and_fails(
+    dispatch: MemoryDispatch, tmp_path: Path
+) -> None:
+    file, deaths = tmp_path / "broken.py", tmp_path / "deaths"
+    deaths.touch()
+    file.write_text(BROKEN.format(deaths=deaths, times=2))
+    async with working(dispatch, str(file)):
+        task_id = await dispatch.submit("test/broken", {"text": "a"}, max_attempts=1)
+        task = await dispatch.ended(task_id, 30.0)
+        assert task.dead
+        assert task.error is not None
+        assert task.error.code == "model_process_died"
+        other = await dispatch.ended(await dispatch.submit("test/broken", {"text": "b"}), 30.0)
+    assert output_of(other) == "b"
+    assert deaths.read_text() == "xx"
 
 
 async def test_a_worker_told_to_go_while_it_still_loads_goes_at_once(

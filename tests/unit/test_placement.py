@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.families.placement import CHOICES, DRAWS, group_of, part_bytes, place, room_of, working
+from swell.families.placement import CHOICES, DRAWS, group_of, part_bytes, place, working
 
 GIB = 2**30
 
@@ -67,7 +67,8 @@ def test_a_card_of_8_gib_draws_sdxl_by_turns() -> None:
     needed = working(1024, {"block_out_channels": [128, 256, 512, 512]}, 4, "stable-diffusion-xl")
     assert needed["vae"] == 4 * GIB
     for total, expected in ((8 * GIB, "turns"), (12 * GIB, "never"), (6 * GIB, "blocks")):
-        found = place("auto", sizes, "unet", room_bytes=room_of(total), needed_bytes=needed)
+        free = total - GIB // 2  # the driver's context takes the rest
+        found = place("auto", sizes, "unet", room_bytes=free, needed_bytes=needed)
         assert found.choice == expected
         assert found.apart == ({"vae"} if expected == "turns" else set())
 

@@ -19,6 +19,7 @@ import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from pretended_cuda import PretendCuda, Taken  # noqa: E402
 from swell.core.clock import SystemClock  # noqa: E402
+from swell.core.errors import InvalidModel  # noqa: E402
 from swell.sdk.context import Item  # noqa: E402
 from swell.sdk.media import Image  # noqa: E402
 from swell.sdk.model import DeviceBroken  # noqa: E402
@@ -27,7 +28,7 @@ from swell.sdk.step_model import whole  # noqa: E402
 from swell.torch_arrays import device_error  # noqa: E402
 from swell.worker import device as worker_device  # noqa: E402
 from swell.worker.denoise import Denoiser, Request  # noqa: E402
-from swell.worker.device import Device  # noqa: E402
+from swell.worker.device import Device, check_device  # noqa: E402
 from swell.worker.frames import Load  # noqa: E402
 from swell.worker.pipe import Pipe  # noqa: E402
 
@@ -333,6 +334,21 @@ def test_a_lack_of_memory_costs_no_picture(
     setattr(owner, lacks.__name__, once)
     assert furthest(before, pixels(draw(cuda, model, sd.asks(definition, 4), bucket=8)[1])) <= 1
     assert calls > 3
+
+
+def test_what_a_broken_device_has_caused_means_the_same() -> None:
+    error = InvalidModel("unet/ cannot be read")
+    error.__cause__ = torch.AcceleratorError(ILLEGAL)
+    with pytest.raises(DeviceBroken):
+        check_device(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["CUDA error: invalid configuration argument", "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when"],
+)
+def test_errors_that_one_input_causes_leave_the_device_usable(text: str) -> None:
+    check_device(RuntimeError(text))
 
 
 def test_other_errors_of_torch_mean_nothing_for_the_device() -> None:

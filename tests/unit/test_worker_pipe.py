@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from swell.core.clock import SystemClock
+from swell.sdk.model import DeviceBroken
+from swell.worker.device import means_broken
 from swell.worker.frames import (
     HEAD_BYTES,
     Done,
@@ -143,6 +145,22 @@ def test_where_something_cannot_be_made_both_ends_see_that_it_is_over(
     with pytest.raises(WorkerGone):
         pipe.next()
     assert "no such frame" in capfd.readouterr().err
+
+
+def test_a_device_that_breaks_under_a_result_ends_the_process_and_says_so(
+    ends: tuple[Pipe, socket.socket],
+) -> None:
+    pipe, theirs = ends
+
+    def broken() -> list[Frame]:
+        raise DeviceBroken("an illegal memory access was encountered")
+
+    pipe.send_made(broken)
+    pipe.flush()
+    assert theirs.recv(1) == b""
+    with pytest.raises(WorkerGone):
+        pipe.next()
+    assert means_broken(pipe.error)
 
 
 def test_what_comes_too_late_for_a_task_is_forgotten_when_nothing_is_left_to_do(

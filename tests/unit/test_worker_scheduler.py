@@ -202,6 +202,45 @@ def test_a_model_is_loaded_for_an_overdue_sample_once_the_turn_has_paid_for_it()
     assert (decision.key, decision.loads, decision.urgency) == ("away", True, Urgency.OVERDUE)
 
 
+def test_new_keys_of_a_loaded_model_delay_no_load() -> None:
+    """A new size or option makes a new batch key; that is no load, so the turn goes on."""
+    found = Scheduler()
+    found.know("away", most_rows=8, cost=measured(FULL))
+    found.set_residency("away", loaded=False, load_s=5.0)
+    found.add(sample("other", 10, key="away"))
+    now_s = 0.0
+    for number in range(400):
+        key = f"here-{number}"
+        found.know(key, most_rows=8, cost=measured(FULL))
+        found.set_residency(key, loaded=True, load_s=5.0)
+        found.add(sample(str(number), 12, key=key, arrived_s=now_s))
+        while found.sample(str(number)) and (decision := found.decide(now_s)).key != "away":
+            found.done(decision, 0.25)
+            now_s += 0.25
+        if found.sample(str(number)):
+            break
+    assert decision.key == "away"
+    assert now_s < 400
+
+
+@pytest.mark.parametrize("plain", [1, 5])
+def test_a_few_plain_samples_among_guided_ones_stop_no_trial(plain: int) -> None:
+    found = scheduler({}, most_rows=16, cost=StepCost())
+    for number in range(100):
+        # The plain ones are the least urgent, so they are there to the end.
+        is_plain = number < plain
+        arrived_s = 500.0 if is_plain else 0.0
+        found.add(sample(str(number), 30, rows=2 - is_plain, arrived_s=arrived_s))
+    now_s, steps = 1000.0, 0
+    while len(found):
+        decision = found.decide(now_s)
+        seconds = 0.04 + 0.002 * decision.bucket
+        found.done(decision, seconds)
+        now_s, steps = now_s + seconds, steps + 1
+    # Sixteen rows are nearly as cheap as two: 3,000 sample steps of two rows take 375 such steps.
+    assert steps < 500
+
+
 def test_no_quick_load_goes_before_that_of_a_sample_that_is_more_overdue() -> None:
     found = two_models(10.0)
     found.know("quick", most_rows=8, cost=measured(FULL))

@@ -51,6 +51,8 @@ class Exit(IntEnum):
     REFUSED = 4
     #: The worker had no answer from its backend for too long: `swell.worker.engine.NO_BACKEND`.
     NO_BACKEND = 5
+    #: The worker's GPU stays unusable: `swell.worker.frames.DEVICE_BROKEN`.
+    DEVICE_BROKEN = 75
     INTERRUPTED = 130
 
 

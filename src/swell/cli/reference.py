@@ -102,6 +102,7 @@ def commands_markdown(root: Any) -> str:
         "| 3 | not found |",
         "| 4 | the server refused |",
         "| 5 | a worker got no answer from its backend for `worker.give_up_s` |",
+        "| 75 | a worker's GPU stays unusable |",
         "| 130 | interrupted |",
         *_KEYS,
     ]

@@ -15,12 +15,14 @@ replaced, since solvers move each element by itself: what becomes of kept elemen
 is of no account, and they are put back before decoding.
 """
 
+import contextlib
 import functools
 import importlib
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 import numpy as np
@@ -33,7 +35,6 @@ from swell.families.asked import input_type
 from swell.families.description import MOST_ROWS, Described, bucket_of, fixed_loras
 from swell.families.layer_names import encoder_layer
 from swell.families.networks_torch import Parts, read_parts
-from swell.families.placement import room_of
 from swell.families.schedulers import sampler_of
 from swell.sdk.context import Item, Reject
 from swell.sdk.image_orientation import upright
@@ -146,12 +147,6 @@ def _stage(method: MethodT) -> MethodT:
     return cast("MethodT", run)
 
 
-def _room_bytes(device: str) -> int | None:
-    """Return the room for a model; None where the device is the host's memory."""
-    free_bytes = free_memory(torch.device(device))
-    return None if free_bytes is None else room_of(free_bytes)
-
-
 def _use(device: str) -> None:
     """Make a GPU the process's current device, and let float32 use its tensor cores.
 
@@ -199,7 +194,9 @@ class Latent(StepModel):
             InvalidModel: A part is missing, or cannot be read, or something does not fit.
         """
         _use(device)
-        self.parts = read_parts(self._described, device, self.half, _room_bytes(device))
+        self.parts = read_parts(
+            self._described, device, self.half, free_memory(torch.device(device))
+        )
         placement = self.parts.placement
         if placement.choice != "never":
             told = f" ({placement.reason})" if placement.reason else ""
@@ -232,7 +229,7 @@ class Latent(StepModel):
         error = self._first_run()
         is_broken = error is not None and not isinstance(error, OUT_OF_MEMORY)
         if is_broken and self.parts.compile_anew():
-            # What was compiled elsewhere, or before, may fail where this machine's does not.
+            # What was compiled before may fail where this process's does not.
             sys.stderr.write(f"{self.name} is compiled again: {error}\n")
             error = self._first_run()
         if error is not None and self.parts.is_compiled:
@@ -500,8 +497,13 @@ class Latent(StepModel):
 
     def _posterior(self, pixels: Tensor) -> Any:
         """Return what the autoencoder makes of a picture: where its latents are, and how spread."""
+        is_large = pixels.shape[-1] * pixels.shape[-2] > _TILED_PX
+        return _in_tiles_if_needed(partial(self._encoded, pixels), is_large)
+
+    @inference
+    def _encoded(self, pixels: Tensor, *, is_tiled: bool) -> Any:
         vae = self.parts.vae
-        vae.use_tiling = pixels.shape[-1] * pixels.shape[-2] > _TILED_PX
+        vae.use_tiling = is_tiled
         return vae.encode(to_device(pixels, self.parts.device).to(vae.dtype)).latent_dist
 
     @inference
@@ -626,14 +628,8 @@ class Latent(StepModel):
         if words.mask is not None and not self.facts.sees_mask:
             told = self._mask_conditions(words)
             latents = (1 - told["mask"]) * told["image"] + told["mask"] * latents
-        is_tiled = asked.width * asked.height > _TILED_PX
-        try:
-            decoded = self._decoded(latents, is_tiled=is_tiled)
-        except OUT_OF_MEMORY:
-            if is_tiled:
-                raise
-            # In tiles it needs a fraction of the memory, and may differ in the last bits.
-            decoded = self._decoded(latents, is_tiled=True)
+        is_large = asked.width * asked.height > _TILED_PX
+        decoded = _in_tiles_if_needed(partial(self._decoded, latents), is_large)
         is_finite = self.arrays.is_finite(decoded)
         read = self._read(_to_pixels(decoded))
 
@@ -671,6 +667,7 @@ class Latent(StepModel):
             latents = torch.nn.functional.interpolate(latents[None], size=size, mode="area")[0]
         return self._read(_to_pixels(self._decoded(latents, is_tiled=False)))
 
+    @inference
     def _decoded(self, latents: Tensor, *, is_tiled: bool) -> Tensor:
         """Decode one. Shapes: (C, h, w) -> (1, 3, H, W), from -1 to 1 but for what lies beyond."""
         vae = self.parts.vae
@@ -679,6 +676,18 @@ class Latent(StepModel):
         whole = (latents[None] / vae.config.scaling_factor + shift).to(vae.dtype)
         decoded: Tensor = vae.decode(whole, return_dict=False)[0]
         return decoded
+
+
+def _in_tiles_if_needed(compute: Callable[..., ValueT], is_large: bool) -> ValueT:
+    """Compute whole, or in tiles if the picture is large or memory runs out.
+
+    Tiles need a fraction of the memory, and may differ in the last bits.
+    """
+    if not is_large:
+        # The retry is outside of the handler, which would keep the failed call's tensors.
+        with contextlib.suppress(*OUT_OF_MEMORY):
+            return compute(is_tiled=False)
+    return compute(is_tiled=True)
 
 
 def _to_pixels(decoded: Tensor) -> Tensor:

@@ -29,8 +29,7 @@ DRAWS: Final = "what draws"
 #: What reads words.
 WORDS: Final = "words"
 
-#: Estimates beside weights, in bytes: of the driver, of any step, and of encoders.
-_DRIVER_BYTES: Final = 1 << 29
+#: Estimates beside weights, in bytes: of any step, and of encoders.
 _STEP_BYTES: Final = 1 << 28
 _ENCODER_BYTES: Final = 1 << 29
 
@@ -166,11 +165,6 @@ def working(
         "image_encoder": _ENCODER_BYTES,
         "vae": _FEATURES * channels * pixels * item_bytes,
     }
-
-
-def room_of(free_bytes: int) -> int:
-    """Return the room for a model on a device with so much free memory."""
-    return free_bytes - _DRIVER_BYTES
 
 
 def part_bytes(files: Iterable[Path], item_bytes: int) -> int:

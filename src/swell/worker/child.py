@@ -40,7 +40,14 @@ from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import StepModel
 from swell.weights.compiled import all_tried_out, keep_compiled_in
 from swell.weights.provided import await_contents, look_for_weights_in
-from swell.worker.device import CannotLoad, Device, check_device, is_out_of_memory, let_go
+from swell.worker.device import (
+    CannotLoad,
+    Device,
+    check_device,
+    is_out_of_memory,
+    let_go,
+    means_broken,
+)
 from swell.worker.draw import Drawer, Easel
 from swell.worker.frames import (
     DEVICE_BROKEN,
@@ -650,7 +657,7 @@ def serve(sock: socket.socket, slate: Slate, clock: Clock) -> int:
         _collect_rarely()
         _work(_Loop(loaded, pipe, slate, clock))
     except WorkerGone:
-        pass
+        return DEVICE_BROKEN if means_broken(pipe.error) else 0
     except DeviceBroken as error:
         sys.stderr.write(f"the device is broken, and the model process ends: {error}\n")
         return DEVICE_BROKEN
@@ -702,7 +709,8 @@ def main() -> None:
     code = serve(socket.socket(fileno=fd), Slate(slate_fd), SystemClock())
     sys.stdout.flush()
     sys.stderr.flush()
-    all_tried_out()
+    if code != DEVICE_BROKEN:
+        all_tried_out()
     # Skip the destructors of native libraries: nothing is left to save.
     os._exit(code)
 

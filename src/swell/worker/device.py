@@ -196,6 +196,7 @@ class Device:
             try:
                 self._load(self._places[name])
             except Exception as error:
+                check_device(error)
                 is_full = self._is_budget_to_blame(self._places[name], error)
                 if not is_full:
                     self._leave_out(name, error)
@@ -272,6 +273,7 @@ class Device:
                     self._load(place, source)
                 return source
             except Exception as error:
+                check_device(error)
                 lacks_memory = is_out_of_memory(place.model, error)
                 other = next_to_leave(self._residents(wanted)) if lacks_memory else None
                 if other is None and (source is _Where.DISK or lacks_memory):
@@ -377,7 +379,8 @@ def _can_wait(place: _Place) -> bool:
         return False
     try:
         place.host_bytes = place.model.offload()
-    except Exception:
+    except Exception as error:
+        check_device(error)
         traceback.print_exc()
         return False
     place.where = _Where.HOST
@@ -397,11 +400,24 @@ def let_go(error: BaseException) -> None:
 
 
 def check_device(error: BaseException) -> None:
-    """Raise `DeviceBroken` if torch says with this error that its device is unusable."""
-    if isinstance(error, RuntimeError) and "torch" in sys.modules:
-        meaning = importlib.import_module("swell.torch_arrays").device_error(error)
-        if isinstance(meaning, DeviceBroken):
-            raise meaning from error
+    """Raise `DeviceBroken` if an error, or one that caused it, leaves the device unusable."""
+    if means_broken(error):
+        raise DeviceBroken(describe_error(error)) from error
+
+
+def means_broken(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, leaves the device unusable."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, DeviceBroken):
+            return True
+        if isinstance(error, RuntimeError) and "torch" in sys.modules:
+            arrays = importlib.import_module("swell.torch_arrays")
+            if isinstance(arrays.device_error(error), DeviceBroken):
+                return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def is_out_of_memory(model: Model, error: Exception) -> bool:

@@ -645,8 +645,9 @@ class Drawer:
             index: The sample.
             made: As `StepModel.preview` returns it.
         """
-        start_s = self._clock.monotonic_s()
         picture = picture_of(partial(whole, made))
+        # Waiting for the device costs this thread nothing.
+        start_s = self._clock.monotonic_s()
         jpeg = None if picture is None else small_jpeg(picture)
         self._small_s += self._clock.monotonic_s() - start_s
         return None if jpeg is None else Preview(handle, index, jpeg)

@@ -183,6 +183,9 @@ class Worker:
         origin: Where the model processes are from; None for Swell's own Python.
     """
 
+    #: Whether not all models fit on the device together.
+    _takes_turns = False
+
     def __init__(
         self,
         settings: WorkerSettings,
@@ -317,7 +320,7 @@ class Worker:
         self._startups.follow(self._process)
         self._start_loop(self._startups.tell(self._dispatch, self._watchdog.note))
         cards = await self._boot()
-        in_turn = self._settings.device_memory_bytes is not None and len(cards) > 1
+        in_turn = self._takes_turns
         slots = self._settings.slots or default_slots(cards, in_turn=in_turn, pinned=self._pinned)
         draws = any(card.step_bucket for card in cards)
         self._holds_more_of_quick = not (self._settings.slots or draws)
@@ -359,6 +362,9 @@ class Worker:
             if card.step_bucket
         }
         self.peak_bytes = ready.peak_bytes
+        # On a GPU the model process has a budget of its own.
+        has_budget = self._settings.device_memory_bytes is not None
+        self._takes_turns = len(cards) > 1 and (has_budget or len(ready.residents) < len(cards))
         cards = [
             msgspec.structs.replace(
                 card,
@@ -860,7 +866,7 @@ class Worker:
 
     def _tell_of_models(self) -> None:
         """Have the next report tell of the models, where they take turns or change."""
-        if self._settings.device_memory_bytes is not None and len(self._served) > 1:
+        if self._takes_turns:
             self._desk.residents = list(self._residents)
         self._desk.switches = list(self._switches.values())
 
@@ -989,9 +995,7 @@ class Worker:
         else:
             _log.warning(why.value, task_ids=self._at_work())
         # The stopped task has ended, or the run that was too long has.
-        blameless = why in (_Why.DEAF, _Why.BROKEN) or (
-            verdict is not None and verdict.batch != self._at.current
-        )
+        blameless = why is _Why.DEAF or (verdict is not None and verdict.batch != self._at.current)
         # Until it turned to its batch others had the device; while it brings a model nobody has.
         since_s = self._at.since_s
         now_s = self._clock.monotonic_s()
@@ -999,7 +1003,9 @@ class Worker:
         lost = self._at.lose(blameless=blameless)
         self._line.leave_all()
         self._return(lost.others)
-        if len(lost.suspects) == 1 and not lost.suspects[0].is_stopped:
+        # A device that breaks has a cause outside of its tasks, or one that shows when it recurs.
+        is_blamed = why is not _Why.BROKEN or all(held.alone for held in lost.suspects)
+        if len(lost.suspects) == 1 and is_blamed and not lost.suspects[0].is_stopped:
             self._blame(lost.suspects[0], why, code, ran_s)
         else:
             self._run_alone(lost.suspects)

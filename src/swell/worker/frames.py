@@ -44,8 +44,7 @@ class Shelf(msgspec.Struct, frozen=True, array_like=True):
     #: SHA-256 of contents that must be there before anything is loaded: files of the models are
     #: links to them.
     contents: list[str] = []
-    #: Where compiled programs are kept, and what they may
-    #: take together; None for the folder that the model chooses.
+    #: Where compiled programs are kept; None for the folder that the model chooses.
     compiled_dir: str | None = None
     compiled_bytes: int | None = None
 

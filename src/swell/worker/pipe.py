@@ -87,6 +87,8 @@ class Pipe:
         self._unbegun: list[tuple[Callable[[], Sequence[Frame]], Sent]] = []
         self._moved = threading.Event()
         self._sender: threading.Thread | None = None
+        #: Ended the thread that sends.
+        self.error: BaseException | None = None
         self._is_gone = False
         #: Handles of cancelled tasks, and of which of them a model is known to know.
         self.stopped: set[int] = set()
@@ -181,8 +183,10 @@ class Pipe:
                 self._send_now(make())
             except WorkerGone:
                 is_gone = True
-            except Exception:
+            except BaseException as error:
+                # The thread's own end: `serve` says what the error means.
                 traceback.print_exc()
+                self.error = error
                 is_gone = True
                 # Whoever waits for it would wait for ever: let both ends see that it is over.
                 self._socket.shutdown(socket.SHUT_RDWR)

@@ -117,6 +117,8 @@ class _Key:
     #: Whether steps are padded to a bucket.
     padded: bool
     loaded: bool = False
+    #: Whether `loaded` was set: a new key of a loaded model is no load.
+    is_placed: bool = False
     load_s: float = 0.0
     #: Virtual time of fair queueing: device seconds, each divided by the weight served.
     served_s: float = 0.0
@@ -158,11 +160,8 @@ class _Key:
         """Return the number of rows to which its next step should be filled."""
         if self.pinned is not None:
             return self.most_rows
-        wanted = per_sample = 0
-        for sample in self.samples.values():
-            wanted += sample.rows
-            per_sample = min(per_sample or sample.rows, sample.rows)
-        return self.cost.rows_to_fill(wanted, self.most_rows, per_sample)
+        rows = [sample.rows for sample in self.samples.values()]
+        return self.cost.rows_to_fill(sum(rows), self.most_rows, min(rows), max(rows))
 
 
 class Scheduler:
@@ -230,9 +229,9 @@ class Scheduler:
             load_s: Expected duration of loading; only that of the LoRAs if the model is there.
         """
         known = self._keys[key]
-        if loaded and not known.loaded:
+        if loaded and known.is_placed and not known.loaded:
             self._since_load_s = 0.0
-        known.loaded, known.load_s = loaded, load_s
+        known.loaded, known.is_placed, known.load_s = loaded, True, load_s
 
     def limit(self, key: Hashable, most_rows: int) -> None:
         """Lower the number of rows of a key that can ever fit; at least 1."""

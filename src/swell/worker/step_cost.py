@@ -124,13 +124,17 @@ class StepCost:
         """The measured buckets, smallest first."""
         return tuple(rows for rows in sorted(self._buckets) if self._is_measured(rows))
 
-    def rows_to_fill(self, wanted: int, most_rows: int, per_sample: int = 1) -> int:
+    def rows_to_fill(
+        self, wanted: int, most_rows: int, per_sample: int = 1, widest: int | None = None
+    ) -> int:
         """Return the number of rows to which the next step should be filled.
 
         Args:
             wanted: Rows of all samples that could take part.
             most_rows: Rows that fit into memory.
             per_sample: Rows of the narrowest sample: 2 if all have guidance, otherwise 1.
+            widest: The same of the widest. Only buckets that such samples fill are tried out; with
+                others, a step would be smaller than asked for, and the trial would never end.
         """
         usable = [rows for rows in BUCKETS if rows <= most_rows and rows % per_sample == 0]
         measured = [rows for rows in usable if self._is_measured(rows)]
@@ -138,7 +142,8 @@ class StepCost:
             return usable[0] if usable else most_rows
         best = self._best_of(measured)
         for rows in usable:
-            if best < rows <= min(2 * best, wanted) and self._is_due(rows):
+            is_filled = rows % (widest or per_sample) == 0
+            if is_filled and best < rows <= min(2 * best, wanted) and self._is_due(rows):
                 return rows
         if self.per_row(best) > (1 - LEAST_GAIN) * self.per_row(measured[0]):
             return measured[0]
