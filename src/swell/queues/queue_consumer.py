@@ -44,6 +44,9 @@ _POLL_S: Final = 20.0
 #: Pause after a failed poll, in seconds.
 _RETRY_S: Final = 0.5
 
+#: Messages that the worker has no room for are released after this time, in seconds.
+_KEEP_S: Final = 0.25
+
 
 class PollingDispatch:
     """See `Dispatch`.
@@ -68,6 +71,7 @@ class PollingDispatch:
         self._running: dict[str, tuple[int, Message]] = {}
         self._polls: dict[QueueId, asyncio.Task[None]] = {}
         self._leasing = 0
+        self._releasing: asyncio.TimerHandle | None = None
         self._chores: set[asyncio.Task[None]] = set()
         #: The open call to the backend that returns cancellations and drain.
         self._news: asyncio.Future[Grant] | None = None
@@ -88,6 +92,9 @@ class PollingDispatch:
             return self._learn(await self._remote.lease(ask))
         wants_tasks = ask.n > 0
         self._leasing += wants_tasks
+        if wants_tasks and self._releasing is not None:
+            self._releasing.cancel()
+            self._releasing = None
         try:
             while True:
                 grant = Grant()
@@ -106,8 +113,7 @@ class PollingDispatch:
                     return Grant() if news.cancelled() else self._learn(news.result())
         finally:
             self._leasing -= wants_tasks
-            if not self._leasing:
-                self._release()
+            self._release_soon()
 
     def _listen(self, ask: Ask) -> "asyncio.Future[Grant]":
         """Return the open call for news. All callers share it: the backend sends an item once."""
@@ -192,11 +198,15 @@ class PollingDispatch:
                     body=message.task_id[:200],
                 )
                 self._do(self._queues.delete([message]))
-        if not self._leasing:
-            self._release()
+        self._release_soon()
+
+    def _release_soon(self) -> None:
+        if self._leasing == 0 and self._releasing is None and any(self._received.values()):
+            loop = asyncio.get_running_loop()
+            self._releasing = loop.call_later(_KEEP_S, self._release)
 
     def _release(self) -> None:
-        """Release the messages that the worker has no room for."""
+        self._releasing = None
         messages = [message for each in self._received.values() for message in each]
         self._received.clear()
         if messages:
@@ -275,6 +285,8 @@ class PollingDispatch:
         return self._remote.open(url)
 
     async def close(self) -> None:
+        if self._releasing is not None:
+            self._releasing.cancel()
         waits: list[asyncio.Future[Any]] = list(self._polls.values())
         if self._news is not None:
             waits.append(self._news)
