@@ -26,7 +26,7 @@ from swell.containers.sources import SWELL, Code, Module, Nowhere, code_of, plac
 from swell.core.errors import InvalidModel, InvalidRequest
 from swell.families.entries import Content, as_toml, check_files, read
 from swell.families.entries import Entry as Added
-from swell.sdk.model_loader import built_in_module
+from swell.sdk.built_in_names import built_in_module
 from swell.weights.files import content_of_link
 from swell.weights.formats import WEIGHT_SUFFIXES
 from swell.weights.listing import Entry, Listing

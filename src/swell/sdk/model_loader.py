@@ -13,29 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from swell.core.errors import InvalidModel, NotFound, SwellError
+from swell.sdk.built_in_names import built_in_module
 from swell.sdk.define import MARK, Definition, define
 from swell.sdk.missing_packages import demo_module, how_to_get
 from swell.sdk.model import Model
-
-#: Built-in models, each with its module. `swell[embedded]` brings those of `swell_models`.
-_BUILT_IN: Final = {
-    "demo/curve": "swell_models.simulated_gpu",
-    "swell/artwork": "swell_models.artwork",
-    "swell/contact-sheet": "swell_models.contact_sheet",
-    "swell/cutout": "swell_models.cutout",
-    "swell/faces": "swell_models.faces",
-    "swell/icons": "swell.models.icons",
-    "swell/paint": "swell_models.paint",
-    "swell/portraits": "swell_models.portraits",
-    "swell/prompt-check": "swell.models.prompt_check",
-    "swell/safety": "swell.models.safety",
-    "swell/speech": "swell_models.speech",
-    "swell/translate": "swell_models.translate",
-    "swell/upscale": "swell.models.upscale",
-}
-
-#: The module of all other models under `demo/`.
-_STUB: Final = "swell.models.stub"
 
 #: Makes models from files that `swell models add` wrote; it is a layer above this module.
 _ADDED: Final = "swell.families.measured"
@@ -61,11 +42,6 @@ def load_models(ref: str) -> list[Definition]:
     if "/" in ref:
         return _built_in_models(ref)
     return _models_in(_import_module(path, ref), attribute, ref)
-
-
-def built_in_module(ref: str) -> str | None:
-    """Return the module of a built-in model, such as `swell.models.icons` for `swell/icons`."""
-    return _BUILT_IN.get(ref, _STUB if ref.startswith("demo/") else None)
 
 
 def _built_in_models(ref: str) -> list[Definition]:
