@@ -1,23 +1,21 @@
 """How often does the host wait for the device while the step engine draws?
 
 On a pretended GPU (tests/pretended_cuda.py), small models of the four step-batched families draw
-five pictures: new prompts, shared steps, a picture under a mask, and the finished pictures. Each
-blocking copy, read number or synchronisation of the loop counts. Waits for the mark of the step
-before, which pace the loop, do not.
+five pictures: new prompts, shared steps, a picture under a mask, previews and finished pictures.
+Each blocking copy, read number or synchronisation of the loop counts. Waits for the mark of the
+step before, which pace the loop, do not.
 
 Value: waits, of all families.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch_environment
 from machine import ROOT, folder, report
 
 
@@ -38,17 +36,5 @@ def measure() -> None:
     report(float(sum(each["host_waits"] for each in detail.values())), detail, ok=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    if parser.parse_args().inside:
-        measure()
-        return 0
-    subprocess.run([ROOT / ".ci" / "venv", "torch"], check=True)
-    python = ROOT / ".venv-torch" / "bin" / "python"
-    variables = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([python, __file__, "--inside"], env=variables, check=False).returncode
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(torch_environment.run(measure))

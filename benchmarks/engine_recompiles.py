@@ -9,13 +9,11 @@ Value: graphs at the end over graphs after the first step, of the family where t
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import torch_environment
 from machine import ROOT, folder, report
 
 
@@ -32,17 +30,5 @@ def measure() -> None:
     report(max(ratios.values()), detail, ok=all(ratios.values()))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    if parser.parse_args().inside:
-        measure()
-        return 0
-    subprocess.run([ROOT / ".ci" / "venv", "torch"], check=True)
-    python = ROOT / ".venv-torch" / "bin" / "python"
-    variables = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([python, __file__, "--inside"], env=variables, check=False).returncode
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(torch_environment.run(measure))

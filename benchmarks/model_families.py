@@ -11,15 +11,13 @@ Value: families and ways of use that agree. The largest difference is in the det
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import os
-import subprocess
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+import torch_environment
 from machine import ROOT, folder, report, say
 
 TOLERANCE = 1
@@ -79,17 +77,5 @@ def measure() -> None:
     report(float(len(agreeing)), detail, ok=is_right)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    if parser.parse_args().inside:
-        measure()
-        return 0
-    subprocess.run([ROOT / ".ci" / "venv", "torch"], check=True)
-    python = ROOT / ".venv-torch" / "bin" / "python"
-    variables = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    return subprocess.run([python, __file__, "--inside"], env=variables, check=False).returncode
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(torch_environment.run(measure))

@@ -69,7 +69,7 @@ def inference(function: FunctionT) -> FunctionT:
 
 
 def device_error(error: RuntimeError) -> BaseException:
-    """Return what an error of torch means for its device; the error itself if nothing."""
+    """Classify an error: out of memory, a broken device, or the error itself."""
     found: BaseException = error
     if isinstance(error, OUT_OF_MEMORY):
         return found
@@ -84,7 +84,7 @@ def device_error(error: RuntimeError) -> BaseException:
 def free_memory(device: torch.device) -> int | None:
     """Return the memory that this process may use on a GPU, in bytes; None for other devices.
 
-    What other processes use is not in it; what models of this process use is.
+    It includes the memory of this process's models, and excludes that of other processes.
     """
     if device.type != "cuda":
         return None

@@ -252,7 +252,8 @@ class Parts:
         is_whole = not (self._blocks or self.described.entry.ip_adapter)
         if not (is_whole and self._repeated_blocks()):
             sys.stderr.write(
-                f"{self.described.entry.name} is not compiled: its parts are not made for it\n"
+                f"{self.described.entry.name}: not compiled, since it has a reference adapter, "
+                "offloaded blocks or no repeated blocks\n"
             )
             return
         entry, home = self.described.entry, self.described.home

@@ -659,7 +659,7 @@ def serve(sock: socket.socket, slate: Slate, clock: Clock) -> int:
     except WorkerGone:
         return DEVICE_BROKEN if means_broken(pipe.error) else 0
     except DeviceBroken as error:
-        sys.stderr.write(f"the device is broken, and the model process ends: {error}\n")
+        sys.stderr.write(f"the GPU is unusable, so the model process ends: {error}\n")
         return DEVICE_BROKEN
     return 0
 

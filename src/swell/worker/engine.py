@@ -1003,7 +1003,7 @@ class Worker:
         lost = self._at.lose(blameless=blameless)
         self._line.leave_all()
         self._return(lost.others)
-        # A device that breaks has a cause outside of its tasks, or one that shows when it recurs.
+        # The device itself may be the cause, unless a task breaks it again while it runs alone.
         is_blamed = why is not _Why.BROKEN or all(held.alone for held in lost.suspects)
         if len(lost.suspects) == 1 and is_blamed and not lost.suspects[0].is_stopped:
             self._blame(lost.suspects[0], why, code, ran_s)

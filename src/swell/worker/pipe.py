@@ -184,7 +184,7 @@ class Pipe:
             except WorkerGone:
                 is_gone = True
             except BaseException as error:
-                # The thread's own end: `serve` says what the error means.
+                # `serve` reads the error once the thread has ended.
                 traceback.print_exc()
                 self.error = error
                 is_gone = True

@@ -117,7 +117,7 @@ class _Key:
     #: Whether steps are padded to a bucket.
     padded: bool
     loaded: bool = False
-    #: Whether `loaded` was set: a new key of a loaded model is no load.
+    #: False until the first `set_residency`: a new key of a loaded model is not a load.
     is_placed: bool = False
     load_s: float = 0.0
     #: Virtual time of fair queueing: device seconds, each divided by the weight served.
