@@ -189,8 +189,8 @@ def peers_python() -> Path:
     return own_python(
         "engine-peers-venv",
         PEERS / "engine-requirements.txt",
-        *("-c", str(ROOT / "constraints.txt"), "-e", str(ROOT / "packages/swell-models")),
-        *("-e", f"{ROOT}[embedded]"),
+        *("-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}[embedded]"),
+        *("-e", str(ROOT / "packages/swell-models")),
     )
 
 
