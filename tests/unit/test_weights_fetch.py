@@ -173,7 +173,7 @@ async def test_a_file_that_stays_wrong_is_refused_with_the_reason(
         (status(404), "push it again"),
         (status(200), "answered 200 to a request for a range"),
         (too_short, "came instead of"),
-        (hung_up, r"\(8 tries\). What has come so far is kept"),
+        (hung_up, r"\(8 tries\). The partial file is kept"),
     ],
 )
 async def test_a_server_that_never_sends_it_ends_the_fetch(
@@ -215,6 +215,7 @@ async def test_redirects_are_followed(
     assert not cache.missing(listing)
 
 
+@pytest.mark.slow
 async def test_a_connection_that_keeps_still_is_given_up(
     server: WeightServer, cache: WeightCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +227,7 @@ async def test_a_connection_that_keeps_still_is_given_up(
     assert cache.path(listing.files[NAME].sha256).read_bytes() == source.read_bytes()
 
 
+@pytest.mark.slow
 async def test_a_drip_is_given_up(
     server: WeightServer, cache: WeightCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,6 +450,7 @@ async def test_a_file_is_used_as_soon_as_it_is_whole_while_others_come(
     assert cache.drop(listing.files[NAME].sha256)
 
 
+@pytest.mark.slow
 async def test_a_file_that_nobody_fetches_is_given_up(
     server: WeightServer, cache: WeightCache, tmp_path: Path
 ) -> None:

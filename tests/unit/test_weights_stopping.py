@@ -70,6 +70,7 @@ async def test_while_a_server_keeps_still_and_what_came_is_not_fetched_again(
         while not server.stuck.is_set() or cache.begun_bytes(digest) < 15 * RANGE:
             await asyncio.sleep(0.01)
     server.asked.clear()
+    server.tricks.clear()
     await fetch(listing, cache, server, SystemClock())
     assert cache.path(digest).read_bytes() == source.read_bytes()
     assert min(start for _, start in server.asked) == 15 * RANGE

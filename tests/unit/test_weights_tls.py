@@ -51,6 +51,7 @@ async def test_nothing_is_asked_of_a_server_that_is_not_trusted(
     assert not server.asked
 
 
+@pytest.mark.slow
 async def test_a_tls_connection_that_keeps_still_is_given_up(
     server: WeightServer, cache: WeightCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

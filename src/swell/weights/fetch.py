@@ -4,8 +4,8 @@
     await fetch(listing, cache, source, clock)
 
 Files are read in ranges, several at once. The ranges of a file are appended in order to a partial
-file, so an interrupted download resumes where it ended. A file whose SHA-256 is right enters the
-cache at once, and reaches the disk afterwards: models load it meanwhile from memory.
+file, so an interrupted download resumes where it ended. A file with the right SHA-256 enters the
+cache at once, and is synced to the disk afterwards: models can load it earlier, from memory.
 
 Workers of one machine share the cache. The one that holds the lock of a file downloads it, and the
 others wait. A cancelled fetch ends within a fraction of a second: requests run in threads that are
@@ -40,7 +40,7 @@ TRIES: Final = 8
 WAIT_S = 0.25
 _MOST_WAIT_S: Final = 8.0
 
-#: How often a file that another worker downloads is looked at, in seconds.
+#: How often to check whether another worker has downloaded a file, in seconds.
 _LOCK_EVERY_S: Final = 0.1
 
 #: Bytes that reach the disk at once, so that a cancelled fetch does not wait for a whole file.
@@ -82,7 +82,7 @@ async def fetch(
         CacheUnusable: The cache cannot be written to.
     """
     sparing = {*sparing, *(entry.sha256 for entry in listing.files.values())}
-    # Again if a file was evicted meanwhile.
+    # Again if another process has evicted a file.
     while missing := {listing.files[name].sha256: name for name in cache.missing(listing)}:
         entries = {digest: listing.files[name] for digest, name in missing.items()}
         await aside(partial(_make_room, cache, entries, sparing))
@@ -140,13 +140,13 @@ class _Download:
 
     async def file(self, name: str, entry: Entry) -> None:
         """Download one file, unless another worker does."""
-        told = f"{name} of {self._listing.model}"
+        label = f"{name} of {self._listing.model}"
         async with self._files:
             with contextlib.ExitStack() as held:
                 while not self._is_locked(entry.sha256, held):
                     await asyncio.sleep(_LOCK_EVERY_S)
                 if not self._cache.has(entry):
-                    await self._file(name, told, entry)
+                    await self._file(name, label, entry)
 
     def _is_locked(self, digest: str, held: contextlib.ExitStack) -> bool:
         try:
@@ -155,23 +155,23 @@ class _Download:
             return False
         return True
 
-    async def _file(self, name: str, told: str, entry: Entry) -> None:
+    async def _file(self, name: str, label: str, entry: Entry) -> None:
         await _finish(lambda: self._cache.doubt(entry.sha256))
-        # Reads what has come of it, so that its SHA-256 goes on from there.
+        # Reads and hashes the partial file of an earlier download.
         part = await aside(lambda: self._cache.partial(entry.sha256))
         try:
             if part.size_bytes > entry.size_bytes:
                 part.restart()
-            await self._append(part, told, entry)
+            await self._append(part, label, entry)
             if part.sha256 != entry.sha256:
                 # The beginning may be damaged, or it was changed on the way.
                 part.restart()
-                await self._append(part, told, entry)
+                await self._append(part, label, entry)
             if part.sha256 != entry.sha256:
                 found = part.sha256
                 part.restart()
                 raise DigestMismatch(
-                    f"{told}: its SHA-256 is {found}, and {entry.sha256} was asked for. It came "
+                    f"{label}: its SHA-256 is {found}, and {entry.sha256} was asked for. It came "
                     "wrong twice: it was changed in the store or on the way, so it is not used. "
                     "Push the model again with `swell models push --verify`, which replaces "
                     "damaged files in the store"
@@ -194,13 +194,13 @@ class _Download:
             raise
         self._cache.settle(digest)
 
-    async def _append(self, part: Partial, told: str, entry: Entry) -> None:
+    async def _append(self, part: Partial, label: str, entry: Entry) -> None:
         """Append what is missing of a file."""
-        async with contextlib.aclosing(self._ranges(told, entry, part.size_bytes)) as ranges:
+        async with contextlib.aclosing(self._ranges(label, entry, part.size_bytes)) as ranges:
             async for data in ranges:
                 await _finish(partial(part.write, data))
 
-    async def _ranges(self, told: str, entry: Entry, start: int) -> AsyncGenerator[Any, None]:
+    async def _ranges(self, label: str, entry: Entry, start: int) -> AsyncGenerator[Any, None]:
         """Yield the rest of a file in order, with as many requests ahead as others leave room."""
         running: deque[asyncio.Task[Any]] = deque()
         try:
@@ -208,7 +208,7 @@ class _Download:
                 while start < entry.size_bytes and not (running and self._requests.locked()):
                     await self._requests.acquire()
                     end = min(start + RANGE_BYTES, entry.size_bytes)
-                    running.append(asyncio.create_task(self._range(told, entry, start, end)))
+                    running.append(asyncio.create_task(self._range(label, entry, start, end)))
                     start = end
                 data = await running[0]
                 # It counts until it is written.
@@ -221,7 +221,7 @@ class _Download:
                 self._requests.release()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def _range(self, told: str, entry: Entry, start: int, end: int) -> Any:
+    async def _range(self, label: str, entry: Entry, start: int, end: int) -> Any:
         failures = 0
         while True:
             place = await self._place(entry.sha256)
@@ -236,12 +236,12 @@ class _Download:
             except Unavailable as error:
                 why = error.detail
             except PullFailed as error:
-                raise PullFailed(f"{told}: {error.detail}") from None
+                raise PullFailed(f"{label}: {error.detail}") from None
             self._places.pop(entry.sha256, None)
             failures += 1
             if failures == TRIES:
                 raise PullFailed(
-                    f"{told}: {why} ({TRIES} tries). What has come so far is kept: try again"
+                    f"{label}: {why} ({TRIES} tries). The partial file is kept: try again"
                 )
             await asyncio.sleep(min(WAIT_S * 2.0 ** (failures - 1), _MOST_WAIT_S))
 

@@ -1,7 +1,7 @@
 """The weights of a model's own `weights.toml`, for the model's code, as they come.
 
     WEIGHTS = provided(__file__)                 # at the top: returns at once
-    import torch                                 # the worker downloads meanwhile
+    import torch                                 # while the worker downloads
     ...
     load_torch(WEIGHTS.path("unet.safetensors"), device)
 
@@ -25,10 +25,10 @@ from swell.weights.wishing import is_wished
 #: How long to wait for a file that no worker downloads, in seconds.
 PATIENCE_S: Final = 30.0
 
-#: How often the cache is looked at, in seconds.
+#: How often to check the cache, in seconds.
 _LOOK_S: Final = 0.01
 
-#: How often a worker that downloads is looked for, in seconds.
+#: How often to check for a worker that downloads, in seconds.
 _ASK_S: Final = 1.0
 
 _CACHE_VARIABLE: Final = "SWELL_WORKER__CACHE_DIR"

@@ -154,7 +154,7 @@ async def _look(
         async with room:
             found[entry.sha256] = await store.look(entry.sha256, entry.size_bytes, verify=verify)
         done += entry.size_bytes
-        progress(PushProgress("comparing what is there", done, total))
+        progress(PushProgress("comparing stored files", done, total))
 
     await _all(look(entry) for entry in entries)
     return found

@@ -46,7 +46,7 @@ class WeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: `owner/name`.
     model: str
     version: str
-    #: SHA-256 of files whose URLs are wanted; none for the manifest.
+    #: SHA-256 of the files to return URLs of; none for the manifest.
     files: list[str] = []
 
 
@@ -186,29 +186,29 @@ class BackendSource:
             found += [self._place(*each) for each in zip(asked, answer.urls, strict=True)]
         return found
 
-    def _place(self, sha256: str, told: FileUrl) -> Place:
-        url = self._url + told.url if told.url.startswith("/") else told.url
+    def _place(self, sha256: str, signed: FileUrl) -> Place:
+        url = self._url + signed.url if signed.url.startswith("/") else signed.url
         if not url.startswith(("http://", "https://")):
             raise PullFailed(
                 f"{self._url} gave a URL that no worker can read: upgrade the backend, or set "
                 "weights.url for this worker"
             )
-        return Place(sha256, url, tuple(told.headers.items()))
+        return Place(sha256, url, tuple(signed.headers.items()))
 
     async def _ask(self, asked: WeightsRequest) -> WeightsAnswer:
-        told = f"{asked.model}@{asked.version} from {self._url}"
+        label = f"{asked.model}@{asked.version} from {self._url}"
         body = msgspec.json.encode(asked)
         try:
             status, text = await aside(lambda: self._post(body))
         except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"{told}: {_brief(error)}") from error
+            raise Unavailable(f"{label}: {_brief(error)}") from error
         detail = _detail(text)
         if status == 404:
             raise NotFound(detail or f"{asked.model}@{asked.version} was not pushed")
         if status >= 500 or status in _TRANSIENT:
-            raise Unavailable(f"{told}: it answered {status} {detail}")
+            raise Unavailable(f"{label}: it answered {status} {detail}")
         if status >= 300:
-            raise PullFailed(f"{told}: it answered {status} {detail}")
+            raise PullFailed(f"{label}: it answered {status} {detail}")
         try:
             return msgspec.json.decode(text, type=WeightsAnswer)
         except msgspec.MsgspecError:

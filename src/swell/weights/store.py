@@ -68,7 +68,7 @@ class WeightStore:
             InvalidListing: Its manifest is damaged, or another one than expected.
             Unavailable: The store does not answer.
         """
-        key, told = version_key(model, version), f"{model}@{version}"
+        key, label = version_key(model, version), f"{model}@{version}"
         text = bytearray()
         try:
             async for piece in self.objects.read(self._prefix + key):
@@ -77,7 +77,7 @@ class WeightStore:
                     break
         except NotFound:
             raise NotFound(
-                f"{told} was not pushed here: run `swell models push {told}` where its weights are"
+                f"{label} was not pushed here: run `swell models push {label}` where its weights are"
             ) from None
         try:
             found = read_manifest(bytes(text), digest)
@@ -85,7 +85,7 @@ class WeightStore:
                 raise InvalidListing(f"it is the manifest of {found.model}@{found.version}")
         except SwellError as error:
             raise InvalidListing(
-                f"{key}, the manifest of {told} in the store, cannot be used ({len(text):,} "
+                f"{key}, the manifest of {label} in the store, cannot be used ({len(text):,} "
                 f"bytes): {error.detail}. If it is damaged, remove it there and push the model "
                 "again where its weights are"
             ) from None
@@ -150,7 +150,7 @@ class WeightStore:
         await self.objects.put(self._key(digest), data, _FILE_TYPE)
 
     async def publish(self, listing: Listing) -> None:
-        """Store the manifest of a version whose files are all there.
+        """Store the manifest of a version, after all its files.
 
         Raises:
             Conflict: The version has another manifest.
