@@ -36,6 +36,7 @@ def container_engine(
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have weights come in small ranges, and failures be retried at once."""
     monkeypatch.setattr(fetching, "RANGE_BYTES", RANGE)
+    monkeypatch.setattr(fetching, "SYNC_BYTES", RANGE)
     monkeypatch.setattr(fetching, "WAIT_S", 0.001)
 
 

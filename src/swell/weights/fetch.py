@@ -43,8 +43,9 @@ _MOST_WAIT_S: Final = 8.0
 #: How often to check whether another worker has downloaded a file, in seconds.
 _LOCK_EVERY_S: Final = 0.1
 
-#: Bytes that reach the disk at once, so that a cancelled fetch does not wait for a whole file.
-_SYNC_BYTES: Final = 32 << 20
+#: A larger file enters the cache before it is on the disk. It is synced in steps of this size, so
+#: that a cancelled fetch does not wait for all of it.
+SYNC_BYTES = 32 << 20
 
 
 def _unnoticed(*_: object, **__: object) -> None:
@@ -156,7 +157,9 @@ class _Download:
         return True
 
     async def _file(self, name: str, label: str, entry: Entry) -> None:
-        await _finish(lambda: self._cache.doubt(entry.sha256))
+        is_small = entry.size_bytes <= SYNC_BYTES
+        if not is_small:
+            await _finish(lambda: self._cache.doubt(entry.sha256))
         # Reads and hashes the partial file of an earlier download.
         part = await aside(lambda: self._cache.partial(entry.sha256))
         try:
@@ -176,16 +179,17 @@ class _Download:
                     "Push the model again with `swell models push --verify`, which replaces "
                     "damaged files in the store"
                 )
-            await _finish(lambda: self._cache.keep(part, name, entry.sha256, is_synced=False))
-            await self._sync(part)
+            await _finish(lambda: self._cache.keep(part, name, entry.sha256, is_synced=is_small))
+            if not is_small:
+                await self._sync(part)
         finally:
             part.close()
 
     async def _sync(self, part: Partial) -> None:
         digest, size = part.sha256, part.size_bytes
         try:
-            for at in range(0, size, _SYNC_BYTES):
-                end = min(at + _SYNC_BYTES, size)
+            for at in range(0, size, SYNC_BYTES):
+                end = min(at + SYNC_BYTES, size)
                 await _finish(partial(part.sync, at, end))
             await _finish(part.flush)
         except (SwellError, OSError):

@@ -77,7 +77,8 @@ class WeightStore:
                     break
         except NotFound:
             raise NotFound(
-                f"{label} was not pushed here: run `swell models push {label}` where its weights are"
+                f"{label} was not pushed here: run `swell models push {label}` where its weights "
+                "are"
             ) from None
         try:
             found = read_manifest(bytes(text), digest)
