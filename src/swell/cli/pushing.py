@@ -27,7 +27,7 @@ from swell.weights.manifest import manifest_digest, note_manifest
 from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
 
-#: Where nobody looks at bars, a line is written so often, in seconds.
+#: How often to write a line of progress to a log, in seconds.
 _LINE_S: Final = 10.0
 
 

@@ -1,8 +1,8 @@
 """Weights on the local disk, kept by the SHA-256 of their content.
 
     files/9f/9f86…           a file's content, read-only; its time of change tells its last use
-    unsynced/9f86…           during which start of the machine a content came that may not have
-                             reached the disk yet; after another start it counts as missing
+    unsynced/9f86…           the boot ID of a content that may not be on the disk yet; after a reboot
+                             the content counts as missing
     partial/9f86….part       what has come of a file so far; taken up again after a break
     listings/owner/name/version.json
     manifests/9f86….json    the files of a version that was pushed
@@ -196,7 +196,7 @@ class Partial:
         return self._hash.hexdigest()
 
     def sync(self, start: int, end: int) -> None:
-        """Have a part of it reach the disk; `flush` is one call for all, which may take minutes.
+        """Sync a part of the file to the disk. `flush` syncs all, which may take minutes.
 
         Source:
             msync(2): MS_SYNC writes the pages of the range, and waits for them.
@@ -443,8 +443,8 @@ class WeightCache:
             partial: What `partial` returned; closed afterwards, unless it is not synced.
             name: Its name, for its format.
             sha256: What its digest must be.
-            is_synced: Whether it reaches the disk first; otherwise call `doubt` before it comes,
-                and `settle` afterwards.
+            is_synced: Whether to sync it to the disk first. Otherwise call `doubt` before its
+                first byte, and `settle` once it is synced.
 
         Raises:
             DigestMismatch: It is something else; it has been removed.
@@ -475,7 +475,7 @@ class WeightCache:
         return entry
 
     def doubt(self, sha256: str) -> None:
-        """Note that a content will be here before it has reached the disk.
+        """Note that a content enters the cache before it is synced to the disk.
 
         Raises:
             CacheFull, CacheUnusable: It cannot be noted.
@@ -485,11 +485,11 @@ class WeightCache:
         write_whole(self._doubt_path(sha256), _boot_id())
 
     def settle(self, sha256: str) -> None:
-        """Note that a content has reached the disk."""
+        """Note that a content is synced to the disk."""
         self._doubt_path(sha256).unlink(missing_ok=True)
 
     def _is_doubtful(self, sha256: str) -> bool:
-        """Whether the machine went down before a content was known to be on the disk."""
+        """Whether the machine rebooted before a content was synced to the disk."""
         try:
             return self._doubt_path(sha256).read_bytes() != _boot_id()
         except OSError:
@@ -724,7 +724,7 @@ class WeightCache:
 
 @functools.cache
 def _boot_id() -> bytes:
-    """Return what names this start of the machine; where it has no name, this process."""
+    """Return the boot ID of the machine; where it has none, one of this process."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:

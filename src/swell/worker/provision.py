@@ -19,20 +19,20 @@ from swell.weights.provided import listing_beside
 from swell.weights.sources import Source, until_answered
 from swell.weights.wishing import Wishing
 
-#: What the paths of listings end in.
+#: The suffixes of listings.
 _LISTINGS: Final = (".toml", ".json")
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A version whose weights are wanted.
+    """A version that a worker's models need.
 
     Args:
         model: `owner/name`.
-        version: Which.
-        manifest: Digest of its manifest, where it is known.
-        files: SHA-256 of the files that are wanted, by name; empty for all.
-        is_optional: Whether it may be that nobody has pushed it, since it is brought otherwise.
+        version: The version.
+        manifest: The SHA-256 of its manifest; None for any.
+        files: SHA-256 of the needed files by name; empty for all.
+        is_optional: Whether the version need not have been pushed.
     """
 
     model: str
@@ -43,17 +43,17 @@ class Wish:
 
     @property
     def names(self) -> set[str]:
-        """By what it is known to whoever waits for it."""
+        """The names under which models wait for it."""
         pinned = set() if self.manifest is None else {self.manifest}
         return {f"{self.model}@{self.version}", *pinned, *self.files.values()}
 
     def is_in(self, cache: WeightCache) -> bool:
-        """Return whether all of it is known to be in a cache."""
+        """Return whether a cache is known to have all files."""
         digests = self.digests(cache)
         return bool(digests) and all(cache.entry(digest) for digest in digests)
 
     def digests(self, cache: WeightCache) -> set[str]:
-        """Return the digests of its files, as far as they are known here."""
+        """Return the digests of its files, as far as they are known."""
         if not self.files and self.manifest is not None:
             with contextlib.suppress(NotCached):
                 files = noted_manifest(cache, self.manifest).files.values()
@@ -61,7 +61,7 @@ class Wish:
         return set(self.files.values())
 
     def of(self, manifest: Listing) -> Listing:
-        """Return the files of a manifest that are wanted.
+        """Return the needed files of a manifest.
 
         Raises:
             InvalidListing: It lacks a file, or has another one in its place.
@@ -85,10 +85,10 @@ class Wish:
 def wishes_of(
     models: Sequence[str], references: Sequence[str], listings: Path | None
 ) -> list[Wish]:
-    """Return what a worker's models need.
+    """Return the versions that a worker's models need.
 
     Args:
-        models: As `load_models` takes them; a `weights.toml` beside the code of these is read.
+        models: As `load_models` takes them; a `weights.toml` next to their code is read.
         references: `owner/name@version`, or the same with `#sha256=` and its manifest's digest, or
             the path of a `weights.toml`.
         listings: A JSON file with a list of listings; None if there is none.
@@ -105,17 +105,17 @@ def wishes_of(
     found += [_of_author(read_listing(path)) for path in sorted(files)]
     if listings is not None:
         try:
-            told = msgspec.json.decode(listings.read_bytes(), type=list[Listing])
+            decoded = msgspec.json.decode(listings.read_bytes(), type=list[Listing])
         except (OSError, msgspec.MsgspecError) as error:
             raise InvalidRequest(
                 f"{listings} has no list of weights ({error}): see worker.weights_file"
             ) from None
-        found += [_of_listing(each.check()) for each in told]
+        found += [_of_listing(each.check()) for each in decoded]
     return found
 
 
 def _folder_of(ref: str) -> Path | None:
-    """Return where the code of a model lies, told without importing anything; None if unknown."""
+    """Return the folder of a model's code, without importing it; None if unknown."""
     name = ref.partition(":")[0]
     if name.endswith(".py"):
         return Path(name).parent
