@@ -1,7 +1,7 @@
 """Weights on the local disk, kept by the SHA-256 of their content.
 
     files/9f/9f86…           a file's content, read-only; its time of change tells its last use
-    unsynced/9f86…           the boot ID of a content that may not be on the disk yet; after a reboot
+    unsynced/9f86…           the boot ID of a content that may not be on the disk; after a reboot
                              the content counts as missing
     partial/9f86….part       what has come of a file so far; taken up again after a break
     listings/owner/name/version.json
