@@ -196,6 +196,26 @@ async def test_a_server_that_is_gone_ends_the_fetch(cache: WeightCache, tmp_path
         await get(listing, cache, server)
 
 
+async def test_idle_connections_that_the_server_closed_cost_one_try(
+    server: WeightServer, cache: WeightCache, tmp_path: Path
+) -> None:
+    first = pushed(server, write(tmp_path / NAME, size=20_000))
+
+    def close(asked: BaseHTTPRequestHandler, data: bytes, number: int) -> bool:
+        answer(asked, data)
+        # Unannounced.
+        asked.close_connection = True
+        return True
+
+    server.tricks[None] = close
+    await get(first, cache, server)
+    server.tricks.clear()
+    server.asked.clear()
+    second = pushed(server, write(tmp_path / "2" / NAME, 2, 500), version="v2")
+    await get(second, cache, server)
+    assert server.told[second.files[NAME].sha256] <= 2
+
+
 async def test_redirects_are_followed(
     server: WeightServer, cache: WeightCache, tmp_path: Path
 ) -> None:

@@ -6,7 +6,6 @@ import http.client
 import random
 import ssl
 import urllib.parse
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -168,7 +167,7 @@ class BackendSource:
         self._token = token
         self._trust = trust
         #: Idle connections, with their scheme and host.
-        self._idle: deque[tuple[tuple[str, str], http.client.HTTPConnection]] = deque()
+        self._idle: list[tuple[tuple[str, str], http.client.HTTPConnection]] = []
 
     async def manifest(self, model: str, version: str, digest: str | None = None) -> Listing:
         answer = await self._ask(WeightsRequest(model=model, version=version))
@@ -231,6 +230,8 @@ class BackendSource:
             async with asyncio.timeout(RANGE_S):
                 return await aside(lambda: self._read(place, start, end))
         except (OSError, http.client.HTTPException) as error:
+            # The server has closed idle connections, probably all of them.
+            self.close()
             raise Unavailable(_brief(error)) from error
 
     def _read(self, place: Place, start: int, end: int) -> bytearray:
@@ -259,15 +260,16 @@ class BackendSource:
 
     def _take(self, parts: urllib.parse.SplitResult) -> http.client.HTTPConnection:
         with contextlib.suppress(IndexError):
-            host, connection = self._idle.popleft()
+            host, connection = self._idle.pop()
             if host == (parts.scheme, parts.netloc):
                 return connection
             connection.close()
         return self._connection(parts)
 
     def close(self) -> None:
-        while self._idle:
-            self._idle.popleft()[1].close()
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop()[1].close()
 
     def _connection(self, parts: urllib.parse.SplitResult) -> http.client.HTTPConnection:
         if parts.scheme == "https":
