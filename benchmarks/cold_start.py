@@ -2,7 +2,7 @@
 
 A backend runs; the weights were pushed. `swell worker` begins with an empty cache, a URL
 and a key, and the clock runs until the task that waits has succeeded: the interpreter,
-registration, the fetch of every chunk through URLs that the backend signs, SHA-256 of all of them,
+registration, the fetch of every range through URLs that the backend signs, SHA-256 of all of them,
 the libraries' import, the load, one pass, encoding and upload. In turns with it, from the same
 server in the same run:
 

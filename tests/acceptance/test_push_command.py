@@ -21,7 +21,7 @@ from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
 from pages import commands
 from servers import Server
 
-#: Of two chunks.
+#: Of two ranges.
 SIZE = 20_000_000
 
 
@@ -36,8 +36,8 @@ def swell(tmp_path: Path) -> Swell:
     return Swell(tmp_path)
 
 
-def chunks(folder: Path) -> list[Path]:
-    return sorted(each for each in (folder / "chunks").glob("*/*") if each.name[0] != ".")
+def stored(folder: Path) -> list[Path]:
+    return sorted(each for each in (folder / "files").glob("*/*") if each.name[0] != ".")
 
 
 def test_it_says_where_to_before_and_after_and_in_json(swell: Swell) -> None:
@@ -47,12 +47,12 @@ def test_it_says_where_to_before_and_after_and_in_json(swell: Swell) -> None:
     before, after = done.stderr.index(f"pushing to {home}\n"), done.stderr.index("tests/sum@v1 is")
     assert before < after
     assert f"tests/sum@v1 is in {home}\n" in done.stderr
-    assert len(chunks(swell.folder / ".swell" / "objects" / "weights")) == 2
+    assert len(stored(swell.folder / ".swell" / "objects" / "weights")) == 1
     told = swell.run("models", "push", "source/weights.toml", "--to", "file:shelf", "--json")
     [pushed] = json.loads(told.stdout)
     assert pushed["to"] == f"file:{swell.folder}/shelf"
     assert f"pushing to {pushed['to']}\n" in told.stderr
-    assert len(chunks(swell.folder / "shelf")) == 2
+    assert len(stored(swell.folder / "shelf")) == 1
 
 
 def test_it_says_which_bucket_at_which_endpoint_and_no_secret(
@@ -98,13 +98,13 @@ def test_the_commands_of_the_page_push_where_it_says(tmp_path: Path, moto_server
         told += json.loads(done.stdout)
     home = f"file:{tmp_path}/.swell/objects/weights"
     there = f"{bucket.url} at {bucket.access.endpoint}"
-    assert [(each["to"], each["sent_chunks"]) for each in told] == [
-        (there, 2),
-        (home, 2),
+    assert [(each["to"], each["sent_files"]) for each in told] == [
+        (there, 1),
+        (home, 1),
         (home, 0),
     ]
-    assert len([name for name in bucket.names() if "chunks/" in name]) == 2
-    assert len(chunks(tmp_path / ".swell" / "objects" / "weights")) == 2
+    assert len([name for name in bucket.names() if "files/" in name]) == 1
+    assert len(stored(tmp_path / ".swell" / "objects" / "weights")) == 1
 
 
 @pytest.mark.parametrize("url", ["shelf", "ftp://x/y", "s3://[x"])
@@ -115,19 +115,19 @@ def test_an_address_of_no_store_is_refused_with_what_to_write(swell: Swell, url:
     assert "Traceback" not in done.stderr
 
 
-def test_a_chunk_that_was_changed_is_replaced_where_verify_is_asked_for(swell: Swell) -> None:
+def test_a_file_that_was_changed_is_replaced_where_verify_is_asked_for(swell: Swell) -> None:
     push = ("models", "push", "source/weights.toml", "--to", "file:shelf")
     swell.ok(*push)
-    path = chunks(swell.folder / "shelf")[0]
+    [path] = stored(swell.folder / "shelf")
     right = path.read_bytes()
     path.write_bytes(bytes(len(right)))
     [told] = swell.json(*push)
-    assert (told["sent_chunks"], told["wrong_chunks"]) == (0, 0)
+    assert (told["sent_files"], told["wrong_files"]) == (0, 0)
     done = swell.run(*push, "--verify")
     assert "REPAIRED" in done.stdout
     assert path.read_bytes() == right
     [told] = swell.json(*push, "--verify")
-    assert (told["sent_chunks"], told["wrong_chunks"]) == (0, 0)
+    assert (told["sent_files"], told["wrong_files"]) == (0, 0)
 
 
 def test_other_weights_of_a_version_are_refused_and_nothing_goes_up(swell: Swell) -> None:
@@ -156,7 +156,7 @@ def test_files_that_lie_beside_their_listing_are_read_there_and_not_copied(swell
     changed = swell.run("models", "push", "source/weights.toml", "--to", "file:other")
     assert changed.returncode == 2
     assert "w.safetensors" in changed.stderr
-    assert not (swell.folder / "other" / "chunks").exists()
+    assert not (swell.folder / "other" / "versions").exists()
 
 
 def test_a_listing_that_names_a_manifest_alone_is_pushed_from_where_it_was_pulled(
@@ -224,7 +224,7 @@ def test_an_interrupted_push_ends_at_once_and_says_how_to_go_on(swell: Swell) ->
             process.kill()
             process.wait()
             process.stderr.close()
-    assert "Uploaded chunks stay" in said
+    assert "Uploaded files stay" in said
     assert "run the same command to resume" in said
     assert "Traceback" not in said
 

@@ -13,7 +13,7 @@ from summed import MODEL, push, served_to_workers, worker_elsewhere, write_weigh
 
 from commandline import PATIENCE_S, Swell
 
-#: Of three chunks, and a bit.
+#: Of three ranges.
 SIZE = 50_000_000
 
 
@@ -35,7 +35,7 @@ def test_workers_of_one_machine_share_what_the_first_fetches(
     swell: Swell, served: dict[str, str]
 ) -> None:
     pushed = push(swell)
-    assert pushed["sent_chunks"] == 3
+    assert pushed["sent_files"] == 1
     shutil.rmtree(swell.folder / "source")
     workers = [worker_elsewhere(swell, served, "elsewhere") for _ in range(2)]
     try:
@@ -99,8 +99,8 @@ def test_a_worker_ends_where_its_weights_were_changed_on_the_way(
     swell: Swell, served: dict[str, str]
 ) -> None:
     push(swell)
-    chunks = sorted((swell.folder / ".swell" / "objects" / "weights" / "chunks").glob("*/*"))
-    changed = next(path for path in chunks if re.fullmatch("[0-9a-f]{64}", path.name))
+    files = sorted((swell.folder / ".swell" / "objects" / "weights" / "files").glob("*/*"))
+    changed = next(path for path in files if re.fullmatch("[0-9a-f]{64}", path.name))
     content = bytearray(changed.read_bytes())
     content[len(content) // 2] ^= 1
     changed.write_bytes(content)
@@ -111,7 +111,7 @@ def test_a_worker_ends_where_its_weights_were_changed_on_the_way(
         process.kill()
         process.wait(PATIENCE_S)
     said = " ".join((swell.folder / "elsewhere.txt").read_text().split())
-    assert "w.safetensors of tests/sum, chunk" in said
+    assert "w.safetensors of tests/sum: its SHA-256 is" in said
     assert hashlib.sha256(content).hexdigest() in said
     assert changed.name in said
     assert swell.json("workers") == []

@@ -112,6 +112,8 @@ class ObjectsConformance:
     ) -> None:
         await objects.put("a", b"0123456789", "text/plain")
         assert await _read(objects, "a", start, end) == expected
+        if end is not None and end <= 10:
+            assert bytes(await objects.read_range("a", start, end)) == expected
 
     async def test_an_empty_file_is_a_file(self, objects: Objects) -> None:
         await objects.put("empty", b"", "text/plain")
@@ -123,6 +125,8 @@ class ObjectsConformance:
             await objects.head("missing")
         with pytest.raises(NotFound):
             await _read(objects, "missing")
+        with pytest.raises(NotFound):
+            await objects.read_range("missing", 0, 4)
 
     async def test_a_folder_is_not_a_file(self, objects: Objects) -> None:
         await objects.put("folder/a", b"1", "text/plain")

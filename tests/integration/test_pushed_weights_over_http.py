@@ -21,15 +21,16 @@ from swell.server.app import create_app
 from swell.server.auth import create_key
 from swell.server.dependencies import ApiSettings, Backend
 from swell.weights.cache import PullFailed, WeightCache
-from swell.weights.chunks import Manifest, chunk_key, manifest_key
 from swell.weights.listing import Entry, Listing, Wanted, WantedFile
+from swell.weights.manifest import manifest_digest
 from swell.weights.provided import Provided
 from swell.weights.push import push
-from swell.weights.sources import MOST_PLACES, BackendSource
-from swell.weights.store import WeightStore
+from swell.weights.sources import MOST_URLS, BackendSource
+from swell.weights.store import WeightStore, file_key, version_key
 from swell.worker.provision import Provision, wishes_of
 
-CHUNK = 4096
+#: Bytes of a request.
+RANGE = 4096
 #: Names as they were pushed.
 FILES = {
     "unet/config.json": b'{"of":"unet"}',
@@ -93,7 +94,7 @@ def shelf_of(backend: Backend) -> WeightStore:
 
 
 @pytest.fixture
-async def manifest(backend: Backend, tmp_path: Path) -> Manifest:
+async def manifest(backend: Backend, tmp_path: Path) -> Listing:
     entries, paths = {}, {}
     for name, data in FILES.items():
         path = tmp_path / "author" / name
@@ -101,14 +102,14 @@ async def manifest(backend: Backend, tmp_path: Path) -> Manifest:
         path.write_bytes(data)
         entries[name], paths[name] = Entry(hashlib.sha256(data).hexdigest(), len(data)), path
     listing = Listing("acme/poster", "v1", entries)
-    pushed = await push(listing, paths, shelf_of(backend), chunk_bytes=CHUNK)
+    await push(listing, paths, shelf_of(backend))
     shutil.rmtree(tmp_path / "author")
-    return pushed.manifest
+    return listing
 
 
-def toml(folder: Path, manifest: Manifest, *, is_pinned: bool) -> Path:
+def toml(folder: Path, manifest: Listing, *, is_pinned: bool) -> Path:
     """Write what lies beside the model's code: its own names for what was pushed."""
-    pin = f'manifest = "sha256:{manifest.digest}"\n' if is_pinned else ""
+    pin = f'manifest = "sha256:{manifest_digest(manifest)}"\n' if is_pinned else ""
     lines = [f'"{ours}" = "{manifest.files[theirs].sha256}"' for ours, theirs in NAMES.items()]
     path = folder / "weights.toml"
     path.write_text(
@@ -119,15 +120,20 @@ def toml(folder: Path, manifest: Manifest, *, is_pinned: bool) -> Path:
 
 @pytest.mark.parametrize("is_pinned", [False, True])
 async def test_files_come_under_the_names_that_the_model_asks_for(
-    is_pinned: bool, source: BackendSource, manifest: Manifest, tmp_path: Path
+    is_pinned: bool,
+    source: BackendSource,
+    manifest: Listing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("swell.weights.fetch.RANGE_BYTES", RANGE)
     cache = WeightCache(tmp_path / "cache")
     path = toml(tmp_path, manifest, is_pinned=is_pinned)
     provision = Provision(wishes_of([], [str(path)], None), cache, source, SystemClock())
     await provision.bring()
-    assert provision.bytes == sum(manifest.chunks.values()), "each of equal chunks comes once"
+    assert provision.bytes == sum(map(len, FILES.values()))
     files = {ours: WantedFile("", manifest.files[theirs].sha256) for ours, theirs in NAMES.items()}
-    wanted = Wanted("acme/poster", "v1", files, manifest.digest if is_pinned else None)
+    wanted = Wanted("acme/poster", "v1", files, manifest_digest(manifest) if is_pinned else None)
     weights = Provided(wanted, cache, SystemClock(), patience_s=1.5)
     for ours, theirs in NAMES.items():
         assert weights.path(ours).read_bytes() == FILES[theirs]
@@ -141,7 +147,7 @@ async def test_files_come_under_the_names_that_the_model_asks_for(
 
 
 async def test_a_file_that_was_not_pushed_is_told_by_the_name_that_the_model_asks_for(
-    source: BackendSource, manifest: Manifest, tmp_path: Path
+    source: BackendSource, manifest: Listing, tmp_path: Path
 ) -> None:
     path = toml(tmp_path, manifest, is_pinned=False)
     path.write_text(path.read_text() + f'"late.json" = "{"0" * 64}"\n')
@@ -150,20 +156,18 @@ async def test_a_file_that_was_not_pushed_is_told_by_the_name_that_the_model_ask
         await Provision(wishes, WeightCache(tmp_path / "cache"), source, SystemClock()).bring()
 
 
-async def test_more_chunks_than_one_request_may_ask_for_are_asked_for_in_several(
-    source: BackendSource, manifest: Manifest
+async def test_more_files_than_one_request_may_ask_for_are_asked_for_in_several(
+    source: BackendSource, manifest: Listing
 ) -> None:
-    digests = list(manifest.chunks) * (MOST_PLACES // len(manifest.chunks) + 1)
-    assert len(digests) > MOST_PLACES
-    places = await asyncio.to_thread(source.places, manifest, digests)
-    assert len(places) == len(digests)
-    assert all(
-        chunk_key(digest) in place.url for digest, place in zip(digests, places, strict=True)
-    )
+    digests = [entry.sha256 for entry in manifest.files.values()] * (MOST_URLS // 3 + 1)
+    assert len(digests) > MOST_URLS
+    places = await source.places(manifest, digests)
+    assert [place.sha256 for place in places] == digests
+    assert all(file_key(place.sha256) in place.url for place in places)
 
 
 async def test_a_key_that_may_not_is_told_why(
-    url: str, backend: Backend, manifest: Manifest
+    url: str, backend: Backend, manifest: Listing
 ) -> None:
     made = await create_key(backend.registry, backend.clock, "c", frozenset({Scope.CLIENT}))
     with pytest.raises(PullFailed, match="it answered 403"):
@@ -173,18 +177,18 @@ async def test_a_key_that_may_not_is_told_why(
 
 
 async def test_a_version_that_was_not_pushed_is_told_with_the_command(
-    source: BackendSource, manifest: Manifest
+    source: BackendSource, manifest: Listing
 ) -> None:
     with pytest.raises(NotFound, match="swell models push acme/poster@v2"):
         await source.manifest("acme/poster", "v2")
 
 
 async def test_a_manifest_that_was_cut_off_at_the_backend_ends_the_worker_with_what_to_do(
-    source: BackendSource, backend: Backend, manifest: Manifest
+    source: BackendSource, backend: Backend, manifest: Listing
 ) -> None:
     shelf = shelf_of(backend)
-    key = manifest_key(manifest.digest)
+    key = version_key("acme/poster", "v1")
     key = key if backend.weights else f"weights/{key}"
     await shelf.objects.put(key, b'{"model":', "application/json")
-    with pytest.raises(PullFailed, match=r"cut off where it lies.*push the model again"):
+    with pytest.raises(PullFailed, match=r"cannot be used.*push the model again"):
         await source.manifest("acme/poster", "v1")

@@ -3,6 +3,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from weights_harness import RANGE
+
+import swell.weights.fetch as fetching
+from swell.weights.cache import WeightCache
+from weight_server import WeightServer, weight_server
 
 
 @pytest.fixture
@@ -25,3 +30,24 @@ def container_engine(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     return program
+
+
+@pytest.fixture
+def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have weights come in small ranges, and failures be retried at once."""
+    monkeypatch.setattr(fetching, "RANGE_BYTES", RANGE)
+    monkeypatch.setattr(fetching, "SYNC_BYTES", RANGE)
+    monkeypatch.setattr(fetching, "WAIT_S", 0.001)
+
+
+@pytest.fixture
+def server() -> Iterator[WeightServer]:
+    """A server of pushed weights."""
+    with weight_server() as made:
+        yield made
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> WeightCache:
+    """An empty cache of weights."""
+    return WeightCache(tmp_path / "cache")

@@ -28,8 +28,8 @@ from swell.families.entries import added, check_files, read
 from swell.sdk.model_loader import load_models
 from swell.settings.describe import describe as describe_settings
 from swell.weights.cache import DigestMismatch, WeightCache
-from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest
-from swell.weights.fetch import note_manifest
+from swell.weights.listing import Entry, Listing
+from swell.weights.manifest import manifest_digest, note_manifest
 from swell.worker.provision import wishes_of
 from swell.worker.run import Home
 
@@ -704,10 +704,9 @@ def test_weights_that_are_listed_are_fetched_by_their_listing_or_baked(tmp_path:
 
 @pytest.mark.slow
 def test_weights_that_a_manifest_names_are_baked_with_it(tmp_path: Path) -> None:
-    file = ChunkedFile(DIGEST, len(WEIGHTS), (DIGEST,))
-    manifest = Manifest("acme/x", "1", CHUNK_BYTES, {"x.safetensors": file})
+    manifest = Listing("acme/x", "1", {"x.safetensors": Entry(DIGEST, len(WEIGHTS))})
     home = WeightCache(tmp_path / "cache")
-    path = listed_model(tmp_path / "a", manifest=manifest.digest)
+    path = listed_model(tmp_path / "a", manifest=manifest_digest(manifest))
     wanted = Wanted([str(path)], Home(), "1", is_baked=True, cache_dir=home.folder)
     with pytest.raises(InvalidRequest, match="names the manifest"):
         parts_of(wanted)

@@ -14,27 +14,21 @@ import pytest
 from weights_harness import NAME, pushed, write
 
 from added_harness import NEW, add, dreams, hub_of_dreams, models, remove
-from chunk_server import ChunkServer, chunk_server
 from hub_server import HubServer
 from swell.core.clock import SystemClock
 from swell.families.entries import path_of, read
 from swell.weights import Entry, Listing, NotCached, WeightCache
 from swell.weights.fetch import fetch
-from swell.weights.growing import Growing
-from swell.weights.noted import note_manifest
+from swell.weights.manifest import manifest_digest, note_manifest
 from swell.weights.prune import Fate, Pruned, prune
 from swell.weights.pull import pull
 from swell.weights.wishing import Wishing
+from weight_server import WeightServer
 
 NETWORK = "unet/diffusion_pytorch_model.safetensors"
 
 #: Everything was used before this.
 BEFORE = datetime(2030, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> WeightCache:
-    return WeightCache(tmp_path / "cache")
 
 
 @pytest.fixture
@@ -175,25 +169,21 @@ def test_a_pull_that_took_long_has_fresh_files_when_it_is_noted(
 # --- what told of it -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def server() -> Iterator[ChunkServer]:
-    with chunk_server() as made:
-        yield made
-
-
 def names_in(cache: WeightCache, *folders: str) -> list[str]:
     found = [path for name in folders for path in (cache.folder / name).rglob("*")]
     return sorted(path.name for path in found if path.is_file())
 
 
 async def test_manifests_go_with_the_last_of_their_files_and_locks_with_whoever_held_them(
-    server: ChunkServer, cache: WeightCache, tmp_path: Path
+    server: WeightServer, cache: WeightCache, tmp_path: Path
 ) -> None:
     whole = pushed(server, write(tmp_path / "1" / NAME, 1, 9_000), model="acme/whole")
     cut_off = pushed(server, write(tmp_path / "2" / NAME, 2, 9_000), model="acme/cut-off")
     wished = pushed(server, write(tmp_path / "3" / NAME, 3, 9_000), model="acme/wished")
     for manifest in (whole, cut_off):
+        note_manifest(cache, manifest)
         await fetch(manifest, cache, server, SystemClock())
+    digests = [manifest_digest(each) for each in (whole, cut_off, wished)]
     note_manifest(cache, wished)
     (cache.folder / "manifests" / f"{'1' * 64}.json").write_text("{")
     cache.drop(cut_off.files[NAME].sha256)
@@ -202,41 +192,46 @@ async def test_manifests_go_with_the_last_of_their_files_and_locks_with_whoever_
         wishing.tell(["acme/wished@v1"])
         would = pruned(cache, is_dry_run=True)
         assert names_in(cache, "manifests") == sorted(
-            f"{digest}.json" for digest in (whole.digest, cut_off.digest, wished.digest, "1" * 64)
+            f"{digest}.json" for digest in (*digests, "1" * 64)
         )
         assert pruned(cache) == would
         assert names_in(cache, "manifests") == sorted(
-            f"{digest}.json" for digest in (whole.digest, wished.digest)
+            f"{digest}.json" for digest in (digests[0], digests[2])
         )
         assert names_in(cache, "locks") == ["2" * 64]
-    assert cache.has(whole.listing.files[NAME])
+    assert cache.has(whole.files[NAME])
     assert [each.model for each in would.listings] == ["acme/cut-off"]
     pruned(cache)
-    assert names_in(cache, "manifests") == [f"{whole.digest}.json"]
+    assert names_in(cache, "manifests") == [f"{digests[0]}.json"]
     cache.drop(whole.files[NAME].sha256)
     assert pruned(cache).traces == 1
     assert names_in(cache, "manifests", "locks", "wishes", "listings") == []
 
 
-async def test_notes_of_files_that_are_gone_go_and_those_of_a_fetch_that_goes_on_stay(
-    server: ChunkServer, cache: WeightCache, tmp_path: Path
+def test_notes_of_files_that_are_gone_go_and_those_of_a_fetch_that_goes_on_stay(
+    cache: WeightCache, tmp_path: Path
 ) -> None:
-    manifest = pushed(server, write(tmp_path / NAME, size=20_000))
-    growing = Growing(cache, manifest, NAME)
-    growing.close()
-    orphan = growing.notes.with_name(f"{'1' * 64}.done")
-    orphan.write_bytes(growing.notes.read_bytes())
-    with cache.locked(growing.key):
+    coming, gone = "1" * 64, "2" * 64
+    cache.partial(coming).close()
+    orphan = cache.part_path(gone).with_suffix(".etag")
+    orphan.write_text("x")
+    with cache.locked(coming):
         would = pruned(cache, is_dry_run=True)
         assert orphan.exists()
         assert pruned(cache) == would
         assert (would.partials, would.traces) == (0, 1)
         assert not orphan.exists()
-        assert growing.part.exists()
-        assert growing.notes.exists()
-        assert names_in(cache, "locks") == [growing.key]
+        assert cache.part_path(coming).exists()
+        assert names_in(cache, "locks") == [coming]
     assert pruned(cache).partials == 1
     assert names_in(cache, "partial", "locks") == []
+    # What may not have reached the disk is told as long as it is here.
+    here = kept(cache, tmp_path, 0)
+    note(cache, "acme/poster", here)
+    for digest in (gone, here.sha256):
+        cache.doubt(digest)
+    pruned(cache)
+    assert names_in(cache, "unsynced") == [here.sha256]
 
 
 def test_drafts_of_whoever_was_killed_go(cache: WeightCache, tmp_path: Path) -> None:

@@ -6,24 +6,24 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from weights_harness import NAME, pushed, write
+from weights_harness import NAME, RANGE, pushed, write
 
-from chunk_server import ChunkServer, chunk_server, keep_still
 from manual_clock import ManualClock
 from swell.core.clock import SystemClock
 from swell.core.errors import NotFound, Unavailable
 from swell.weights.cache import CacheUnusable, NotCached, WeightCache
-from swell.weights.chunks import Manifest
-from swell.weights.gather import Place, Terms
-from swell.weights.listing import Wanted, WantedFile
+from swell.weights.listing import Listing, Wanted, WantedFile
+from swell.weights.manifest import manifest_digest
 from swell.weights.provided import PATIENCE_S, Provided
+from swell.weights.sources import Place
 from swell.weights.wishing import Wishing, forget_the_dead, is_wished
 from swell.worker.provision import Provision, Wish
+from weight_server import WeightServer, hold
 
 #: One worker that says what it will fetch, and is killed before it does.
 TELLER = """
@@ -37,22 +37,13 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture
-def server() -> Iterator[ChunkServer]:
-    with chunk_server() as made:
-        yield made
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> WeightCache:
-    return WeightCache(tmp_path / "cache")
-
-
 def waiting(
-    manifest: Manifest, cache: WeightCache, clock: ManualClock, *, pinned: bool = True
+    manifest: Listing, cache: WeightCache, clock: ManualClock, *, pinned: bool = True
 ) -> Provided:
-    files = {name: WantedFile("", file.sha256) for name, file in manifest.files.items()}
-    wanted = Wanted(manifest.model, manifest.version, files, manifest.digest if pinned else None)
+    files = {name: WantedFile("", entry.sha256) for name, entry in manifest.files.items()}
+    wanted = Wanted(
+        manifest.model, manifest.version, files, manifest_digest(manifest) if pinned else None
+    )
     return Provided(wanted, cache, clock)
 
 
@@ -111,13 +102,13 @@ def test_where_it_cannot_be_told_the_reason_is(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("pinned", [True, False])
 async def test_who_waits_does_so_while_the_worker_that_will_fetch_it_lives(
-    server: ChunkServer, cache: WeightCache, tmp_path: Path, pinned: bool
+    server: WeightServer, cache: WeightCache, tmp_path: Path, pinned: bool
 ) -> None:
     manifest = pushed(server, write(tmp_path / NAME))
     clock = ManualClock()
     weights = waiting(manifest, cache, clock, pinned=pinned)
     digest = manifest.files[NAME].sha256
-    for told in ({"acme/poster@v1"}, {manifest.digest if pinned else digest}):
+    for told in ({"acme/poster@v1"}, {manifest_digest(manifest) if pinned else digest}):
         with Wishing(cache.folder) as wishing:
             wishing.tell(told)
             path = asyncio.create_task(asyncio.to_thread(weights.path, NAME))
@@ -129,16 +120,15 @@ async def test_who_waits_does_so_while_the_worker_that_will_fetch_it_lives(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_ranges")
 async def test_the_second_model_is_waited_for_while_the_first_is_fetched(
-    server: ChunkServer, cache: WeightCache, tmp_path: Path
+    server: WeightServer, cache: WeightCache, tmp_path: Path
 ) -> None:
     first = pushed(server, write(tmp_path / "1" / NAME, 1, 20_000), model="acme/first")
-    second = pushed(server, write(tmp_path / "2" / NAME, 2, 20_000), model="acme/second")
-    server.tricks[first.files[NAME].chunks[2]] = keep_still(server)
-    wishes = [Wish(each.model, "v1", each.digest) for each in (first, second)]
-    # Nothing is asked for once more beside it.
-    terms = Terms(stall_s=60.0, hedge_s=60.0)
-    provision = Provision(wishes, cache, server, SystemClock(), terms=terms)
+    second = pushed(server, write(tmp_path / "2" / NAME, 2, 1_000), model="acme/second")
+    server.tricks[2 * RANGE] = hold(server)
+    wishes = [Wish(each.model, "v1", manifest_digest(each)) for each in (first, second)]
+    provision = Provision(wishes, cache, server, SystemClock())
     bringing = asyncio.create_task(provision.bring())
     clock = ManualClock()
     weights = waiting(second, cache, clock)
@@ -155,17 +145,23 @@ async def test_the_second_model_is_waited_for_while_the_first_is_fetched(
 class Late:
     """A source that is away, for so many questions."""
 
-    def __init__(self, server: ChunkServer, away: int) -> None:
+    def __init__(self, server: WeightServer, away: int) -> None:
         self._server = server
         self.away = away
 
-    async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
+    async def manifest(self, model: str, version: str, digest: str | None = None) -> Listing:
         self._answer()
         return await self._server.manifest(model, version, digest)
 
-    def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
+    async def places(self, listing: Listing, digests: Sequence[str]) -> list[Place]:
         self._answer()
-        return self._server.places(manifest, digests)
+        return await self._server.places(listing, digests)
+
+    async def read(self, place: Place, start: int, end: int) -> bytearray:
+        return await self._server.read(place, start, end)
+
+    def close(self) -> None:
+        self._server.close()
 
     def _answer(self) -> None:
         self.away -= 1
@@ -175,12 +171,12 @@ class Late:
 
 @pytest.mark.slow
 async def test_a_backend_that_starts_later_is_asked_until_it_answers_and_that_is_said_once(
-    server: ChunkServer, cache: WeightCache, tmp_path: Path
+    server: WeightServer, cache: WeightCache, tmp_path: Path
 ) -> None:
     manifest = pushed(server, write(tmp_path / NAME))
     source, told = Late(server, away=5), list[tuple[str, dict[str, Any]]]()
     clock = ManualClock()
-    wishes = [Wish("acme/poster", "v1", manifest.digest)]
+    wishes = [Wish("acme/poster", "v1", manifest_digest(manifest))]
     bringing = asyncio.create_task(
         Provision(wishes, cache, source, clock, tell=lambda e, **f: told.append((e, f))).bring()
     )
@@ -201,14 +197,14 @@ async def test_a_backend_that_starts_later_is_asked_until_it_answers_and_that_is
 
 @pytest.mark.slow
 async def test_a_backend_that_goes_away_meanwhile_is_asked_again_too(
-    server: ChunkServer, cache: WeightCache, tmp_path: Path
+    server: WeightServer, cache: WeightCache, tmp_path: Path
 ) -> None:
     manifest = pushed(server, write(tmp_path / NAME))
     told: list[str] = []
-    wishes = [Wish("acme/poster", "v1", manifest.digest)]
+    wishes = [Wish("acme/poster", "v1", manifest_digest(manifest))]
 
     class GoesAway(Late):
-        async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
+        async def manifest(self, model: str, version: str, digest: str | None = None) -> Listing:
             found = await super().manifest(model, version, digest)
             self.away = 2
             return found
@@ -222,19 +218,21 @@ async def test_a_backend_that_goes_away_meanwhile_is_asked_again_too(
 
 @pytest.mark.slow
 async def test_a_wish_that_was_not_pushed_is_not_waited_for_while_others_come(
-    server: ChunkServer, cache: WeightCache, tmp_path: Path
+    server: WeightServer, cache: WeightCache, tmp_path: Path
 ) -> None:
     absent = pushed(server, write(tmp_path / "1" / NAME, 1), model="acme/absent")
     present = pushed(server, write(tmp_path / "2" / NAME, 2), model="acme/present")
-    server.tricks[""] = keep_still(server)
+    server.tricks[None] = hold(server)
 
     class Without:
-        async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
+        async def manifest(self, model: str, version: str, digest: str | None = None) -> Listing:
             if model == "acme/absent":
                 raise NotFound("it was not pushed here")
             return await server.manifest(model, version, digest)
 
         places = staticmethod(server.places)
+        read = staticmethod(server.read)
+        close = staticmethod(server.close)
 
     wishes = [Wish("acme/absent", "v1", is_optional=True), Wish("acme/present", "v1")]
     bringing = asyncio.create_task(Provision(wishes, cache, Without(), SystemClock()).bring())

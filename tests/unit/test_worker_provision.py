@@ -1,36 +1,32 @@
 """A worker that starts brings what its models need, and says why where it cannot."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
-from weights_harness import write
+from weights_harness import NAME, pushed, write
 
-from chunk_server import ChunkServer, chunk_server
 from swell.core.clock import SystemClock
 from swell.core.errors import InvalidRequest, NotFound, Unavailable
 from swell.weights.cache import WeightCache
-from swell.weights.chunks import Manifest, cut
-from swell.weights.gather import Place
-from swell.weights.listing import Entry, InvalidListing, Listing
+from swell.weights.listing import InvalidListing, Listing
+from swell.weights.manifest import manifest_digest
+from swell.weights.sources import Place
 from swell.worker.provision import Provision, Wish, wishes_of
-
-CHUNK = 4096
-NAME = "unet.safetensors"
+from weight_server import WeightServer
 
 
 class Shelf:
     """A source that answers as it is told to."""
 
-    def __init__(self, server: ChunkServer, *manifests: Manifest, away: int = 0) -> None:
+    def __init__(self, server: WeightServer, *manifests: Listing, away: int = 0) -> None:
         self._server = server
         self._known = {(each.model, each.version): each for each in manifests}
         self.away = away
         self.asked = 0
 
-    async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
+    async def manifest(self, model: str, version: str, digest: str | None = None) -> Listing:
         self.asked += 1
         if self.away:
             self.away -= 1
@@ -39,26 +35,14 @@ class Shelf:
             raise NotFound(f"{model}@{version} was not pushed here")
         return self._known[model, version]
 
-    def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
-        # As a backend does: it knows what was pushed, and no part of it.
-        if manifest.digest not in {each.digest for each in self._known.values()}:
-            raise NotFound(f"the manifest {manifest.digest} was not pushed here")
-        return self._server.places(manifest, digests)
+    async def places(self, listing: Listing, digests: Sequence[str]) -> list[Place]:
+        return await self._server.places(listing, digests)
 
+    async def read(self, place: Place, start: int, end: int) -> bytearray:
+        return await self._server.read(place, start, end)
 
-@pytest.fixture
-def server() -> Iterator[ChunkServer]:
-    with chunk_server() as made:
-        yield made
-
-
-def manifest_of(server: ChunkServer, *paths: Path) -> Manifest:
-    for path in paths:
-        data = path.read_bytes()
-        for at in range(0, len(data), CHUNK):
-            piece = data[at : at + CHUNK]
-            server.chunks[hashlib.sha256(piece).hexdigest()] = piece
-    return Manifest("acme/poster", "v1", CHUNK, {path.name: cut(path, CHUNK) for path in paths})
+    def close(self) -> None:
+        self._server.close()
 
 
 def provision(wish: Wish, cache: WeightCache, source: Shelf) -> Provision:
@@ -66,20 +50,20 @@ def provision(wish: Wish, cache: WeightCache, source: Shelf) -> Provision:
 
 
 async def test_what_a_listing_beside_a_model_names_is_brought(
-    server: ChunkServer, tmp_path: Path
+    server: WeightServer, tmp_path: Path
 ) -> None:
-    manifest = manifest_of(server, write(tmp_path / NAME, size=20_000))
+    manifest = pushed(server, write(tmp_path / NAME, size=20_000))
     (tmp_path / "poster.py").write_text("")
     (tmp_path / "weights.toml").write_text(
-        f'model = "acme/poster"\nversion = "v1"\nmanifest = "sha256:{manifest.digest}"\n'
+        f'model = "acme/poster"\nversion = "v1"\nmanifest = "sha256:{manifest_digest(manifest)}"\n'
     )
     [wish] = wishes_of([str(tmp_path / "poster.py"), "swell/icons"], [], None)
-    assert wish == Wish("acme/poster", "v1", manifest.digest, {}, is_optional=True)
+    assert wish == Wish("acme/poster", "v1", manifest_digest(manifest), {}, is_optional=True)
     cache = WeightCache(tmp_path / "cache")
     assert not wish.is_in(cache)
     bringing = provision(wish, cache, Shelf(server, manifest))
     await bringing.bring()
-    assert bringing.bytes == manifest.listing.size_bytes
+    assert bringing.bytes == manifest.size_bytes
     assert wish.is_in(cache)
     source = Shelf(server, manifest)
     await provision(wish, cache, source).bring()
@@ -111,11 +95,11 @@ def test_a_listing_is_found_beside_a_module_and_by_its_path_and_is_one_wish(
 
 
 async def test_files_of_an_image_are_found_by_their_content_whatever_they_are_called(
-    server: ChunkServer, tmp_path: Path
+    server: WeightServer, tmp_path: Path
 ) -> None:
-    manifest = manifest_of(server, write(tmp_path / NAME), write(tmp_path / "vae.safetensors", 2))
+    manifest = pushed(server, write(tmp_path / NAME), write(tmp_path / "vae.safetensors", 2))
     file = manifest.files[NAME]
-    listing = Listing("acme/poster", "v1", {"1/a.safetensors": Entry(file.sha256, file.bytes)})
+    listing = Listing("acme/poster", "v1", {"1/a.safetensors": file})
     path = tmp_path / "list.json"
     path.write_bytes(msgspec.json.encode([listing]))
     [wish] = wishes_of([], [], path)
@@ -129,9 +113,9 @@ async def test_files_of_an_image_are_found_by_their_content_whatever_they_are_ca
 
 @pytest.mark.slow
 async def test_a_backend_that_starts_later_is_waited_for(
-    server: ChunkServer, tmp_path: Path
+    server: WeightServer, tmp_path: Path
 ) -> None:
-    manifest = manifest_of(server, write(tmp_path / NAME))
+    manifest = pushed(server, write(tmp_path / NAME))
     cache = WeightCache(tmp_path / "cache")
     source = Shelf(server, manifest, away=1)
     await provision(Wish("acme/poster", "v1"), cache, source).bring()
@@ -139,7 +123,7 @@ async def test_a_backend_that_starts_later_is_waited_for(
 
 
 async def test_what_was_not_pushed_may_be_brought_otherwise_or_ends_the_worker(
-    server: ChunkServer, tmp_path: Path
+    server: WeightServer, tmp_path: Path
 ) -> None:
     cache = WeightCache(tmp_path / "cache")
     await provision(Wish("a/b", "v1", is_optional=True), cache, Shelf(server)).bring()

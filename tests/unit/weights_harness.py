@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunk_server import ChunkServer
-from swell.weights.chunks import Manifest, cut
+from swell.weights.listing import Entry, Listing
+from weight_server import WeightServer
 
-#: The least that a chunk may have.
-CHUNK = 4096
+#: Bytes of a request in tests with `small_ranges`.
+RANGE = 4096
 NAME = "unet.safetensors"
 
 KINDS = {"|b1": "BOOL", "|u1": "U8", "<u2": "BF16", "<f2": "F16", "<i4": "I32", "<f4": "F32"}
@@ -48,16 +48,21 @@ def write(path: Path, seed: int = 0, size: int = 1000) -> Path:
     return path
 
 
-def pushed(
-    server: ChunkServer, *paths: Path, model: str = "acme/poster", version: str = "v1"
-) -> Manifest:
-    """Have the server hold files; return their manifest."""
-    files = {path.name: cut(path, CHUNK) for path in paths}
+def listing_of(*paths: Path, model: str = "acme/poster", version: str = "v1") -> Listing:
+    """Return a listing of files by their own names."""
+    files = {}
     for path in paths:
         data = path.read_bytes()
-        for at in range(0, len(data), CHUNK):
-            piece = data[at : at + CHUNK]
-            server.chunks[hashlib.sha256(piece).hexdigest()] = piece
-    manifest = Manifest(model, version, CHUNK, files)
-    server.manifests[model, version] = manifest
-    return manifest
+        files[path.name] = Entry(hashlib.sha256(data).hexdigest(), len(data))
+    return Listing(model, version, files)
+
+
+def pushed(
+    server: WeightServer, *paths: Path, model: str = "acme/poster", version: str = "v1"
+) -> Listing:
+    """Have the server hold files; return their manifest."""
+    listing = listing_of(*paths, model=model, version=version)
+    for path in paths:
+        server.files[listing.files[path.name].sha256] = path.read_bytes()
+    server.manifests[model, version] = listing
+    return listing

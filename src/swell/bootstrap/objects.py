@@ -104,7 +104,7 @@ def open_weights(
         settings: Its URL and credentials.
         clock: The time.
         url: Its URL; empty for `weights.url`, or else `weights` in the object store.
-        secret: Signs the URLs of a backend that serves a folder; None to read a folder directly.
+        secret: Signs the URLs of a backend that serves a folder; None where no URL is needed.
 
     Raises:
         InvalidRequest: The URL names no known adapter.
@@ -117,7 +117,7 @@ def open_weights(
     if root is not None:
         from swell.objects.folder import FolderObjects
 
-        return WeightStore(FolderObjects(root, clock, signer), folder, None if secret else root)
+        return WeightStore(FolderObjects(root, clock, signer), folder)
     return WeightStore(_bucket(url, group, clock, signer), folder)
 
 

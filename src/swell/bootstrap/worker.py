@@ -21,9 +21,8 @@ from swell.worker.startups import Beginning, Startups
 
 if TYPE_CHECKING:
     from swell.protocol.worker_messages import Dispatch
-    from swell.weights.addresses import Source
     from swell.weights.cache import WeightCache
-    from swell.weights.gather import Terms
+    from swell.weights.sources import Source
     from swell.worker.engine import Worker
 
 
@@ -182,8 +181,8 @@ def _begin_provision(
     cache = _weight_cache(settings)
     if all(wish.is_in(cache) for wish in wishes):
         return None
-    source, terms = _weight_source(settings, clock)
-    provision = Provision(wishes, cache, source, clock, terms=terms, tell=_log_weights)
+    source = _weight_source(settings, clock)
+    provision = Provision(wishes, cache, source, clock, tell=_log_weights)
 
     async def bring() -> None:
         with startups.fetching("bucket", lambda: provision.bytes > 0):
@@ -192,16 +191,14 @@ def _begin_provision(
     return asyncio.get_running_loop().create_task(bring())
 
 
-def _weight_source(settings: Settings, clock: Clock) -> "tuple[Source, Terms]":
+def _weight_source(settings: Settings, clock: Clock) -> "Source":
     """Return the source of pushed weights: the store if the settings name it, or the backend."""
-    from swell.weights.gather import Terms
     from swell.weights.sources import BackendSource, StoreSource
 
     chosen = settings.worker
-    terms = Terms(trust=trusting(chosen.ca_file))
     if not settings.weights.url:
-        return BackendSource(chosen.url, _token(settings), terms.trust), terms
-    return StoreSource(open_weights(settings, clock)), terms
+        return BackendSource(chosen.url, _token(settings), trusting(chosen.ca_file))
+    return StoreSource(open_weights(settings, clock))
 
 
 def _log_weights(event: str, **facts: object) -> None:

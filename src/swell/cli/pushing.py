@@ -1,4 +1,4 @@
-"""`swell models push`: weights to where workers fetch them from."""
+"""`swell models push`: uploads weights to the store that workers download them from."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,11 +23,11 @@ from swell.settings.environment import configure_libraries
 from swell.settings.load import Settings
 from swell.weights.cache import WeightCache
 from swell.weights.listing import Entry, Listing, read_listing
-from swell.weights.noted import note_manifest
+from swell.weights.manifest import manifest_digest, note_manifest
 from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
 
-#: Where nobody looks at bars, a line is written so often, in seconds.
+#: How often to write a line of progress to a log, in seconds.
 _LINE_S: Final = 10.0
 
 
@@ -51,16 +51,16 @@ def push_weights(
         bool,
         typer.Option(
             "--verify",
-            help="Compare stored chunks with their digests, and replace damaged ones.",
+            help="Compare stored files with their digests, and replace damaged ones.",
         ),
     ] = False,
     as_json: Json = False,
     data: Data = None,
     config: Config = None,
 ) -> None:
-    """Upload weights in chunks to the store that workers download them from.
+    """Upload weights to the store that workers download them from.
 
-    Only missing chunks are uploaded; run an interrupted push again. A version never changes: other
+    Only missing files are uploaded; run an interrupted push again. A version never changes: other
     weights under the same version are refused before anything is uploaded.
     """
     settings = settings_from(config, data).settings
@@ -71,7 +71,7 @@ def push_weights(
         found = uvloop.run(_push_all(models, settings, to or "", where, verify=verify))
     except KeyboardInterrupt:
         talk.print(
-            f"interrupted. Uploaded chunks stay in {where}: run the same command to resume",
+            f"interrupted. Uploaded files stay in {where}: run the same command to resume",
             markup=False,
         )
         raise
@@ -82,16 +82,16 @@ def push_weights(
     columns = ("VERSION", "UPLOADED", "UNCHANGED", "REPAIRED")
     table(columns, rows, empty="no weights")
     for each in found:
-        pin = f'manifest = "sha256:{each.manifest.digest}"'
-        talk.print(f"for weights.toml of {each.manifest.model}: {pin}", markup=False)
+        pin = f'manifest = "sha256:{manifest_digest(each.listing)}"'
+        talk.print(f"for weights.toml of {each.listing.model}: {pin}", markup=False)
 
 
 def _row(pushed: Pushed) -> tuple[str, str, str, int]:
     return (
-        f"{pushed.manifest.model}@{pushed.manifest.version}",
-        f"{pushed.sent_chunks} ({pushed.sent_bytes / 1e6:,.1f} MB)",
-        f"{pushed.there_chunks} ({pushed.there_bytes / 1e6:,.1f} MB)",
-        pushed.wrong_chunks,
+        f"{pushed.listing.model}@{pushed.listing.version}",
+        f"{pushed.sent_files} ({pushed.sent_bytes / 1e6:,.1f} MB)",
+        f"{pushed.there_files} ({pushed.there_bytes / 1e6:,.1f} MB)",
+        pushed.wrong_files,
     )
 
 
@@ -111,12 +111,10 @@ async def _push_all(
         for model in models:
             for listing, paths in await _named(model, settings, clock, held):
                 with _shown(listing.model, clock) as show:
-                    pushed = await push(
-                        listing, paths, store, verify=verify, clock=clock, progress=show
-                    )
+                    pushed = await push(listing, paths, store, verify=verify, progress=show)
                 done.append(pushed)
-                # By it an image that brings these weights along is built on this machine.
-                note_manifest(cache_of(settings), pushed.manifest)
+                # `swell build --bake` on this machine reads it.
+                note_manifest(cache_of(settings), listing)
                 talk.print(f"{listing.model}@{listing.version} is in {where}", markup=False)
     return done
 
@@ -215,16 +213,15 @@ def _shown(model: str, clock: Clock) -> Iterator[Callable[[PushProgress], None]]
 
 
 def _told(pushed: Pushed, where: str) -> dict[str, Any]:
-    manifest = pushed.manifest
     return {
-        "model": manifest.model,
-        "version": manifest.version,
+        "model": pushed.listing.model,
+        "version": pushed.listing.version,
         "to": where,
-        "manifest": manifest.digest,
-        "bytes": manifest.listing.size_bytes,
-        "sent_chunks": pushed.sent_chunks,
+        "manifest": manifest_digest(pushed.listing),
+        "bytes": pushed.listing.size_bytes,
+        "sent_files": pushed.sent_files,
         "sent_bytes": pushed.sent_bytes,
-        "there_chunks": pushed.there_chunks,
+        "there_files": pushed.there_files,
         "there_bytes": pushed.there_bytes,
-        "wrong_chunks": pushed.wrong_chunks,
+        "wrong_files": pushed.wrong_files,
     }

@@ -5,12 +5,11 @@ from pathlib import Path
 from swell.containers.packing import Packed
 from swell.core.errors import InvalidRequest
 from swell.weights.cache import NotCached, WeightCache
-from swell.weights.chunks import Manifest
-from swell.weights.listing import read_listing
-from swell.weights.noted import noted_manifest
+from swell.weights.listing import Listing, read_listing
+from swell.weights.manifest import noted_manifest
 
 
-def find_listed(packed: Packed, cache_dir: Path) -> list[Manifest]:
+def find_listed(packed: Packed, cache_dir: Path) -> list[Listing]:
     """Add to what is packed the contents that its models' `weights.toml` list.
 
     Args:
@@ -37,7 +36,7 @@ def find_listed(packed: Packed, cache_dir: Path) -> list[Manifest]:
     return manifests
 
 
-def _manifest(digest: str, listing: Path, cache: WeightCache) -> Manifest:
+def _manifest(digest: str, listing: Path, cache: WeightCache) -> Listing:
     try:
         return noted_manifest(cache, digest)
     except NotCached:

@@ -22,7 +22,7 @@ from swell.core.errors import InvalidModel, InvalidRequest, NotFound
 from swell.core.redact import hide_secrets
 
 if TYPE_CHECKING:
-    from swell.weights.chunks import Manifest
+    from swell.weights.listing import Listing
     from swell.worker.run import Home
 
 #: Where torch without CUDA is.
@@ -128,13 +128,13 @@ def _check_pins(found: Pins) -> list[str]:
     return []
 
 
-def _listed(packed: Packed, cache_dir: Path) -> list["Manifest"]:
+def _listed(packed: Packed, cache_dir: Path) -> list["Listing"]:
     """Add what authors list of weights to what is packed; return manifests that name them.
 
     Raises:
         InvalidRequest: A content is not on this machine.
     """
-    manifests: list[Manifest] = []
+    manifests: list[Listing] = []
     if packed.wanted:
         # What looks for weights is of no use to builds that leave them out.
         from swell.containers.baking import find_listed  # noqa: PLC0415

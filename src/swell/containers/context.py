@@ -22,7 +22,7 @@ from swell.containers.pins import Pins
 from swell.containers.wheels import wheel, wheel_name
 
 if TYPE_CHECKING:
-    from swell.weights.chunks import Manifest
+    from swell.weights.listing import Listing
 
 #: Any time will do, as long as it is the same: the first that every archive can tell.
 _WHEN_S: Final = 315_532_800
@@ -46,7 +46,7 @@ class Parts:
     pins: Pins
     constraints: str | None = None
     is_baked: bool = False
-    manifests: Sequence["Manifest"] = ()
+    manifests: Sequence["Listing"] = ()
 
 
 def write_context(folder: Path, parts: Parts, swell: Callable[[], bytes] = wheel) -> None:

@@ -148,6 +148,13 @@ class BucketObjects(Objects):
                 piece = await found.bytes_async()
             yield bytes(piece)
 
+    async def read_range(self, key: str, start: int, end: int) -> memoryview:
+        with _swell_errors(check_key(key)):
+            # One request, which obstore runs outside of Python.
+            return memoryview(
+                await obstore.get_range_async(self._bucket, key, start=start, end=end)
+            )
+
     async def delete(self, keys: list[str]) -> None:
         """See `Objects.delete`. After an error, some files may have been removed.
 

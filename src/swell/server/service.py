@@ -47,8 +47,7 @@ from swell.server.webhooks.webhook_bodies import BodyFormat
 from swell.server.workers.liveness import is_dead
 from swell.server.workers.startup_limits import Starts
 from swell.server.workers.worker_tracker import Fleet, never_dead
-from swell.weights.chunks import is_chunk_key
-from swell.weights.store import Manifests, WeightStore
+from swell.weights.store import WeightStore, is_file_key
 
 #: Most pictures that are decoded at once.
 _DECODED_AT_ONCE: Final = 2
@@ -134,11 +133,10 @@ class Service:
         self.lanes = asyncio.Semaphore(_DECODED_AT_ONCE)
         self.thumbnails = Thumbnails(self.objects, self.lanes)
         self.weights = self.backend.weights or WeightStore(self.objects, "weights")
-        self.manifests = Manifests(self.weights)
 
     def objects_of(self, key: str) -> Objects:
         """Return the store of a file with a signed URL: weights may have another store."""
-        return self.weights.objects if is_chunk_key(key) else self.objects
+        return self.weights.objects if is_file_key(key) else self.objects
 
     @cached_property
     def ratings(self) -> Ratings:

@@ -9,18 +9,12 @@
     descriptors how many files may be open
     prune       removes what nothing names any more
     pull        fetches what a listing, an address, a folder or a hub's repository names
-    chunks      files as chunks, and the manifest that says how they join
-    store       where chunks and manifests lie that were pushed
-    push        what is not there yet, up into such a store
-    standing    what a version is there already, and whether it may be pushed
-    side_by_side    as many at once as a line bears
-    sources     who tells where chunks are: the backend, or the store itself
-    noted       manifests that the cache has
+    manifest    the files of a version, as JSON with a digest of its own
+    store       pushed weights in an object store: a manifest for each version, and its files
+    push        uploads files that a store lacks
+    sources     where a worker reads pushed weights: the backend, or the store itself
     wishing     what workers are about to fetch, for those who wait for it
-    fetch       what was pushed, into the cache
-    addresses   where its chunks are, asked for until somebody answers
-    gather      chunks from a server, many at once, each compared with its digest
-    growing     a file in the cache as its chunks come
+    fetch       downloads pushed weights into the cache
     aside       work that blocks, in threads that hold nobody up
     provided    the weights of a model's own listing, as they come
     bake        weights laid into a folder, for an image that brings them along

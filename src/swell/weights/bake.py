@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Final
 
 from swell.weights.cache import DigestMismatch, WeightCache
-from swell.weights.chunks import Manifest
 from swell.weights.disk import disk_errors
-from swell.weights.noted import note_manifest
+from swell.weights.listing import Listing
+from swell.weights.manifest import note_manifest
 
 _BLOCK_BYTES: Final = 8 << 20
 
 
-def bake(contents: Mapping[str, Path], folder: Path, manifests: Iterable[Manifest] = ()) -> None:
+def bake(contents: Mapping[str, Path], folder: Path, manifests: Iterable[Listing] = ()) -> None:
     """Lay contents into a folder: copies, since images change rights and times.
 
     Args:
         contents: SHA-256 → a file that should have it, and is compared.
         folder: Where to.
-        manifests: The same as chunks, for models whose listing names a manifest.
+        manifests: Versions whose manifest a model's listing names.
 
     Raises:
         DigestMismatch: A file is another one than its name promises.

@@ -1,25 +1,29 @@
 """Weights on the local disk, kept by the SHA-256 of their content.
 
     files/9f/9f86…           a file's content, read-only; its time of change tells its last use
+    unsynced/9f86…           the boot ID of a content that may not be on the disk; after a reboot
+                             the content counts as missing
     partial/9f86….part       what has come of a file so far; taken up again after a break
     listings/owner/name/version.json
-    manifests/9f86….json    of which chunks the files of a version are that was pushed
+    manifests/9f86….json    the files of a version that was pushed
     wishes/…                what workers are about to fetch; see `swell.weights.wishing`
     addresses/…             which content an address led to lately, under the address's SHA-256
     folders/owner/name/version/…   links, for libraries that want a folder
     locks/…
 
 Any number of processes share a cache. A file appears under its digest by one rename, after its
-content was hashed and has reached the disk: what is there is whole. Whoever fetches a file holds
-its lock, so that nobody fetches it twice. Whoever uses a file holds a shared lock on it (`flock`),
-which the operating system lets go when the process ends in whatever way; what is locked is never
-evicted. What has come of a file counts as the rest does, one that somebody fetches at its full
-size; of those that nobody fetches, the longest unused go with the longest unused contents.
+content was hashed, and has reached the disk or is noted below `unsynced`. A process that fetches a
+file holds its lock, so that no other one does. A process that uses a file holds a shared lock on it
+(`flock`), which the operating system releases when the process ends; what is locked is never
+evicted. What has come of a file counts as the rest does; of those that nobody fetches, the longest
+unused go with the longest unused contents.
 """
 
 import contextlib
 import fcntl
+import functools
 import hashlib
+import mmap
 import os
 import secrets
 import shutil
@@ -56,10 +60,7 @@ _SPARE_BYTES: Final = 256 << 20
 
 #: What has come of a file ends in this, and what tells of it beside it in these.
 _PART: Final = ".part"
-_BESIDE: Final = (".etag", ".done")
-
-#: In these the system tells what a file takes of a disk (stat(2): `st_blocks`).
-_BLOCK_BYTES: Final = 512
+_BESIDE: Final = (".etag",)
 
 #: Addresses that are remembered; each takes a block of the disk.
 _MOST_ADDRESSES: Final = 4096
@@ -90,7 +91,7 @@ class Evicted:
     Args:
         digests: Contents that were removed, the longest unused first.
         freed_bytes: Their size, and that of what had come of others and nobody fetched.
-        left_bytes: What the cache holds now; what somebody fetches at its full size.
+        left_bytes: What the cache holds now.
         in_use: How many files stayed because somebody uses, fetches or needs them.
     """
 
@@ -106,15 +107,13 @@ class _Held:
 
     Args:
         used_ns: When it was last used, in nanoseconds.
-        size_bytes: What it takes, or will take where somebody fetches it.
+        size_bytes: What it takes.
         path: Where it lies.
-        holes_bytes: How much of that it does not take yet.
     """
 
     used_ns: int
     size_bytes: int
     path: Path
-    holes_bytes: int = 0
 
     @property
     def is_content(self) -> bool:
@@ -196,6 +195,19 @@ class Partial:
         """Digest of what has come so far."""
         return self._hash.hexdigest()
 
+    def sync(self, start: int, end: int) -> None:
+        """Sync a part of the file to the disk. `flush` syncs all, which may take minutes.
+
+        Source:
+            msync(2): MS_SYNC writes the pages of the range, and waits for them.
+        """
+        try:
+            mapped = mmap.mmap(self._file.fileno(), end - start, mmap.MAP_SHARED, offset=start)
+        except (OSError, ValueError):
+            return  # The file system maps nothing: `flush` does it all.
+        with mapped, disk_errors(self.path):
+            mapped.flush()
+
     def flush(self) -> None:
         """Have what has come reach the disk."""
         with disk_errors(self.path):
@@ -238,10 +250,7 @@ class WeightCache:
 
     def has(self, entry: Entry) -> bool:
         """Return whether a content is there, by its name and size."""
-        try:
-            return self.path(entry.sha256).stat().st_size == entry.size_bytes
-        except FileNotFoundError:
-            return False
+        return self.entry(entry.sha256) == entry
 
     def manifest_paths(self, digest: str) -> list[Path]:
         """Return where the manifest of a digest may lie; it would be written to the first."""
@@ -286,9 +295,10 @@ class WeightCache:
     def entry(self, sha256: str) -> Entry | None:
         """Return the content of a digest, or None if it is not here."""
         try:
-            return Entry(sha256, self.path(sha256).stat().st_size)
+            found = Entry(sha256, self.path(sha256).stat().st_size)
         except FileNotFoundError:
             return None
+        return None if self._is_doubtful(sha256) else found
 
     def missing(self, listing: Listing) -> list[str]:
         """Return the names whose content is not here, or not whole."""
@@ -335,7 +345,8 @@ class WeightCache:
             fcntl.flock(file, fcntl.LOCK_SH)
             held = os.fstat(file.fileno())
             # It may have been evicted between the two lines above.
-            if held.st_nlink == 0 or held.st_size != entry.size_bytes:
+            is_whole = held.st_size == entry.size_bytes and not self._is_doubtful(entry.sha256)
+            if held.st_nlink == 0 or not is_whole:
                 raise NotCached(f"{told} is not whole in {self.folder}: pull it again")
             if self._below is None or not path.is_relative_to(self._below):
                 # What cannot be written to cannot be evicted either.
@@ -423,13 +434,17 @@ class WeightCache:
         """Return where a file grows."""
         return self.folder / "partial" / f"{check_digest(key, 'key')}{_PART}"
 
-    def keep(self, partial: Partial, name: str, sha256: str | None) -> Entry:
+    def keep(
+        self, partial: Partial, name: str, sha256: str | None, *, is_synced: bool = True
+    ) -> Entry:
         """Take a file that has come whole.
 
         Args:
-            partial: What `partial` returned; closed afterwards.
+            partial: What `partial` returned; closed afterwards, unless it is not synced.
             name: Its name, for its format.
             sha256: What its digest must be.
+            is_synced: Whether to sync it to the disk first. Otherwise call `doubt` before its
+                first byte, and `settle` once it is synced.
 
         Raises:
             DigestMismatch: It is something else; it has been removed.
@@ -444,16 +459,44 @@ class WeightCache:
                     "for. Either it was changed where it comes from, or the digest is of another "
                     "file: check both, do not just copy the new digest"
                 )
-            partial.flush()
+            if is_synced:
+                partial.flush()
             check_content(name, partial.path)
         except SwellError as error:
             partial.close()
             if not isinstance(error, CacheFull):
                 partial.path.unlink(missing_ok=True)
             raise
-        partial.close()
+        if is_synced:
+            partial.close()
         self.take(partial.path, entry)
+        if is_synced:
+            self.settle(entry.sha256)
         return entry
+
+    def doubt(self, sha256: str) -> None:
+        """Note that a content enters the cache before it is synced to the disk.
+
+        Raises:
+            CacheFull, CacheUnusable: It cannot be noted.
+        """
+        if self._is_doubtful(sha256):
+            self.own_path(sha256).unlink(missing_ok=True)
+        write_whole(self._doubt_path(sha256), _boot_id())
+
+    def settle(self, sha256: str) -> None:
+        """Note that a content is synced to the disk."""
+        self._doubt_path(sha256).unlink(missing_ok=True)
+
+    def _is_doubtful(self, sha256: str) -> bool:
+        """Whether the machine rebooted before a content was synced to the disk."""
+        try:
+            return self._doubt_path(sha256).read_bytes() != _boot_id()
+        except OSError:
+            return False
+
+    def _doubt_path(self, sha256: str) -> Path:
+        return self.folder / "unsynced" / check_digest(sha256, "digest")
 
     def take(self, path: Path, entry: Entry) -> None:
         """Move a file here whose content was compared with its digest, and is on the disk.
@@ -540,7 +583,7 @@ class WeightCache:
     # --- room ------------------------------------------------------------------------------------
 
     def size_bytes(self) -> int:
-        """Return what all contents take, and what has come or will come of others."""
+        """Return what all contents take, and what has come of others."""
         return sum(each.size_bytes for each in self._all())
 
     def begun_bytes(self, key: str) -> int:
@@ -576,13 +619,12 @@ class WeightCache:
         if lacking > 0:
             raise CacheFull(
                 f"the disk of {self.folder} lacks {lacking:,} bytes for what is to come, "
-                f"{needed_bytes:,} bytes and those that others fetch: make room, take a larger "
-                "disk, or stop workers whose models are not needed"
+                f"{needed_bytes:,} bytes: make room, take a larger disk, or stop workers whose "
+                "models are not needed"
             )
 
     def _lacking_bytes(self, needed_bytes: int) -> int:
-        promised = sum(each.holes_bytes for each in self._parts())
-        return needed_bytes + promised + _SPARE_BYTES - shutil.disk_usage(self.folder).free
+        return needed_bytes + _SPARE_BYTES - shutil.disk_usage(self.folder).free
 
     def evict(self, budget_bytes: int, sparing: Collection[str] = ()) -> Evicted:
         """Remove the longest unused files until the rest fits; never what is in use.
@@ -668,7 +710,7 @@ class WeightCache:
         for path in (self.folder / "partial").glob(f"*{_PART}"):
             # Another name is nobody's file here.
             with contextlib.suppress(InvalidListing):
-                held = self._part(path)
+                held = self._part(self.part_path(path.stem))
                 if held is not None:
                     yield held
 
@@ -677,10 +719,16 @@ class WeightCache:
             status = path.stat()
         except FileNotFoundError:
             return None
-        # The disk gives it room when something is written there.
-        taken = min(status.st_size, status.st_blocks * _BLOCK_BYTES)
-        size = status.st_size if self.is_locked(path.stem) else taken
-        return _Held(status.st_mtime_ns, size, path, size - taken)
+        return _Held(status.st_mtime_ns, status.st_size, path)
+
+
+@functools.cache
+def _boot_id() -> bytes:
+    """Return the boot ID of the machine; where it has none, one of this process."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return secrets.token_hex(16).encode()
 
 
 def _listings(root: Path) -> Iterator[Path]:

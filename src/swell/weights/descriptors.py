@@ -1,4 +1,4 @@
-"""How many files this process may still open, and more of them where the system lets it."""
+"""Raises the limit of open files."""
 
 import contextlib
 import os
@@ -10,11 +10,6 @@ _OTHERS: Final = 64
 
 #: More than any process of ours needs.
 _MANY: Final = 1 << 20
-
-
-def spare() -> int:
-    """Return how many more files may be opened, so that some are left to others."""
-    return max(0, _limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0]) - _open_now() - _OTHERS)
 
 
 def allow(count: int) -> None:

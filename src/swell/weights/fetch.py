@@ -1,278 +1,262 @@
-"""Weights that were pushed: from who has them into this machine's cache.
+"""Downloads pushed weights into this machine's cache.
 
-    manifest = await source.manifest("acme/poster", "2026-11-01")
-    listing = await fetch(manifest, cache, source, clock)
+    listing = await source.manifest("acme/poster", "2026-11-01")
+    await fetch(listing, cache, source, clock)
 
-All workers of a machine share what comes: whoever holds a file's lock fetches it, and the others
-wait for that. Whoever may trust the manifest (`swell.weights.provided`) uses a file as soon as its
-chunks are there; it enters the cache under its own digest once it was read whole.
+Files are read in ranges, several at once. The ranges of a file are appended in order to a partial
+file, so an interrupted download resumes where it ended. A file with the right SHA-256 enters the
+cache at once, and is synced to the disk afterwards: models can load it earlier, from memory.
 
-All of it happens in threads of its own, which stop within a fraction of a second when `fetch` is
-cancelled. Files are open only while they come or are read whole, some at a time: however many a
-model has, this process does not run out of descriptors.
+Workers of one machine share the cache. The one that holds the lock of a file downloads it, and the
+others wait. A cancelled fetch ends within a fraction of a second: requests run in threads that are
+abandoned, and writes in threads that are awaited.
 """
 
+import asyncio
 import contextlib
-import os
-import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Collection
+from functools import partial
+from typing import Any, Final
 
 from swell.core.clock import Clock
-from swell.weights import descriptors
-from swell.weights.addresses import Addresses, Source
-from swell.weights.aside import to_the_end
-from swell.weights.cache import CacheFull, WeightCache
-from swell.weights.chunks import Manifest
-from swell.weights.gather import Gathering, Terms
-from swell.weights.growing import GivenUp, Growing
-from swell.weights.listing import Listing
-from swell.weights.noted import note_manifest
+from swell.core.errors import SwellError, Unavailable
+from swell.weights.aside import aside, to_the_end
+from swell.weights.cache import DigestMismatch, Partial, PullFailed, WeightCache
+from swell.weights.listing import Entry, Listing
+from swell.weights.sources import MOST_URLS, Expired, Place, Source, until_answered
 
-#: A file that another process fetches is looked at so often, in seconds; many are less often.
-LOCK_EVERY_S: Final = 0.1
-_LOOKS: Final = 5000
-_MOST_WAIT_S: Final = 2.0
+#: Bytes of a request.
+RANGE_BYTES = 16 << 20
 
-#: Files that come at once, where so many may be open.
-MOST_FILES: Final = 128
+#: Concurrent requests of a fetch. Each holds its range in memory until it is written.
+REQUESTS: Final = 12
 
-#: A file that comes is open with its notes and two locks.
-_DESCRIPTORS: Final = 4
+#: Files that are downloaded at once, so that small ones do not wait for round trips.
+FILES: Final = 8
 
-#: How nice whoever reads files whole is to models that load meanwhile.
-_NICE: Final = 19
+#: How often a range is tried, and the first and the longest wait in between, in seconds.
+TRIES: Final = 8
+WAIT_S = 0.25
+_MOST_WAIT_S: Final = 8.0
 
-_File = tuple[str, Growing]
+#: How often to check whether another worker has downloaded a file, in seconds.
+_LOCK_EVERY_S: Final = 0.1
+
+#: A larger file enters the cache before it is on the disk. It is synced in steps of this size, so
+#: that a cancelled fetch does not wait for all of it.
+SYNC_BYTES = 32 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Wisher:
-    """Who wants weights.
-
-    Args:
-        moved: Called with the bytes that have come over the network, by any thread.
-        tell: Called with an event and what is to say of it, for the log, by any thread.
-        sparing: Digests of what else he needs, which makes no room for these.
-    """
-
-    moved: Callable[[int], None] | None = None
-    tell: Callable[..., None] = lambda event, **facts: None
-    sparing: Collection[str] = ()
+def _unnoticed(*_: object, **__: object) -> None:
+    """Ignore an event."""
 
 
 async def fetch(
-    manifest: Manifest,
+    listing: Listing,
     cache: WeightCache,
     source: Source,
     clock: Clock,
     *,
-    origin: Manifest | None = None,
-    terms: Terms | None = None,
-    wisher: Wisher | None = None,
+    moved: Callable[[int], None] = _unnoticed,
+    tell: Callable[..., None] = _unnoticed,
+    sparing: Collection[str] = (),
 ) -> Listing:
-    """Have all files of a manifest in the cache, and note them there.
+    """Download the files of a version that the cache lacks, and note the version there.
 
     Args:
-        manifest: Of `source`, or what is wanted of one.
-        origin: The one of `source`, by whose digest it knows the chunks; None for the same.
-        cache: Where to.
-        source: Who knows where the chunks are.
-        clock: For time-outs.
-        terms: How servers are treated.
-        wisher: Who hears of it, and what else he needs.
+        listing: The files, by any names.
+        cache: The cache.
+        source: Where they were pushed.
+        clock: Times the waits for a source that does not answer.
+        moved: Called with the bytes of each range that has come.
+        tell: Called with an event and its fields, for the log.
+        sparing: SHA-256 of other files that must not be evicted.
+
+    Returns:
+        The listing.
 
     Raises:
-        PullFailed: They cannot be had; what has come is kept.
-        DigestMismatch, RefusedFormat, BrokenWeights: A content is not what it should be.
+        PullFailed: A file cannot be downloaded; the partial file is kept.
+        DigestMismatch, RefusedFormat, BrokenWeights: A file has wrong content.
         CacheFull: There is no room.
         CacheUnusable: The cache cannot be written to.
     """
-    stopping, wisher = threading.Event(), wisher or Wisher()
-    addresses = Addresses(source, origin or manifest, list(manifest.chunks), stopping, wisher.tell)
-    work = _Fetch(manifest, cache, addresses, clock, stopping, terms, wisher)
-    await to_the_end(work.run, stopping.set)
-    return manifest.listing
+    sparing = {*sparing, *(entry.sha256 for entry in listing.files.values())}
+    # Again if another process has evicted a file.
+    while missing := {listing.files[name].sha256: name for name in cache.missing(listing)}:
+        entries = {digest: listing.files[name] for digest, name in missing.items()}
+        await aside(partial(_make_room, cache, entries, sparing))
+        download = _Download(listing, entries, cache, source, clock, moved, tell)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for digest, name in missing.items():
+                    group.create_task(download.file(name, entries[digest]))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+    cache.touch(listing)
+    cache.note(listing)
+    budget_bytes = cache.budget_bytes
+    if budget_bytes is not None:
+        await aside(lambda: cache.evict(budget_bytes, sparing))
+    return listing
 
 
-class _Fetch:
-    """One fetch, in a thread that may wait."""
+def _make_room(cache: WeightCache, entries: dict[str, Entry], sparing: Collection[str]) -> None:
+    needed = sum(
+        max(0, entry.size_bytes - cache.begun_bytes(digest)) for digest, entry in entries.items()
+    )
+    cache.make_room(needed, sparing)
+
+
+async def _finish(work: Callable[[], Any]) -> Any:
+    """Do something with a file in a thread; a cancellation waits until it is done."""
+    return await to_the_end(work, lambda: None)
+
+
+class _Download:
+    """The missing files of a fetch."""
 
     def __init__(
         self,
-        manifest: Manifest,
+        listing: Listing,
+        entries: dict[str, Entry],
         cache: WeightCache,
-        addresses: Addresses,
+        source: Source,
         clock: Clock,
-        stopping: threading.Event,
-        terms: Terms | None,
-        wisher: Wisher,
+        moved: Callable[[int], None],
+        tell: Callable[..., None],
     ) -> None:
-        self._manifest = manifest
-        self._listing = manifest.listing
+        self._listing = listing
+        self._entries = entries
         self._cache = cache
-        self._addresses = addresses
+        self._source = source
         self._clock = clock
-        self._stopping = stopping
-        self._terms = terms
-        self._moved = wisher.moved
-        self._keys = {name: manifest.file_key(name) for name in manifest.files}
-        digests = (file.sha256 for file in manifest.files.values())
-        self._sparing = {*wisher.sparing, *digests, *self._keys.values()}
-        #: What is to be looked at, and what others fetched when it was.
-        self._names: deque[str] = deque()
-        self._others: list[str] = []
-        #: What each file still needs, by its digest, that had not begun to come.
-        self._needed: dict[str, int] = {}
+        self._moved = moved
+        self._tell = tell
+        self._places: dict[str, Place] = {}
+        self._locating = asyncio.Lock()
+        self._files = asyncio.Semaphore(FILES)
+        self._requests = asyncio.Semaphore(REQUESTS)
 
-    def run(self) -> None:
-        """Bring it all; blocks. Raises as `fetch`, and `GivenUp`."""
-        note_manifest(self._cache, self._manifest)
-        # Once more where something was evicted meanwhile.
-        while missing := self._cache.missing(self._listing):
-            self._names.extend(missing)
-            self._count()
-            with _Keeper() as keeper:
-                while self._names or self._others:
-                    self._some(keeper)
-        self._cache.touch(self._listing)
-        self._cache.note(self._listing)
-        if self._cache.budget_bytes is not None:
-            self._cache.evict(self._cache.budget_bytes, self._sparing)
-
-    def _some(self, keeper: "_Keeper") -> None:
-        """Bring some of the files, or wait for others who do."""
-        if self._stopping.is_set():
-            raise GivenUp(self._manifest.model)
-        with contextlib.ExitStack() as opened:
-            files = self._open(opened)
-            if files:
-                self._make_room()
-                gathering = Gathering(
-                    files,
-                    self._manifest,
-                    self._addresses,
-                    self._clock,
-                    stopping=self._stopping,
-                    terms=self._terms,
-                    moved=self._moved,
-                )
-                gathering.run()
-                keeper.keep(files, opened.pop_all())
-        if not self._names:
-            if not files and not keeper.finish():
-                self._stopping.wait(LOCK_EVERY_S + min(len(self._others) / _LOOKS, _MOST_WAIT_S))
-            self._names.extend(self._others)
-            self._others.clear()
-
-    def _make_room(self) -> None:
-        try:
-            self._cache.make_room(sum(self._needed.values()), self._sparing)
-        except CacheFull:
-            # Others may have begun to fetch some of it, which counts already.
-            self._count()
-            self._cache.make_room(sum(self._needed.values()), self._sparing)
-
-    def _count(self) -> None:
-        """Note what is missing, besides what counts already since it has begun to come."""
-        entries = self._listing.files
-        self._needed = {
-            entries[name].sha256: entries[name].size_bytes
-            - self._cache.begun_bytes(self._keys[name])
-            for name in (*self._names, *self._others)
-            if not self._cache.has(entries[name])
-        }
-
-    def _open(self, opened: contextlib.ExitStack) -> list[_File]:
-        """Lock and open files that nobody else fetches, as many as may be open at once."""
-        # Twice: some come while others are read whole.
-        most = max(1, min(MOST_FILES, descriptors.spare() // (2 * _DESCRIPTORS)))
-        files: list[_File] = []
-        while self._names and len(files) < most:
-            name = self._names.popleft()
-            entry = self._listing.files[name]
+    async def file(self, name: str, entry: Entry) -> None:
+        """Download one file, unless another worker does."""
+        label = f"{name} of {self._listing.model}"
+        async with self._files:
             with contextlib.ExitStack() as held:
-                if not self._locked(name, held):
-                    self._others.append(name)
-                    continue
-                # It is here, or counts from now on as what has begun to come.
-                self._needed.pop(entry.sha256, None)
-                # Somebody may have fetched it before the lock was had.
+                while not self._is_locked(entry.sha256, held):
+                    await asyncio.sleep(_LOCK_EVERY_S)
                 if not self._cache.has(entry):
-                    growing = Growing(self._cache, self._manifest, name, self._stopping)
-                    held.callback(growing.close)
-                    files.append((name, growing))
-                    opened.push(held.pop_all())
-        return files
+                    await self._file(name, label, entry)
 
-    def _locked(self, name: str, held: contextlib.ExitStack) -> bool:
-        """Take the lock of a file's content, as every fetch does, and that of where it grows."""
+    def _is_locked(self, digest: str, held: contextlib.ExitStack) -> bool:
         try:
-            for key in (self._listing.files[name].sha256, self._keys[name]):
-                held.enter_context(self._cache.locked(key, wait=False))
+            held.enter_context(self._cache.locked(digest, wait=False))
         except BlockingIOError:
             return False
         return True
 
-
-class _Keeper:
-    """Takes files whose chunks are there into the cache, while others come.
-
-    Whoever may trust the chunks uses them already.
-    """
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def keep(self, files: Sequence[_File], opened: contextlib.ExitStack) -> None:
-        """Begin to keep files, once those before them are; close them at the end.
-
-        Raises:
-            SwellError: Those before could not be kept.
-        """
-        with opened:
-            self.finish()
-            self._thread = threading.Thread(
-                target=self._work, args=(files, opened.pop_all()), name="keep", daemon=True
-            )
-            self._thread.start()
-
-    def finish(self) -> bool:
-        """Wait until all are kept; return whether there were any.
-
-        Raises:
-            SwellError: They could not be kept.
-        """
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return False
-        thread.join()
-        if self._error is not None:
-            raise self._error
-        return True
-
-    def _work(self, files: Sequence[_File], opened: contextlib.ExitStack) -> None:
-        # Its own thread: what it is called with stays as it is.
-        with contextlib.suppress(OSError, AttributeError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+    async def _file(self, name: str, label: str, entry: Entry) -> None:
+        is_small = entry.size_bytes <= SYNC_BYTES
+        if not is_small:
+            await _finish(lambda: self._cache.doubt(entry.sha256))
+        # Reads and hashes the partial file of an earlier download.
+        part = await aside(lambda: self._cache.partial(entry.sha256))
         try:
-            with opened:
-                for _, growing in files:
-                    growing.keep()
-        except BaseException as error:
-            self._error = error
+            if part.size_bytes > entry.size_bytes:
+                part.restart()
+            await self._append(part, label, entry)
+            if part.sha256 != entry.sha256:
+                # The beginning may be damaged, or it was changed on the way.
+                part.restart()
+                await self._append(part, label, entry)
+            if part.sha256 != entry.sha256:
+                found = part.sha256
+                part.restart()
+                raise DigestMismatch(
+                    f"{label}: its SHA-256 is {found}, and {entry.sha256} was asked for. It came "
+                    "wrong twice: it was changed in the store or on the way, so it is not used. "
+                    "Push the model again with `swell models push --verify`, which replaces "
+                    "damaged files in the store"
+                )
+            await _finish(lambda: self._cache.keep(part, name, entry.sha256, is_synced=is_small))
+            if not is_small:
+                await self._sync(part)
+        finally:
+            part.close()
 
-    def __enter__(self) -> "_Keeper":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    async def _sync(self, part: Partial) -> None:
+        digest, size = part.sha256, part.size_bytes
         try:
-            self.finish()
-        except BaseException:
-            # What ended all is told, and not what came of it.
-            if kind is None:
-                raise
+            for at in range(0, size, SYNC_BYTES):
+                end = min(at + SYNC_BYTES, size)
+                await _finish(partial(part.sync, at, end))
+            await _finish(part.flush)
+        except (SwellError, OSError):
+            # The system reports once that the disk did not take it.
+            self._cache.own_path(digest).unlink(missing_ok=True)
+            raise
+        self._cache.settle(digest)
+
+    async def _append(self, part: Partial, label: str, entry: Entry) -> None:
+        """Append what is missing of a file."""
+        async with contextlib.aclosing(self._ranges(label, entry, part.size_bytes)) as ranges:
+            async for data in ranges:
+                await _finish(partial(part.write, data))
+
+    async def _ranges(self, label: str, entry: Entry, start: int) -> AsyncGenerator[Any, None]:
+        """Yield the rest of a file in order, with as many requests ahead as others leave room."""
+        running: deque[asyncio.Task[Any]] = deque()
+        try:
+            while start < entry.size_bytes or running:
+                while start < entry.size_bytes and not (running and self._requests.locked()):
+                    await self._requests.acquire()
+                    end = min(start + RANGE_BYTES, entry.size_bytes)
+                    running.append(asyncio.create_task(self._range(label, entry, start, end)))
+                    start = end
+                data = await running[0]
+                # It counts until it is written.
+                yield data
+                running.popleft()
+                self._requests.release()
+        finally:
+            for task in running:
+                task.cancel()
+                self._requests.release()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _range(self, label: str, entry: Entry, start: int, end: int) -> Any:
+        failures = 0
+        while True:
+            place = await self._place(entry.sha256)
+            try:
+                data = await self._source.read(place, start, end)
+                if len(data) == end - start:
+                    self._moved(len(data))
+                    return data
+                why = f"{len(data):,} bytes came instead of {end - start:,}"
+            except Expired as error:
+                why = str(error)
+            except Unavailable as error:
+                why = error.detail
+            except PullFailed as error:
+                raise PullFailed(f"{label}: {error.detail}") from None
+            self._places.pop(entry.sha256, None)
+            failures += 1
+            if failures == TRIES:
+                raise PullFailed(
+                    f"{label}: {why} ({TRIES} tries). The partial file is kept: try again"
+                )
+            await asyncio.sleep(min(WAIT_S * 2.0 ** (failures - 1), _MOST_WAIT_S))
+
+    async def _place(self, digest: str) -> Place:
+        """Return where a file is; one request asks for all files that are missing."""
+        async with self._locating:
+            if digest not in self._places:
+                others = [each for each in self._entries if each not in {*self._places, digest}]
+                asked = [digest, *others][:MOST_URLS]
+                places = await until_answered(
+                    lambda: self._source.places(self._listing, asked), self._clock, self._tell
+                )
+                self._places.update(zip(asked, places, strict=True))
+            return self._places[digest]

@@ -15,7 +15,7 @@ A file without a `url` is found at its name below `base`: a folder, an https add
 repository of a hub. Without `base` it lies beside the listing. What `pull` has fetched is noted in
 the cache as a `Listing`, in which every file has its digest and size.
 
-Of weights that were pushed, `manifest = "sha256:…"` names the manifest of their chunks. It stands
+Of weights that were pushed, `manifest = "sha256:…"` names the manifest. It stands
 for all files, so that the table may be left out.
 """
 
@@ -114,7 +114,7 @@ class Wanted:
     model: str
     version: str
     files: Mapping[str, WantedFile]
-    #: SHA-256 of the manifest of its chunks, where the author knows it.
+    #: SHA-256 of the manifest, where the author knows it.
     manifest: str | None = None
 
 

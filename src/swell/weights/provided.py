@@ -1,19 +1,14 @@
-"""The weights that a model's own `weights.toml` names, as they come, for the model's code.
+"""The weights of a model's own `weights.toml`, for the model's code, as they come.
 
-    WEIGHTS = provided(__file__)                 # on top: returns at once
-    import torch                                 # meanwhile the worker fetches
+    WEIGHTS = provided(__file__)                 # at the top: returns at once
+    import torch                                 # while the worker downloads
     ...
     load_torch(WEIGHTS.path("unet.safetensors"), device)
 
-The worker fetches, since it has nothing to import meanwhile; here is only looked and waited, for as
-long as a worker lives that will fetch it (`swell.weights.wishing`). Where the listing names the
-manifest, each file can be had as soon as its chunks were compared with their digests, and before
-that when it was also read whole.
+The worker downloads. `Provided` waits for each file, for as long as a worker lives that is going to
+download it (`swell.weights.wishing`).
 """
 
-import contextlib
-import fcntl
-import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,39 +17,29 @@ from typing import Final
 from swell.core.clock import Clock, SystemClock
 from swell.core.startup_phases import fetching
 from swell.settings.environment import process_environment, replace_environment
-from swell.weights import descriptors
-from swell.weights.cache import NotCached, WeightCache
-from swell.weights.chunks import Manifest
-from swell.weights.disk import disk_errors
-from swell.weights.growing import GrowingPaths
-from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, WantedFile, read_listing
-from swell.weights.noted import noted_manifest
+from swell.weights.cache import InUse, NotCached, WeightCache
+from swell.weights.listing import InvalidListing, Listing, Wanted, WantedFile, read_listing
+from swell.weights.manifest import noted_manifest
 from swell.weights.wishing import is_wished
 
-#: How long nobody may fetch what is waited for, in seconds.
+#: How long to wait for a file that no worker downloads, in seconds.
 PATIENCE_S: Final = 30.0
 
-#: The cache is looked at so often, in seconds.
+#: How often to check the cache, in seconds.
 _LOOK_S: Final = 0.01
 
-#: And so often whether somebody fetches, or is about to.
+#: How often to check for a worker that downloads, in seconds.
 _ASK_S: Final = 1.0
-
-#: So many more files are allowed to be open at a time.
-_OPENED: Final = 64
-
-#: Where Linux shows what a process has open.
-_DESCRIPTORS: Final = Path("/proc/self/fd")
 
 _CACHE_VARIABLE: Final = "SWELL_WORKER__CACHE_DIR"
 _BAKED_VARIABLE: Final = "SWELL_WORKER__BAKED_DIR"
 
 
 def provided(beside: str | Path) -> "Provided":
-    """Return the weights that the `weights.toml` beside a model's file names.
+    """Return the weights that the `weights.toml` next to a model's file names.
 
     Args:
-        beside: The model's file, or its folder, or the listing itself.
+        beside: The model's file, its folder, or the listing itself.
 
     Raises:
         InvalidListing, RefusedFormat: The listing cannot be used.
@@ -76,16 +61,16 @@ def _cache() -> WeightCache:
 
 
 def look_for_weights_in(cache_dir: str, baked_dir: str | None) -> None:
-    """Have `provided` look there, in this process."""
+    """Set where `provided` looks, in this process."""
     told = {_CACHE_VARIABLE: cache_dir} | ({_BAKED_VARIABLE: baked_dir} if baked_dir else {})
     replace_environment(process_environment() | told)
 
 
 def await_contents(digests: Sequence[str], clock: Clock) -> None:
-    """Wait until contents are in the cache, read whole.
+    """Wait until files are in the cache.
 
     Raises:
-        NotCached: One is not there, and nobody fetches it.
+        NotCached: A file is not there, and no worker downloads it.
     """
     wanted = {digest: WantedFile("", digest) for digest in digests}
     weights = Provided(Wanted("models/files", "now", wanted), _cache(), clock)
@@ -102,13 +87,13 @@ def listing_beside(folder: Path) -> Path | None:
 
 
 class Provided:
-    """Weights on their way into the cache.
+    """Weights that a worker downloads into the cache.
 
     Args:
-        wanted: Which.
-        cache: Where they come to.
-        clock: For time-outs.
-        patience_s: How long nobody may fetch what is waited for.
+        wanted: The files.
+        cache: The cache.
+        clock: For timeouts.
+        patience_s: How long to wait for a file that no worker downloads.
     """
 
     def __init__(
@@ -118,49 +103,42 @@ class Provided:
         self._cache = cache
         self._clock = clock
         self._patience_s = patience_s
-        self._manifest: Manifest | None = None
-        #: Open and locked as long as this lives, so that nothing evicts them.
-        self._held: dict[str, int] = {}
+        self._manifest: Listing | None = None
+        #: Held as long as this lives, so that nothing evicts them.
+        self._held: dict[str, InUse] = {}
 
     def __del__(self) -> None:
-        for fd in getattr(self, "_held", {}).values():
-            os.close(fd)
+        for held in getattr(self, "_held", {}).values():
+            held.close()
 
     def path(self, name: str) -> Path:
         """Wait for a file and return where it is; valid as long as this object.
 
         Raises:
-            NotCached: It is not there, and nobody fetches it.
+            NotCached: The file is not there, and no worker downloads it.
             InvalidListing: The listing has no such file.
         """
         if self._wanted.manifest is None and name not in self._wanted.files:
             raise InvalidListing(f"the listing of {self._wanted.model} has no file {name}")
-        if name not in self._held:
-            if len(self._held) % _OPENED == 0:
-                # Each stays open: a model of many files may need more than a process is given.
-                descriptors.allow(_OPENED)
-            self._held[name] = self._wait(name)
-        fd = self._held[name]
-        # Its name changes when it was read whole; that of what is open does not.
-        if _DESCRIPTORS.is_dir():
-            return _DESCRIPTORS / str(fd)
-        return self._cache.path(self._entry(name).sha256)
+        if name not in self._held and not self._hold(name):
+            with fetching("bucket"):
+                self._until(lambda: self._hold(name), name)
+        return self._held[name].paths[name]
 
     def folder(self) -> Path:
         """Wait for all files and return a folder in which they have their names, as links.
 
-        For libraries that load a model from a folder. Each file must have been read whole.
+        For libraries that load a model from a folder.
 
         Raises:
-            NotCached: One is not there, and nobody fetches it.
+            NotCached: A file is not there, and no worker downloads it.
         """
         names = list(self._names())
         for name in names:
             self.path(name)
-        entries = {name: self._whole(name) for name in names}
-        return self._cache.link(Listing(self._wanted.model, self._wanted.version, entries))
+        return self._cache.link(self._listing({name: self._digest(name) for name in names}))
 
-    def _names(self) -> list[str]:
+    def _names(self) -> Sequence[str]:
         if self._wanted.manifest is None or self._wanted.files:
             return list(self._wanted.files)
         self._until(lambda: self._pinned() is not None, "its manifest")
@@ -168,22 +146,29 @@ class Provided:
         assert manifest is not None, "it was waited for"
         return list(manifest.files)
 
-    def _whole(self, name: str) -> Entry:
-        self._until(lambda: self._cache.has(self._entry(name)), name)
-        return self._entry(name)
+    def _hold(self, name: str) -> bool:
+        """Hold a file that is in the cache; return whether it is."""
+        if self._wanted.manifest is not None and self._pinned() is None:
+            return False
+        try:
+            self._held[name] = self._cache.use(self._listing({name: self._digest(name)}))
+        except NotCached:
+            return False
+        return True
 
-    def _wait(self, name: str) -> int:
-        found = self._open(name)
+    def _listing(self, digests: dict[str, str]) -> Listing:
+        """Return a listing of files that are in the cache.
 
-        def look() -> bool:
-            nonlocal found
-            found = self._open(name)
-            return found >= 0
-
-        if found < 0:
-            with fetching("bucket"):
-                self._until(look, name)
-        return found
+        Raises:
+            NotCached: One is not.
+        """
+        entries = {}
+        for name, digest in digests.items():
+            entry = self._cache.entry(digest)
+            if entry is None:
+                raise NotCached(f"{name} of {self._wanted.model} is not in {self._cache.folder}")
+            entries[name] = entry
+        return Listing(self._wanted.model, self._wanted.version, entries)
 
     def _until(self, is_there: Callable[[], bool], what: str) -> None:
         wait = threading.Event()
@@ -202,18 +187,18 @@ class Provided:
             wait.wait(_LOOK_S)
 
     def _is_coming(self, name: str) -> bool:
-        """Return whether somebody who lives fetches a file, or is about to."""
+        """Return whether a live worker downloads a file, or is going to."""
         wanted, manifest, digests = self._wanted, self._pinned(), set[str]()
         if wanted.manifest is not None:
             digests.add(wanted.manifest)
         if name in wanted.files or (manifest is not None and name in manifest.files):
-            digests.add(self._entry(name).sha256)
+            digests.add(self._digest(name))
         if is_wished(self._cache.folder, {f"{wanted.model}@{wanted.version}", *digests}):
             return True
         return any(self._cache.is_locked(digest) for digest in digests)
 
-    def _pinned(self) -> Manifest | None:
-        """Return the manifest that the listing names, once it is here."""
+    def _pinned(self) -> Listing | None:
+        """Return the manifest that the listing names, once it is in the cache."""
         if self._manifest is None and self._wanted.manifest is not None:
             try:
                 self._manifest = noted_manifest(self._cache, self._wanted.manifest)
@@ -221,59 +206,18 @@ class Provided:
                 return None
         return self._manifest
 
-    def _entry(self, name: str) -> Entry:
-        """Return what a file must be.
+    def _digest(self, name: str) -> str:
+        """Return the SHA-256 of a file. A listing may use other names than the manifest.
 
         Raises:
             InvalidListing: The manifest has no such file.
         """
-        manifest = self._pinned()
-        if manifest is not None:
-            file = manifest.files[self._named_there(manifest, name)]
-            return Entry(file.sha256, file.bytes)
-        wanted = self._wanted.files[name]
-        assert wanted.sha256 is not None, "a listing has a digest for each file"
-        return self._cache.entry(wanted.sha256) or Entry(wanted.sha256, -1)
-
-    def _named_there(self, manifest: Manifest, name: str) -> str:
-        """Return a file's name in the manifest: a listing may give it another one.
-
-        Raises:
-            InvalidListing: It is not there.
-        """
-        wanted = self._wanted.files.get(name)
-        if wanted is None and name in manifest.files:
-            return name
-        for there, file in manifest.files.items():
-            if wanted is not None and file.sha256 == wanted.sha256:
-                return there
-        raise InvalidListing(f"the manifest of {manifest.model} has no file {name}")
-
-    def _open(self, name: str) -> int:
-        """Return the descriptor of a file that may be used, locked; -1 if it is not there yet."""
-        if self._wanted.manifest is not None and self._pinned() is None:
-            return -1
-        entry = self._entry(name)
-        places = [self._cache.path(entry.sha256)] if self._cache.has(entry) else []
-        manifest, growing = self._pinned(), None
-        if manifest is not None and _DESCRIPTORS.is_dir():
-            growing = GrowingPaths(self._cache, manifest, self._named_there(manifest, name))
-            places += [growing.part] if growing.is_whole() else []
-        for place in places:
-            try:
-                with disk_errors(place):
-                    fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            # It may have been evicted, or made anew, between the lines above.
-            if growing is not None and place == growing.part and not growing.is_whole():
-                os.close(fd)
-                continue
-            if os.fstat(fd).st_nlink and os.fstat(fd).st_size == entry.size_bytes:
-                # What was used longest ago is evicted first; what an image has never is.
-                with contextlib.suppress(OSError):
-                    os.utime(fd)
-                return fd
-            os.close(fd)
-        return -1
+        wanted, manifest = self._wanted.files.get(name), self._pinned()
+        if wanted is not None:
+            assert wanted.sha256 is not None, "a listing has a digest for each file"
+            digest = wanted.sha256
+            if manifest is None or any(e.sha256 == digest for e in manifest.files.values()):
+                return digest
+        elif manifest is not None and name in manifest.files:
+            return manifest.files[name].sha256
+        raise InvalidListing(f"the manifest of {self._wanted.model} has no file {name}")

@@ -25,12 +25,12 @@ from typing import Final
 
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.listing import Entry, InvalidListing, Listing
-from swell.weights.noted import noted_manifest
+from swell.weights.manifest import noted_manifest
 from swell.weights.refusals import RefusedFormat
 from swell.weights.wishing import forget_the_dead, is_wished
 
 #: Where files get their names when they are whole. Writing one takes no longer than this.
-_DRAFTS: Final = ("addresses", "listings", "manifests", "wishes")
+_DRAFTS: Final = ("addresses", "listings", "manifests", "unsynced", "wishes")
 _DRAFT_TIME: Final = timedelta(minutes=1)
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
@@ -113,8 +113,8 @@ def prune(
         for each in broken:
             cache.forget(each.model, each.version)
     # Before what takes them again.
-    locks = sorted((cache.folder / "locks").glob("*"))
-    traces = sum(_drop_trace(path, before, is_dry_run=is_dry_run) for path in locks)
+    small = [*(cache.folder / "locks").glob("*"), *_settled(cache)]
+    traces = sum(_drop_trace(path, before, is_dry_run=is_dry_run) for path in sorted(small))
     partials, partial_bytes, notes = _drop_partials(cache, before, is_dry_run=is_dry_run)
     traces += notes
     traces += _drop_manifests(
@@ -206,9 +206,16 @@ def _is_needed(cache: WeightCache, digest: str, gone: Collection[str]) -> bool:
     except (NotCached, InvalidListing, RefusedFormat):
         return False
     told = {digest, f"{manifest.model}@{manifest.version}"}
-    entries = manifest.listing.files.values()
+    entries = manifest.files.values()
     is_whole = all(cache.has(entry) and entry.sha256 not in gone for entry in entries)
     return is_whole or is_wished(cache.folder, told)
+
+
+def _settled(cache: WeightCache) -> Iterator[Path]:
+    """Yield notes of contents that did not reach the disk, where the content is gone."""
+    for path in (cache.folder / "unsynced").glob("*"):
+        if _KEY.fullmatch(path.name) and not cache.own_path(path.name).exists():
+            yield path
 
 
 def _drafts(folder: Path) -> Iterator[Path]:

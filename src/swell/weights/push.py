@@ -1,68 +1,65 @@
-"""Push weights to where workers fetch them from: only chunks that are not there go up.
+"""Uploads weights to the store that workers download them from.
 
-A push that was broken off is simply run again. A version is said to be there when all its chunks
-are, and never changes after that: one that is there with other weights is refused before anything
-goes up.
+Only files that the store lacks are uploaded. The manifest of a version is written last, so a
+version exists once all its files do. An interrupted push resumes with the next one.
 """
 
 import asyncio
 import hashlib
-import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from swell.core.clock import Clock, SystemClock
-from swell.core.errors import InvalidRequest, Unavailable
+from swell.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from swell.weights.cache import DigestMismatch
-from swell.weights.chunks import CHUNK_BYTES, ChunkedFile, Manifest, cut, spans
+from swell.weights.files import open_file
 from swell.weights.formats import check_content
-from swell.weights.listing import Listing
-from swell.weights.side_by_side import TRIES, SideBySide
-from swell.weights.standing import standing_of
+from swell.weights.listing import Entry, Listing
 from swell.weights.store import Found, WeightStore
 
-#: Chunks that go up, or are read to be compared, side by side.
-_CHUNKS: Final = 8
+#: Files that are uploaded, or read to be verified, at once. The parts of each are uploaded in
+#: parallel too.
+_FILES: Final = 4
 
-#: Chunks of which is asked side by side whether they are there.
-_ASKED: Final = 32
+#: Concurrent requests for the sizes of files.
+_LOOKS: Final = 32
+
+_BLOCK_BYTES: Final = 1 << 20
+
+#: The most differences that an error lists, and the digits of a digest in it.
+_MOST_TOLD: Final = 10
+_DIGITS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What became of a push.
+    """The result of a push.
 
     Args:
-        manifest: What was pushed.
-        sent_chunks: How many chunks went up.
-        sent_bytes: And their bytes.
-        there_chunks: How many were there.
-        there_bytes: And their bytes.
-        wrong_chunks: How many of those that went up replaced one that was not what its name says.
+        listing: What was pushed.
+        sent_files: How many files were uploaded.
+        sent_bytes: Their bytes.
+        there_files: How many files were in the store before.
+        there_bytes: Their bytes.
+        wrong_files: How many uploaded files replaced a damaged one.
     """
 
-    manifest: Manifest
-    sent_chunks: int
+    listing: Listing
+    sent_files: int
     sent_bytes: int
-    there_chunks: int
+    there_files: int
     there_bytes: int
-    wrong_chunks: int
+    wrong_files: int
 
 
 @dataclass(frozen=True, slots=True)
 class PushProgress:
-    """How far a push is, for whoever shows it."""
+    """The progress of a push, for display."""
 
     doing: str
     done_bytes: int
     total_bytes: int
-
-
-#: Told of bytes that are done, of those that there are to do.
-_Tell = Callable[[PushProgress], None]
 
 
 async def push(
@@ -70,198 +67,182 @@ async def push(
     paths: Mapping[str, Path],
     store: WeightStore,
     *,
-    chunk_bytes: int = CHUNK_BYTES,
     verify: bool = False,
-    clock: Clock | None = None,
-    progress: _Tell | None = None,
+    progress: Callable[[PushProgress], None] = lambda now: None,
 ) -> Pushed:
-    """Push all files of a version.
+    """Upload a version.
 
     Args:
-        listing: Which files, with their digests.
-        paths: Where each of them lies.
-        store: Where to.
-        chunk_bytes: Size of a chunk, of a version that is not there yet.
-        verify: Whether chunks that are there are read and compared with their digests too, and not
-            by their sizes only. Wrong ones are replaced.
-        clock: For waiting before further tries.
-        progress: Called on the way, by any thread.
+        listing: The files, with their digests.
+        paths: Where each file is on this machine.
+        store: The store.
+        verify: Whether to read the files in the store and compare their digests, not only their
+            sizes. Damaged ones are replaced.
+        progress: Called during the push.
 
     Raises:
-        DigestMismatch: A file is not what its listing says.
+        DigestMismatch: A file differs from the listing.
         InvalidRequest: A file cannot be read.
-        RefusedFormat, BrokenWeights: A file is of a format that is not opened.
-        Conflict: The version is there with other weights; nothing was sent.
-        InvalidListing: What is there under its name is none of ours.
-        Unavailable: The store does not take them; what has gone up stays.
+        RefusedFormat, BrokenWeights: A file has a refused format.
+        Conflict: The version was pushed with other weights; nothing was uploaded.
+        InvalidListing: The manifest in the store cannot be used.
+        Unavailable: The store does not take a file; those that it took stay.
     """
-    tell = progress or (lambda _: None)
-    standing = await standing_of(listing.check(), store)
-    if standing.manifest is not None:
-        chunk_bytes = standing.manifest.chunk_bytes
-    manifest = standing.agree(await _read_files(listing, paths, chunk_bytes, tell))
-    pushed = await send(
-        manifest, paths, store, verify=verify, clock=clock or SystemClock(), tell=tell
-    )
-    await store.publish(manifest)
-    return pushed
-
-
-async def send(
-    manifest: Manifest,
-    paths: Mapping[str, Path],
-    store: WeightStore,
-    *,
-    verify: bool,
-    clock: Clock,
-    tell: _Tell,
-) -> Pushed:
-    """Have all chunks of some files go up that are not there; says of no version that it is.
-
-    Args:
-        manifest: Which files, and of which chunks they are.
-        paths: Where each of them lies.
-        store: Where to.
-        verify: As for `push`.
-        clock: For waiting before further tries.
-        tell: Called on the way.
-
-    Raises:
-        DigestMismatch: A file is not what its manifest says.
-        Unavailable: The store does not take them; what has gone up stays.
-    """
-    going = _Going(manifest, paths, store, clock, tell)
-    found = await going.look(verify=verify)
-    missing = [digest for digest, each in found.items() if each is not Found.WHOLE]
-    sent = await going.send(missing)
+    await _check_version(listing.check(), store)
+    names = {entry.sha256: name for name, entry in sorted(listing.files.items())}
+    entries = {digest: listing.files[name] for digest, name in names.items()}
+    found = await _look(entries.values(), store, verify, progress)
+    missing = [digest for digest in entries if found[digest] is not Found.WHOLE]
+    uploads = [_Upload(names[digest], paths[names[digest]], entries[digest]) for digest in missing]
+    for upload in uploads:
+        upload.check()
+    await _send(uploads, store, progress)
+    await store.publish(listing)
+    sent = sum(entries[digest].size_bytes for digest in missing)
     return Pushed(
-        manifest,
-        len(missing),
-        sent,
-        len(found) - len(missing),
-        sum(manifest.chunks.values()) - sent,
-        sum(each is Found.WRONG for each in found.values()),
+        listing=listing,
+        sent_files=len(missing),
+        sent_bytes=sent,
+        there_files=len(entries) - len(missing),
+        there_bytes=sum(entry.size_bytes for entry in entries.values()) - sent,
+        wrong_files=sum(each is Found.WRONG for each in found.values()),
     )
 
 
-class _Going:
-    """Chunks of one manifest on their way up."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        paths: Mapping[str, Path],
-        store: WeightStore,
-        clock: Clock,
-        tell: _Tell,
-    ) -> None:
-        self._chunks = manifest.chunks
-        self._wheres = {
-            digest: (paths[name], at, size)
-            for name, file in manifest.files.items()
-            for digest, at, size in spans(file, manifest.chunk_bytes)
-        }
-        self._store = store
-        self._clock = clock
-        self._tell = tell
-        # A disk that is full or refuses does so again at once.
-        self._tries = 1 if store.is_here else TRIES
-
-    async def look(self, *, verify: bool) -> dict[str, Found]:
-        """Return what there is of each chunk."""
-        found: dict[str, Found] = {}
-        done, total = 0, sum(self._chunks.values())
-        doing = "comparing what is there" if verify else "looking what is there"
-
-        async def look(digest: str) -> None:
-            nonlocal done
-            size = self._chunks[digest]
-            found[digest] = await self._store.look(digest, size, read=verify)
-            done += size
-            self._tell(PushProgress(doing, done, total))
-
-        await self._side_by_side(_CHUNKS if verify else _ASKED).run(self._chunks, look)
-        # In the order of the files again.
-        return {digest: found[digest] for digest in self._chunks}
-
-    async def send(self, digests: Sequence[str]) -> int:
-        """Have chunks go up; return their bytes."""
-        total = sum(self._chunks[digest] for digest in digests)
-        sent_chunks, sent = 0, 0
-
-        async def send(digest: str) -> None:
-            nonlocal sent_chunks, sent
-            await self._store.put_chunk(digest, await asyncio.to_thread(self._read, digest))
-            sent_chunks += 1
-            sent += self._chunks[digest]
-            self._tell(PushProgress("sending", sent, total))
-
-        try:
-            await self._side_by_side(_CHUNKS).run(digests, send)
-        except Unavailable as error:
-            raise Unavailable(
-                f"{error.detail}. {sent_chunks} of {len(digests)} chunks have gone up and stay "
-                "there: run the same command again"
-            ) from error
-        return sent
-
-    def _side_by_side(self, most: int) -> SideBySide:
-        return SideBySide(most, self._clock, self._tries)
-
-    def _read(self, digest: str) -> bytes:
-        path, at, size = self._wheres[digest]
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.pread(fd, size, at)
-        finally:
-            os.close(fd)
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise DigestMismatch(f"{path} has changed while it was read: push it again")
-        return data
-
-
-async def _read_files(
-    listing: Listing, paths: Mapping[str, Path], chunk_bytes: int, tell: _Tell
-) -> Manifest:
-    """Read all files and return what they are made of; a cancellation ends it at once."""
-    is_over = threading.Event()
+async def _check_version(listing: Listing, store: WeightStore) -> None:
+    told = f"{listing.model}@{listing.version}"
     try:
-        return await asyncio.to_thread(_manifest, listing, paths, chunk_bytes, tell, is_over)
-    finally:
-        is_over.set()
+        there = await store.manifest(listing.model, listing.version)
+    except NotFound:
+        return
+    differ = list(_differences(listing, there))
+    if differ:
+        more = len(differ) - _MOST_TOLD
+        some = ", ".join(differ[:_MOST_TOLD]) + (f", and {more} more" if more > 0 else "")
+        raise Conflict(
+            f"{told} was pushed with other weights, and a version never changes ({some}): push "
+            f'these as another version, such as `version = "{listing.version}-2"` for '
+            f"{listing.model} in a weights.toml"
+        )
 
 
-class _Over(Exception):
-    """Nobody wants it any more."""
+def _differences(listing: Listing, there: Listing) -> Iterator[str]:
+    for name in sorted({*listing.files, *there.files}):
+        if name not in there.files:
+            yield f"{name} is not in it"
+        elif name not in listing.files:
+            yield f"{name} is only there"
+        elif listing.files[name] != there.files[name]:
+            ours, theirs = listing.files[name].sha256, there.files[name].sha256
+            yield f"{name} is {ours[:_DIGITS]}… here and {theirs[:_DIGITS]}… there"
 
 
-def _manifest(
-    listing: Listing,
-    paths: Mapping[str, Path],
-    chunk_bytes: int,
-    tell: _Tell,
-    is_over: threading.Event,
-) -> Manifest:
-    files: dict[str, ChunkedFile] = {}
-    done, total = 0, sum(entry.size_bytes for entry in listing.files.values())
-    for name, entry in sorted(listing.files.items()):
+async def _look(
+    entries: Iterable[Entry],
+    store: WeightStore,
+    verify: bool,
+    progress: Callable[[PushProgress], None],
+) -> dict[str, Found]:
+    """Return the state of each file in the store."""
+    entries = list(entries)
+    found: dict[str, Found] = {}
+    done, total = 0, sum(entry.size_bytes for entry in entries)
+    room = asyncio.Semaphore(_FILES if verify else _LOOKS)
 
-        def seen(size: int, name: str = name) -> None:
-            nonlocal done
-            if is_over.is_set():
-                raise _Over
-            done += size
-            tell(PushProgress(f"reading {name}", done, total))
+    async def look(entry: Entry) -> None:
+        nonlocal done
+        async with room:
+            found[entry.sha256] = await store.look(entry.sha256, entry.size_bytes, verify=verify)
+        done += entry.size_bytes
+        progress(PushProgress("comparing stored files", done, total))
 
+    await _all(look(entry) for entry in entries)
+    return found
+
+
+async def _send(
+    uploads: list["_Upload"], store: WeightStore, progress: Callable[[PushProgress], None]
+) -> None:
+    done, total = 0, sum(upload.entry.size_bytes for upload in uploads)
+    sent = 0
+    room = asyncio.Semaphore(_FILES)
+
+    def moved(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(PushProgress("sending", done, total))
+
+    async def send(upload: _Upload) -> None:
+        nonlocal sent
+        async with room:
+            await upload.send(store, moved)
+            sent += 1
+
+    try:
+        await _all(send(upload) for upload in uploads)
+    except Unavailable as error:
+        raise Unavailable(
+            f"{error.detail}. {sent} of {len(uploads)} files were uploaded and stay in the store: "
+            "run the same command again"
+        ) from error
+
+
+async def _all(works: Iterable[Coroutine[None, None, None]]) -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+class _Upload:
+    """A file on its way to the store."""
+
+    def __init__(self, name: str, path: Path, entry: Entry) -> None:
+        self.entry = entry
+        self._name = name
+        self._path = path
+        #: Why reading it failed: the library of a bucket raises its own error then.
+        self._error: Exception | None = None
+
+    def check(self) -> None:
+        """Check that the file can be read, and is not of a refused format."""
         try:
-            check_content(name, paths[name])
-            files[name] = cut(paths[name], chunk_bytes, seen)
+            check_content(self._name, self._path)
         except OSError as error:
-            raise InvalidRequest(f"{paths[name]} cannot be read: {error.strerror}") from None
-        if files[name].sha256 != entry.sha256:
-            raise DigestMismatch(
-                f"{name} of {listing.model} has the SHA-256 {files[name].sha256}, and its listing "
-                f"says {entry.sha256}: pull it again, or correct the listing"
+            raise self._unreadable(error) from None
+
+    async def send(self, store: WeightStore, moved: Callable[[int], None]) -> None:
+        try:
+            await store.put(self.entry.sha256, self._read(moved))
+        except Exception:
+            if self._error is not None:
+                raise self._error from None
+            raise
+
+    async def _read(self, moved: Callable[[int], None]) -> AsyncIterator[bytes]:
+        """Yield the file. Fails before the end if its content is wrong, so it is not stored."""
+        found, block = hashlib.sha256(), b""
+        try:
+            with open_file(self._path) as file:
+                while data := await asyncio.to_thread(file.read, _BLOCK_BYTES):
+                    if block:
+                        yield block
+                        moved(len(block))
+                    await asyncio.to_thread(found.update, data)
+                    block = data
+        except OSError as error:
+            self._error = self._unreadable(error)
+            raise self._error from None
+        if found.hexdigest() != self.entry.sha256:
+            self._error = DigestMismatch(
+                f"{self._path} has the SHA-256 {found.hexdigest()}, and its listing says "
+                f"{self.entry.sha256}: pull it again, or correct the listing"
             )
-    # Where they came from may hold a secret, or a path of this machine, and is no part of them.
-    return Manifest(listing.model, listing.version, chunk_bytes, files)
+            raise self._error
+        yield block
+        moved(len(block))
+
+    def _unreadable(self, error: OSError) -> InvalidRequest:
+        return InvalidRequest(f"{self._path} cannot be read: {error.strerror or error}")

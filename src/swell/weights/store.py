@@ -1,43 +1,44 @@
-"""Where weights lie that were pushed: chunks, manifests and versions in an object store."""
+"""Pushed weights in an object store: one object for each file, one manifest for each version.
+
+files/9f/9f86…                      a file, under its SHA-256
+versions/owner/name/VERSION.json    the manifest of a version; never replaced
+"""
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from enum import Enum
-from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
 from swell.core.errors import Conflict, NotFound, SwellError
 from swell.objects.object_store import Objects
-from swell.weights.chunks import (
-    MAX_MANIFEST_BYTES,
-    Manifest,
-    Pointer,
-    chunk_key,
-    manifest_key,
-    read_manifest,
-    read_pointer,
-    version_key,
-    write_manifest,
-)
-from swell.weights.gather import Place
-from swell.weights.listing import InvalidListing
+from swell.weights.listing import InvalidListing, Listing, check_identity
+from swell.weights.manifest import MAX_MANIFEST_BYTES, read_manifest, write_manifest
 
-#: Manifests that are remembered: a few megabytes each at most for models of a usual size.
-_MOST_KNOWN: Final = 32
-
-#: A signed URL of a chunk is good for so long, in seconds; then another one is asked for.
+#: The validity of a signed URL, in seconds.
 _URL_S: Final = 3600.0
+
+_FILE_KEY: Final = re.compile(r"files/([0-9a-f]{2})/\1[0-9a-f]{62}")
+_FILE_TYPE: Final = "application/octet-stream"
+
+
+class FileUrl(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a file can be read without the credentials of the store."""
+
+    #: Signed, valid for an hour; relative to the backend where it has no host.
+    url: str
+    #: Headers that the request must have.
+    headers: dict[str, str] = {}
 
 
 class Found(Enum):
-    """What there is of a chunk."""
+    """The state of a file in a store."""
 
     WHOLE = "whole"
-    #: Something else lies under its name.
+    #: Its object has other content.
     WRONG = "wrong"
     MISSING = "missing"
 
@@ -46,118 +47,94 @@ class WeightStore:
     """Weights in an object store, below a folder of it.
 
     Args:
-        objects: Where they lie.
-        folder: Below which they lie there; empty for all of it.
-        root: The same as a folder of this machine, where it is one and nobody signs for it.
+        objects: The object store.
+        folder: The folder in it; empty for all of it.
     """
 
-    def __init__(self, objects: Objects, folder: str = "", root: Path | None = None) -> None:
+    def __init__(self, objects: Objects, folder: str = "") -> None:
         self.objects: Final = objects
         self._prefix = f"{folder}/" if folder else ""
-        self._root = root
 
-    @property
-    def is_here(self) -> bool:
-        """Whether they lie on a disk of this machine."""
-        return self.objects.is_here
-
-    async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
-        """Return which files a version has, and of which chunks.
+    async def manifest(self, model: str, version: str, digest: str | None = None) -> Listing:
+        """Return the files of a version.
 
         Args:
             model: `owner/name`.
-            version: Which of its versions.
-            digest: What the manifest's SHA-256 must be; None for the one that the version names.
+            version: One of its versions.
+            digest: The expected SHA-256 of the manifest; None for any.
 
         Raises:
-            NotFound: It was not pushed here.
-            InvalidListing: It is not what it should be.
+            NotFound: The version was not pushed.
+            InvalidListing: Its manifest is damaged, or another one than expected.
             Unavailable: The store does not answer.
         """
-        told = f"{model}@{version}"
-        named = digest or await self.pinned(model, version)
-        text = None if named is None else await self._read(manifest_key(named))
-        if named is None or text is None:
-            raise NotFound(
-                f"{told} was not pushed here: run `swell models push {told}` where its weights are"
-            )
-        manifest = _understood(text, named, told)
-        if (manifest.model, manifest.version) != (model, version):
-            what = "correct the digest in weights.toml" if digest else _remove(model, version)
-            raise InvalidListing(
-                f"the manifest {named} is one of {manifest.model}@{manifest.version}, and not of "
-                f"{told}: {what}"
-            )
-        return manifest
-
-    async def pinned(self, model: str, version: str) -> str | None:
-        """Return the digest of the manifest that a version is; None where it was not pushed.
-
-        Raises:
-            InvalidListing: What is here under its name says of none.
-            Unavailable: The store does not answer.
-        """
-        text = await self._read(version_key(model, version))
-        if text is None:
-            return None
-        try:
-            return read_pointer(text, f"{model}@{version}")
-        except InvalidListing as error:
-            raise InvalidListing(f"{error.detail}: {_remove(model, version)}") from None
-
-    async def _read(self, key: str) -> bytes | None:
-        """Return a file of which we know no size; None where there is none."""
-        found = bytearray()
+        key, label = version_key(model, version), f"{model}@{version}"
+        text = bytearray()
         try:
             async for piece in self.objects.read(self._prefix + key):
-                found += piece
-                if len(found) > MAX_MANIFEST_BYTES:
-                    raise InvalidListing(
-                        f"{key} is too long for one of ours: remove it there, and push the model "
-                        "again"
-                    )
+                text += piece
+                if len(text) > MAX_MANIFEST_BYTES:
+                    break
         except NotFound:
-            return None
-        return bytes(found)
+            raise NotFound(
+                f"{label} was not pushed here: run `swell models push {label}` where its weights "
+                "are"
+            ) from None
+        try:
+            found = read_manifest(bytes(text), digest)
+            if (found.model, found.version) != (model, version):
+                raise InvalidListing(f"it is the manifest of {found.model}@{found.version}")
+        except SwellError as error:
+            raise InvalidListing(
+                f"{key}, the manifest of {label} in the store, cannot be used ({len(text):,} "
+                f"bytes): {error.detail}. If it is damaged, remove it there and push the model "
+                "again where its weights are"
+            ) from None
+        return found
 
-    async def places(self, digests: Sequence[str]) -> list[Place]:
-        """Return where chunks can be read without this store's credentials.
-
-        A URL without a host is one of the backend whose objects these are.
+    async def urls(self, digests: Sequence[str]) -> list[FileUrl]:
+        """Return URLs at which files can be read without this store's credentials.
 
         Raises:
-            Unavailable: Nothing can be signed.
+            Unavailable: No URL can be signed.
         """
-        return [await self._place(chunk_key(digest)) for digest in digests]
+        return [await self._url(self._key(digest)) for digest in digests]
 
-    async def _place(self, key: str) -> Place:
-        if self._root is not None:
-            return Place(f"file://{quote(str(self._root / self._prefix / key))}")
-        direct = await self.objects.direct("GET", self._prefix + key, _URL_S)
+    async def _url(self, key: str) -> FileUrl:
+        direct = await self.objects.direct("GET", key, _URL_S)
         if direct is not None:
-            return Place(direct.url, direct.headers)
-        return Place(self.objects.sign("GET", self._prefix + key, _URL_S))
+            return FileUrl(url=direct.url, headers=direct.headers)
+        return FileUrl(url=self.objects.sign("GET", key, _URL_S))
 
-    async def look(self, digest: str, size: int, *, read: bool = False) -> Found:
-        """Return what there is of a chunk.
+    async def read(self, digest: str, start: int, end: int) -> bytes | bytearray | memoryview:
+        """Return the bytes [start, end) of a file.
+
+        Raises:
+            NotFound: The file was not pushed.
+            Unavailable: The store does not answer.
+        """
+        return await self.objects.read_range(self._key(digest), start, end)
+
+    async def look(self, digest: str, size: int, *, verify: bool = False) -> Found:
+        """Return the state of a file.
 
         Args:
-            digest: Which.
+            digest: Its SHA-256.
             size: Its bytes.
-            read: Whether it is read and compared with its digest, and not by its size only.
+            verify: Whether to read it and compare its digest, not only its size.
 
         Raises:
             Unavailable: The store does not answer.
         """
-        key = self._prefix + chunk_key(digest)
         try:
-            info = await self.objects.head(key)
+            info = await self.objects.head(self._key(digest))
             if info.bytes != size:
                 return Found.WRONG
-            is_right = not read or await self._digest(key) == digest
+            if verify and await self._digest(self._key(digest)) != digest:
+                return Found.WRONG
         except NotFound:
             return Found.MISSING
-        return Found.WHOLE if is_right else Found.WRONG
+        return Found.WHOLE
 
     async def _digest(self, key: str) -> str:
         found = hashlib.sha256()
@@ -165,81 +142,45 @@ class WeightStore:
             await asyncio.to_thread(found.update, piece)
         return found.hexdigest()
 
-    async def put_chunk(self, digest: str, data: bytes | AsyncIterator[bytes]) -> None:
-        """Keep a chunk; what lies under its name is replaced.
+    async def put(self, digest: str, data: AsyncIterator[bytes]) -> None:
+        """Store a file, and replace a damaged one.
 
         Raises:
             Unavailable: The store does not take it.
         """
-        key = self._prefix + chunk_key(digest)
-        await self.objects.put(key, data, "application/octet-stream")
+        await self.objects.put(self._key(digest), data, _FILE_TYPE)
 
-    async def publish(self, manifest: Manifest) -> None:
-        """Say that a version is here, once all its chunks are.
+    async def publish(self, listing: Listing) -> None:
+        """Store the manifest of a version, after all its files.
 
         Raises:
-            Conflict: The version is here with other weights.
+            Conflict: The version has another manifest.
             Unavailable: The store does not take it.
         """
-        digest, text = manifest.digest, write_manifest(manifest)
-        await self.objects.put(self._prefix + manifest_key(digest), text, "application/json")
-        pointer = msgspec.json.encode(Pointer(digest))
-        key = self._prefix + version_key(manifest.model, manifest.version)
+        key = self._prefix + version_key(listing.model, listing.version)
         try:
-            await self.objects.put_new(key, pointer, "application/json")
+            await self.objects.put_new(key, write_manifest(listing), "application/json")
         except Conflict:
             raise Conflict(
-                f"{manifest.model}@{manifest.version} was pushed with other weights meanwhile, and "
-                "a version never changes: push these as another version"
+                f"{listing.model}@{listing.version} was pushed with other weights at the same "
+                "time, and a version never changes: push these as another version"
             ) from None
 
-
-def _understood(text: bytes, digest: str, told: str) -> Manifest:
-    """Return what a manifest says, or raise what is wrong with it where it lies."""
-    if hashlib.sha256(text).hexdigest() != digest:
-        raise InvalidListing(
-            f"the manifest of {told} was changed or cut off where it lies (of "
-            f"{manifest_key(digest)} there are {len(text):,} bytes, which have another SHA-256): "
-            "push the model again where its weights are, which writes it anew"
-        )
-    try:
-        return read_manifest(text, digest)
-    except SwellError as error:
-        raise InvalidListing(
-            f"{manifest_key(digest)} of {told} was not written by this version of Swell: "
-            f"{error.detail}"
-        ) from None
+    def _key(self, digest: str) -> str:
+        return self._prefix + file_key(digest)
 
 
-def _remove(model: str, version: str) -> str:
-    return (
-        f"somebody else has written {version_key(model, version)} there. Remove that, and push the "
-        "model again where its weights are"
-    )
+def file_key(digest: str) -> str:
+    """Return the key of a file."""
+    return f"files/{digest[:2]}/{digest}"
 
 
-class Manifests:
-    """Manifests of a store that were asked for lately; one never changes.
+def is_file_key(key: str) -> bool:
+    """Whether a key is the key of a file of weights."""
+    return _FILE_KEY.fullmatch(key) is not None
 
-    Args:
-        store: Where they are.
-    """
 
-    def __init__(self, store: WeightStore) -> None:
-        self._store = store
-        self._known: dict[str, Manifest] = {}
-
-    async def get(self, model: str, version: str, digest: str = "") -> Manifest:
-        """Return a manifest, by its digest or else as `WeightStore.manifest`.
-
-        Raises:
-            NotFound, InvalidListing, Unavailable: As `WeightStore.manifest`.
-        """
-        known = self._known.get(digest)
-        if known is not None and (known.model, known.version) == (model, version):
-            return known
-        found = await self._store.manifest(model, version, digest or None)
-        while len(self._known) >= _MOST_KNOWN:
-            self._known.pop(next(iter(self._known)))
-        self._known[found.digest] = found
-        return found
+def version_key(model: str, version: str) -> str:
+    """Return the key of the manifest of a version."""
+    check_identity(model, version)
+    return f"versions/{model}/{version}.json"

@@ -1,10 +1,10 @@
-"""What workers of this machine will fetch, told to whoever waits for it.
+"""Announces the downloads of this machine's workers to the processes that wait for them.
 
-    wishes/RANDOM     what one worker will fetch, a name a line; locked as long as that worker lives
+    wishes/RANDOM     the downloads of one worker, a name a line; locked while the worker lives
 
-A file's lock is held only while it comes, and it may be the last of many. So that nobody gives up
-before its turn, a worker says all that it will fetch before it begins. Names are
-`owner/name@version` and digests, of manifests and of files.
+The lock of a file is held only during its download, and the file may be the last of many. A worker
+therefore announces all downloads before the first. Names are `owner/name@version`, and digests of
+manifests and files.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from swell.weights.disk import disk_errors
 
 
 class Wishing:
-    """What one worker will fetch; until `close`, or until its process ends in whatever way.
+    """The announcement of one worker; valid until `close`, or until its process ends.
 
     Args:
         folder: Of the cache.
@@ -31,10 +31,10 @@ class Wishing:
         self._file: IO[bytes] | None = None
 
     def tell(self, names: Collection[str]) -> None:
-        """Say what is still to be fetched, in the place of what was said before.
+        """Announce downloads, in place of the ones announced before.
 
         Raises:
-            CacheFull, CacheUnusable: It cannot be written down.
+            CacheFull, CacheUnusable: The announcement cannot be written.
         """
         if self._file is None:
             forget_the_dead(self._folder)
@@ -42,7 +42,7 @@ class Wishing:
         with disk_errors(fresh), contextlib.ExitStack() as opened:
             fresh.parent.mkdir(parents=True, exist_ok=True)
             file = opened.enter_context(fresh.open("wb"))
-            # Locked before it has its name: whoever finds it free may remove it.
+            # Locked before it has its name: an unlocked announcement may be removed.
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write("\n".join(names).encode())
             file.flush()
@@ -53,9 +53,9 @@ class Wishing:
         self._file = file
 
     def close(self) -> None:
-        """Take it back."""
+        """Withdraw the announcement."""
         if self._file is not None:
-            # If it stays, nobody holds it.
+            # If removing it fails, it is at least unlocked.
             with contextlib.suppress(OSError):
                 self._path.unlink()
             self._file.close()
@@ -69,11 +69,11 @@ class Wishing:
 
 
 def is_wished(folder: Path, names: Collection[str]) -> bool:
-    """Return whether a worker that lives will fetch one of these.
+    """Return whether a live worker has announced one of these names.
 
     Args:
         folder: Of the cache.
-        names: What it may be called.
+        names: The names of the version or file.
     """
     wanted = frozenset(names)
     return any(_is_wished_in(path, wanted) for path in _told(folder))
@@ -89,20 +89,20 @@ def _is_wished_in(path: Path, wanted: frozenset[str]) -> bool:
                 except BlockingIOError:
                     return not wanted.isdisjoint(told)
                 if os.fstat(file.fileno()).st_nlink:
-                    return False  # Of a worker that is gone.
+                    return False  # Its worker has ended.
         except OSError:
             return False
-        # Another has taken its place meanwhile.
+        # The worker has replaced it: read the new one.
 
 
 def forget_the_dead(folder: Path) -> int:
-    """Remove what those have left who ended without taking it back; return of how many."""
+    """Remove the announcements of workers that have ended; return how many there were."""
     forgotten = 0
     for path in _told(folder):
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(file.fileno()).st_nlink:
-                continue  # Another has taken its place, of one that lives.
+                continue  # A live worker has replaced it.
             path.unlink()
             forgotten += 1
     return forgotten

@@ -1,7 +1,6 @@
-"""Weights that were pushed, brought by a worker that starts while its model process imports."""
+"""Downloads the pushed weights of a worker that starts, while its model process imports."""
 
 import contextlib
-import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,31 +10,29 @@ from typing import Final
 import msgspec
 
 from swell.core.clock import Clock
-from swell.core.errors import InvalidRequest, NotFound, Unavailable
-from swell.weights.addresses import AGAIN, Source
+from swell.core.errors import InvalidRequest, NotFound
 from swell.weights.cache import NotCached, WeightCache
-from swell.weights.chunks import ChunkedFile, Manifest
-from swell.weights.fetch import Wisher, fetch
-from swell.weights.gather import Terms
-from swell.weights.listing import InvalidListing, Listing, Wanted, read_listing
-from swell.weights.noted import noted_manifest
+from swell.weights.fetch import fetch
+from swell.weights.listing import Entry, InvalidListing, Listing, Wanted, read_listing
+from swell.weights.manifest import note_manifest, noted_manifest
 from swell.weights.provided import listing_beside
+from swell.weights.sources import Source, until_answered
 from swell.weights.wishing import Wishing
 
-#: What the paths of listings end in.
+#: The suffixes of listings.
 _LISTINGS: Final = (".toml", ".json")
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A version whose weights are wanted.
+    """A version that a worker's models need.
 
     Args:
         model: `owner/name`.
-        version: Which.
-        manifest: Digest of its manifest, where it is known.
-        files: SHA-256 of the files that are wanted, by name; empty for all.
-        is_optional: Whether it may be that nobody has pushed it, since it is brought otherwise.
+        version: The version.
+        manifest: The SHA-256 of its manifest; None for any.
+        files: SHA-256 of the needed files by name; empty for all.
+        is_optional: Whether the version need not have been pushed.
     """
 
     model: str
@@ -46,32 +43,32 @@ class Wish:
 
     @property
     def names(self) -> set[str]:
-        """By what it is known to whoever waits for it."""
+        """The names under which models wait for it."""
         pinned = set() if self.manifest is None else {self.manifest}
         return {f"{self.model}@{self.version}", *pinned, *self.files.values()}
 
     def is_in(self, cache: WeightCache) -> bool:
-        """Return whether all of it is known to be in a cache."""
+        """Return whether a cache is known to have all files."""
         digests = self.digests(cache)
         return bool(digests) and all(cache.entry(digest) for digest in digests)
 
     def digests(self, cache: WeightCache) -> set[str]:
-        """Return the digests of its files, as far as they are known here."""
+        """Return the digests of its files, as far as they are known."""
         if not self.files and self.manifest is not None:
             with contextlib.suppress(NotCached):
                 files = noted_manifest(cache, self.manifest).files.values()
                 return {file.sha256 for file in files}
         return set(self.files.values())
 
-    def of(self, manifest: Manifest) -> Manifest:
-        """Return what is wanted of a manifest.
+    def of(self, manifest: Listing) -> Listing:
+        """Return the needed files of a manifest.
 
         Raises:
             InvalidListing: It lacks a file, or has another one in its place.
         """
         if not self.files:
             return manifest
-        by_digest: dict[str, ChunkedFile] = {f.sha256: f for f in manifest.files.values()}
+        by_digest: dict[str, Entry] = {entry.sha256: entry for entry in manifest.files.values()}
         lacks = next((name for name, sha in self.files.items() if sha not in by_digest), None)
         if lacks is not None:
             raise InvalidListing(
@@ -79,7 +76,7 @@ class Wish:
                 f"(SHA-256 {self.files[lacks]}): push what belongs to this model's code"
             )
         if self.manifest is not None:
-            # Whoever knows the manifest looks for its files by it.
+            # `Provided` looks for the files by the manifest.
             return manifest
         files = {name: by_digest[digest] for name, digest in self.files.items()}
         return msgspec.structs.replace(manifest, files=files)
@@ -88,10 +85,10 @@ class Wish:
 def wishes_of(
     models: Sequence[str], references: Sequence[str], listings: Path | None
 ) -> list[Wish]:
-    """Return what a worker's models need.
+    """Return the versions that a worker's models need.
 
     Args:
-        models: As `load_models` takes them; a `weights.toml` beside the code of these is read.
+        models: As `load_models` takes them; a `weights.toml` next to their code is read.
         references: `owner/name@version`, or the same with `#sha256=` and its manifest's digest, or
             the path of a `weights.toml`.
         listings: A JSON file with a list of listings; None if there is none.
@@ -108,17 +105,17 @@ def wishes_of(
     found += [_of_author(read_listing(path)) for path in sorted(files)]
     if listings is not None:
         try:
-            told = msgspec.json.decode(listings.read_bytes(), type=list[Listing])
+            decoded = msgspec.json.decode(listings.read_bytes(), type=list[Listing])
         except (OSError, msgspec.MsgspecError) as error:
             raise InvalidRequest(
                 f"{listings} has no list of weights ({error}): see worker.weights_file"
             ) from None
-        found += [_of_listing(each.check()) for each in told]
+        found += [_of_listing(each.check()) for each in decoded]
     return found
 
 
 def _folder_of(ref: str) -> Path | None:
-    """Return where the code of a model lies, told without importing anything; None if unknown."""
+    """Return the folder of a model's code, without importing it; None if unknown."""
     name = ref.partition(":")[0]
     if name.endswith(".py"):
         return Path(name).parent
@@ -155,15 +152,14 @@ def _of_listing(listing: Listing) -> Wish:
 
 
 class Provision:
-    """What a worker that starts brings.
+    """Downloads the weights of a worker that starts.
 
     Args:
-        wishes: What is wanted.
-        cache: Where it goes.
-        source: Who has it.
+        wishes: The versions.
+        cache: Where they go.
+        source: Where they were pushed.
         clock: For waiting.
-        terms: How servers are treated.
-        tell: Called with an event and what is to say of it, for the log.
+        tell: Called with an event and its fields, for the log.
     """
 
     def __init__(
@@ -173,26 +169,23 @@ class Provision:
         source: Source,
         clock: Clock,
         *,
-        terms: Terms | None = None,
         tell: Callable[..., None] = lambda event, **facts: None,
     ) -> None:
         self._wishes = wishes
         self._cache = cache
         self._source = source
         self._clock = clock
-        self._terms = terms
         self._tell = tell
-        self._rng = random.Random()
-        #: Digests of what is wanted and here: it makes no room for the rest.
+        #: Wanted files in the cache, which are not evicted for the rest.
         self._sparing: set[str] = set()
-        #: Bytes that have come over the network.
+        #: Bytes that were downloaded.
         self.bytes = 0
 
     async def bring(self) -> None:
-        """Have everything in the cache that was wished for.
+        """Download all that the cache lacks.
 
         Raises:
-            SwellError: Something cannot be had; the text says what and why.
+            SwellError: A version cannot be downloaded; the text says why and what to do.
         """
         wanted: list[Wish] = []
         for wish in self._wishes:
@@ -200,9 +193,8 @@ class Provision:
             wanted += [] if wish.is_in(self._cache) else [wish]
         if not wanted:
             return
-        with Wishing(self._cache.folder) as wishing:
-            # One after another: each takes all that the network gives. Whoever waits for the last
-            # of them hears from the beginning that it will come.
+        with contextlib.closing(self._source), Wishing(self._cache.folder) as wishing:
+            # One after another, since each fills the network. All are announced from the start.
             for at, wish in enumerate(wanted):
                 wishing.tell({name for each in wanted[at:] for name in each.names})
                 await self._bring(wish)
@@ -210,37 +202,31 @@ class Provision:
     async def _bring(self, wish: Wish) -> None:
         begun_s, before_bytes = self._clock.monotonic_s(), self.bytes
         try:
-            manifest = await self._manifest(wish)
+            manifest = await until_answered(
+                lambda: self._source.manifest(wish.model, wish.version, wish.manifest),
+                self._clock,
+                self._tell,
+            )
         except NotFound as error:
             if not wish.is_optional:
                 raise
             self._tell("weights were not pushed", model=wish.model, detail=error.detail)
             return
+        # Before the files come: `Provided` learns their digests from it.
+        note_manifest(self._cache, manifest)
         listing = await fetch(
             wish.of(manifest),
             self._cache,
             self._source,
             self._clock,
-            origin=manifest,
-            terms=self._terms,
-            wisher=Wisher(self._moved, self._tell, self._sparing),
+            moved=self._moved,
+            tell=self._tell,
+            sparing=self._sparing,
         )
         self._sparing |= {entry.sha256 for entry in listing.files.values()}
         took_s = round(self._clock.monotonic_s() - begun_s, 3)
         came = self.bytes - before_bytes
         self._tell("weights fetched", model=wish.model, bytes=came, took_s=took_s)
-
-    async def _manifest(self, wish: Wish) -> Manifest:
-        """Ask until somebody answers: a backend may start after its workers."""
-        failed = 0
-        while True:
-            try:
-                return await self._source.manifest(wish.model, wish.version, wish.manifest)
-            except Unavailable as error:
-                failed += 1
-                if failed == 1:
-                    self._tell("weights cannot be asked for now", detail=error.detail)
-            await self._clock.sleep(AGAIN.delay_s(failed, self._rng))
 
     def _moved(self, size_bytes: int) -> None:
         self.bytes += size_bytes

@@ -1,5 +1,6 @@
-"""A server of chunks that does what goes wrong on the way, and says what was asked of it."""
+"""A server of pushed weights that fails as a test tells it to, and counts its requests."""
 
+import re
 import socket
 import ssl
 import threading
@@ -9,46 +10,59 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from swell.weights.chunks import Manifest
-from swell.weights.gather import Place
+from swell.weights.listing import Listing
+from swell.weights.sources import BackendSource, Place
 
-#: What to do with a request, of how many of this chunk; returns whether all was done.
+#: Handles a request for these bytes, the n-th one for them; returns whether it answered.
 Trick = Callable[[BaseHTTPRequestHandler, bytes, int], bool]
+
+#: The digest of a file, and the first byte that was asked for.
+Range = tuple[str, int]
 
 
 @dataclass
-class ChunkServer:
-    """Chunks by their digests, and the tricks that are played on who asks for them."""
+class WeightServer:
+    """Files by their digests, which is a source of weights too."""
 
-    chunks: dict[str, bytes] = field(default_factory=dict)
-    #: By digest, or for all under "".
-    tricks: dict[str, Trick] = field(default_factory=dict)
-    asked: Counter[str] = field(default_factory=Counter)
+    files: dict[str, bytes] = field(default_factory=dict)
+    #: By first byte; None for all.
+    tricks: dict[int | None, Trick] = field(default_factory=dict)
+    asked: Counter[Range] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)
     url: str = ""
-    #: Set to let those go on that keep still.
+    #: Certificates that clients trust.
+    trust: ssl.SSLContext | None = None
+    #: Set to let requests go on that are held.
     over: threading.Event = field(default_factory=threading.Event)
-    #: Set when somebody is being kept waiting.
+    #: Set when a request is held.
     stuck: threading.Event = field(default_factory=threading.Event)
-    manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
+    manifests: dict[tuple[str, str], Listing] = field(default_factory=dict)
+    _client: BackendSource | None = None
 
-    async def manifest(self, model: str, version: str, digest: str | None = None) -> Manifest:
-        """As a `Source` does."""
+    async def manifest(self, model: str, version: str, digest: str | None = None) -> Listing:
         return self.manifests[model, version]
 
-    def places(self, manifest: Manifest, digests: Sequence[str]) -> list[Place]:
-        """As a `Source` does."""
+    async def places(self, listing: Listing, digests: Sequence[str]) -> list[Place]:
         self.told.update(digests)
         return [
-            Place(f"{self.url}/{digest}?time={self.told[digest]}", {"X-Sign": "1"})
+            Place(digest, f"{self.url}/{digest}?time={self.told[digest]}", (("X-Sign", "1"),))
             for digest in digests
         ]
 
+    async def read(self, place: Place, start: int, end: int) -> bytearray:
+        if self._client is None:
+            self._client = BackendSource(self.url, "key", self.trust)
+        return await self._client.read(place, start, end)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
 
 @contextmanager
-def chunk_server(tls: ssl.SSLContext | None = None) -> Iterator[ChunkServer]:
-    """Run one, over TLS where it is told how."""
-    made = ChunkServer()
+def weight_server(tls: ssl.SSLContext | None = None) -> Iterator[WeightServer]:
+    """Run one, over TLS with a certificate."""
+    made = WeightServer()
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -56,14 +70,18 @@ def chunk_server(tls: ssl.SSLContext | None = None) -> Iterator[ChunkServer]:
 
         def do_GET(self) -> None:
             digest = self.path.strip("/").partition("?")[0]
+            span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            assert span is not None
+            start, end = int(span[1]), int(span[2]) + 1
             with lock:
-                made.asked[digest] += 1
-                number = made.asked[digest]
-            data = made.chunks.get(digest)
-            if data is None:
+                made.asked[digest, start] += 1
+                number = made.asked[digest, start]
+            whole = made.files.get(digest)
+            if whole is None:
                 answer(self, b"", status=404)
                 return
-            trick = made.tricks.get(digest) or made.tricks.get("")
+            data = whole[start:end]
+            trick = made.tricks.get(start) or made.tricks.get(None)
             if trick is None or not trick(self, data, number):
                 answer(self, data)
 
@@ -74,14 +92,14 @@ def chunk_server(tls: ssl.SSLContext | None = None) -> Iterator[ChunkServer]:
         request_queue_size = 64
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """Let those go who have gone."""
+            """Ignore clients that hang up."""
 
     server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     made.url = f"http://127.0.0.1:{server.server_port}"
     if tls is not None:
         made.url = made.url.replace("http", "https")
-        # The thread of each connection shakes hands, so that nobody keeps the others waiting.
+        # Each connection shakes hands in its own thread.
         server.socket = tls.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
         )
@@ -91,13 +109,14 @@ def chunk_server(tls: ssl.SSLContext | None = None) -> Iterator[ChunkServer]:
         yield made
     finally:
         made.over.set()
+        made.close()
         server.shutdown()
         server.server_close()
         thread.join()
 
 
 def answer(
-    asked: BaseHTTPRequestHandler, data: bytes, *, status: int = 200, length: int | None = None
+    asked: BaseHTTPRequestHandler, data: bytes, *, status: int = 206, length: int | None = None
 ) -> None:
     """Answer a request."""
     asked.send_response(status)
@@ -107,19 +126,19 @@ def answer(
 
 
 def cut_off(asked: BaseHTTPRequestHandler) -> None:
-    """End a connection in the middle."""
+    """End a connection."""
     asked.wfile.flush()
     asked.close_connection = True
     asked.connection.shutdown(socket.SHUT_RDWR)
 
 
-def keep_still(server: ChunkServer, only_first: bool = True) -> Trick:
-    """Return what sends a little of a chunk, and then nothing until `server.over`."""
+def hold(server: WeightServer, only_first: bool = True) -> Trick:
+    """Return a trick that sends a few bytes, and nothing more until `server.over`."""
 
     def play(asked: BaseHTTPRequestHandler, data: bytes, number: int) -> bool:
         if number > 1 and only_first:
             return False
-        asked.send_response(200)
+        asked.send_response(206)
         asked.send_header("Content-Length", str(len(data)))
         asked.end_headers()
         asked.wfile.write(data[:100])
