@@ -1,10 +1,10 @@
-"""A small server that speaks as the Hugging Face Hub does, with a store of its own at another name.
+"""A small server that speaks as the Hugging Face Hub does, with stores of its own.
 
-What it says is what huggingface_hub 2.4 reads and what the Hub documents: commits by branch, pages
-of a tree, `resolve` with `X-Repo-Commit`, `X-Linked-Etag` and `X-Linked-Size`. Large files lead to
-a store by a signed address, where tokens are refused; small ones lead to the hub's own cache and
-may come packed. A gated repository tells everybody what it has, and gives files to those who may
-read them. A thread of its own serves it, since that client blocks.
+It answers what huggingface_hub 2.4 asks and what the Hub documents: a revision's commit and files,
+and `resolve` with `X-Repo-Commit`, `X-Linked-Etag` and `X-Linked-Size`. Large files lead to a store
+by a signed URL, where tokens are refused, or to Xet storage in a folder; small ones lead to the
+hub's own cache and may come packed. A gated repository tells everybody what it has, and gives files
+to those who may read them. A thread of its own serves it, since the client blocks.
 
 Source: https://huggingface.co/docs/hub/api, https://huggingface.co/docs/xet/file-id.
 """
@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-
-#: Files a page.
-PAGE = 2
 
 
 def is_large(path: Path) -> bool:
@@ -42,7 +39,8 @@ class Repository:
     is_private: bool = False
     #: Tokens of people who have not accepted the licence.
     unaccepted: frozenset[str] = frozenset()
-    is_xet: bool = False
+    #: Folder of Xet storage that has its large files.
+    xet: Path | None = None
 
 
 @dataclass
@@ -65,10 +63,10 @@ class HubServer:
     expired: int = 0
     #: Whether small files come packed even to whoever did not ask for it.
     always_packs: bool = False
-    #: Called after each page of a tree.
-    on_tree: Callable[[], Any] = lambda: None
-    #: What pages of a tree say the hub's address is; empty for its own.
-    told_url: str = ""
+    #: Called after files were listed.
+    on_listed: Callable[[], Any] = lambda: None
+    #: What tokens for Xet storage were asked with.
+    xet_tokens: list[str | None] = field(default_factory=list)
     _signed: dict[str, Path] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -91,7 +89,7 @@ class HubServer:
         hub, store = web.Application(middlewares=[self._noted]), web.Application()
         hub.router.add_get("/api/models/{owner}/{name}", self._about)
         hub.router.add_get("/api/models/{owner}/{name}/revision/{revision}", self._about)
-        hub.router.add_get("/api/models/{owner}/{name}/tree/{revision}", self._tree)
+        hub.router.add_get("/api/models/{owner}/{name}/xet-read-token/{revision}", self._xet_token)
         hub.router.add_get("/{owner}/{name}/resolve/{revision}/{path:.+}", self._resolve)
         hub.router.add_get("/api/resolve-cache/{owner}/{name}/{commit}/{path:.+}", self._small)
         store.router.add_get("/{key}", self._large)
@@ -148,9 +146,19 @@ class HubServer:
         if isinstance(found, web.Response):
             return found
         name, repository, commit = found
-        files = sorted(p for p in repository.commits[commit].rglob("*") if p.is_file())
-        names = [path.relative_to(repository.commits[commit]).as_posix() for path in files]
-        told = {
+        folder = repository.commits[commit]
+        siblings: list[dict[str, Any]] = []
+        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+            told: dict[str, Any] = {"rfilename": path.relative_to(folder).as_posix()}
+            content = path.read_bytes()
+            if "blobs" in request.query:
+                told |= {"size": len(content), "blobId": blob_of(content)}
+            if "blobs" in request.query and is_large(path):
+                digest = hashlib.sha256(content).hexdigest()
+                told["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
+            siblings.append(told)
+        self.on_listed()
+        about = {
             "_id": "0" * 24,
             "id": name,
             "modelId": name,
@@ -161,40 +169,20 @@ class HubServer:
             "downloads": 0,
             "likes": 0,
             "tags": ["diffusers"],
-            "siblings": [{"rfilename": each} for each in names],
+            "siblings": siblings,
         }
-        return web.json_response(told)
+        return web.json_response(about)
 
-    async def _tree(self, request: web.Request) -> web.Response:
+    async def _xet_token(self, request: web.Request) -> web.Response:
         found = self._found(request)
         if isinstance(found, web.Response):
             return found
-        _, repository, commit = found
-        folder = repository.commits[commit]
-        entries: list[dict[str, Any]] = []
-        for path in sorted(folder.rglob("*")):
-            told = {"path": path.relative_to(folder).as_posix(), "size": 0, "type": "directory"}
-            if path.is_file():
-                content = path.read_bytes()
-                told |= {"type": "file", "size": len(content), "oid": blob_of(content)}
-                if is_large(path):
-                    told["lfs"] = {
-                        "oid": hashlib.sha256(content).hexdigest(),
-                        "size": len(content),
-                        "pointerSize": 134,
-                    }
-                    if repository.is_xet:
-                        told["xetHash"] = hashlib.blake2s(content).hexdigest()
-            else:
-                told["oid"] = "0" * 40
-            entries.append(told)
-        at = int(request.query.get("cursor", 0))
-        headers = {}
-        if at + PAGE < len(entries):
-            following = request.rel_url.update_query(cursor=str(at + PAGE))
-            headers["Link"] = f'<{self.told_url or self.url}{following}>; rel="next"'
-        self.on_tree()
-        return web.json_response(entries[at : at + PAGE], headers=headers)
+        name, repository, _ = found
+        if closed := self._closed(request, name):
+            return closed
+        self.xet_tokens.append(request.headers.get("Authorization"))
+        told = {"casUrl": f"local://{repository.xet}", "accessToken": "xet", "exp": 1 << 40}
+        return web.json_response(told)
 
     async def _resolve(self, request: web.Request) -> web.Response:
         found = self._found(request)
@@ -219,8 +207,8 @@ class HubServer:
             place = f"/api/resolve-cache/{name}/{commit}/{request.match_info['path']}"
             return web.Response(status=307, headers=headers | {"Location": place})
         headers["X-Linked-Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
-        if repository.is_xet:
-            headers["X-Xet-Hash"] = hashlib.blake2s(content).hexdigest()
+        if repository.xet is not None:
+            headers["X-Xet-Hash"] = await asyncio.to_thread(_stored, repository.xet, content)
             route = f"{self.url}/api/models/{name}/xet-read-token/{commit}"
             headers["Link"] = f'<{route}>; rel="xet-auth"'
         key = secrets.token_hex(8)
@@ -277,6 +265,16 @@ class HubServer:
             assert request.transport is not None
             request.transport.close()
         return response
+
+
+def _stored(folder: Path, content: bytes) -> str:
+    """Put a content into Xet storage; return its name there."""
+    import hf_xet  # noqa: PLC0415
+
+    with hf_xet.XetSession().new_upload_commit(endpoint=f"local://{folder}") as commit:
+        upload = commit.start_upload_bytes(content, hf_xet.SKIP_SHA256)
+    name: str = upload.result().xet_info.hash
+    return name
 
 
 def blob_of(content: bytes) -> str:

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from weights_harness import write
 
 from hub_server import HubServer, Repository
 from swell.core.clock import SystemClock
+from swell.core.errors import InvalidRequest
 from swell.weights import (
     BrokenWeights,
     DigestMismatch,
@@ -22,7 +25,13 @@ from swell.weights import (
     Listing,
     WeightCache,
 )
-from swell.weights.pull import Hub, PullFailed, pull
+from swell.weights.pull import Hub, Progress, PullFailed, pull
+
+pytest.importorskip("huggingface_hub")
+
+from huggingface_hub import constants
+
+from swell.weights.hf_download import HubClient
 
 OLD, NEW = "0a1b" * 10, "5f3c" * 10
 
@@ -169,24 +178,92 @@ async def test_a_repository_that_was_moved_is_found(cache: WeightCache, hub: Hub
     same(listing, hub.repositories["acme/poster"].commits[NEW])
 
 
-async def test_files_of_the_newer_store_come_by_plain_http(
-    cache: WeightCache, hub: HubServer
+async def test_files_in_xet_storage_come_from_there(
+    cache: WeightCache, hub: HubServer, tmp_path: Path
 ) -> None:
-    hub.repositories["acme/poster"].is_xet = True
+    repository = hub.repositories["acme/poster"]
+    repository.xet, repository.token = tmp_path / "xet", "hf_mine"
+    seen: list[Progress] = []
+    listing = await fetch("hf:acme/poster", cache, hub, token="hf_mine", progress=seen.append)
+    same(listing, repository.commits[NEW])
+    assert set(hub.xet_tokens) == {"Bearer hf_mine"}
+    assert not hub.stored
+    assert seen[-1].done_bytes == seen[-1].total_bytes == listing.size_bytes
+
+
+async def test_a_file_in_xet_storage_goes_on_where_it_broke_off(
+    cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["acme/poster"].xet = tmp_path / "xet"
+    name = "unet/diffusion_pytorch_model.safetensors"
+    content = (hub.repositories["acme/poster"].commits[NEW] / name).read_bytes()
+    growing = cache.partial(hashlib.sha256(content).hexdigest())
+    growing.write(content[:30_000])
+    growing.close()
+    starts: list[int] = []
+    read = HubClient.read_xet
+
+    def noted(client: HubClient, connection: Any, location: Any, start: int, write: Any) -> None:
+        starts.append(start)
+        read(client, connection, location, start, write)
+
+    monkeypatch.setattr(HubClient, "read_xet", noted)
+    listing = await fetch(f"hf:acme/poster@main/{name}", cache, hub)
+    assert listing.files[name].size_bytes == len(content)
+    assert starts == [30_000]
+
+
+async def test_xet_storage_that_fails_is_asked_again_and_told(
+    cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = hub.repositories["acme/poster"]
+    repository.xet = tmp_path / "xet"
+    shown = f"hf:acme/poster@main/{'vae/diffusion_pytorch_model.safetensors'}"
+
+    def cut(client: HubClient, connection: Any, location: Any, start: int, write: Any) -> None:
+        tries.append(start)
+
+    tries: list[int] = []
+    monkeypatch.setattr(HubClient, "read_xet", cut)
+    with pytest.raises(PullFailed, match=r"ended before its time .5 tries.*what has come so far"):
+        await fetch(shown, cache, hub)
+    assert len(tries) == 5
+
+
+async def test_files_in_xet_storage_come_by_plain_http_where_that_is_wished(
+    cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    hub.repositories["acme/poster"].xet = tmp_path / "xet"
     same(
         await fetch("hf://acme/poster", cache, hub),
         hub.repositories["acme/poster"].commits[NEW],
     )
+    assert len(hub.stored) == 2
+    assert not hub.xet_tokens
 
 
-async def test_pages_that_name_the_hub_behind_a_mirror_are_asked_of_the_mirror(
-    cache: WeightCache, hub: HubServer
+async def test_a_client_that_is_offline_says_so(
+    cache: WeightCache, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.told_url = "https://hub.example"
-    same(
-        await fetch("hf://acme/poster", cache, hub, token="hf_mine"),
-        hub.repositories["acme/poster"].commits[NEW],
-    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PullFailed, match="HF_HUB_OFFLINE is set"):
+        await fetch("hf:acme/poster", cache, hub)
+    assert not hub.asked
+
+
+async def test_a_server_that_is_no_hub_is_told(cache: WeightCache, hub: HubServer) -> None:
+    with pytest.raises(PullFailed, match=r"acme/poster: .*no such file"):
+        await pull("hf:acme/poster", cache, hub=Hub(f"{hub.url}/elsewhere"), clock=NoWait())
+
+
+async def test_a_missing_client_names_the_command(
+    cache: WeightCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "swell.weights.hf_download")
+    with pytest.raises(InvalidRequest, match=re.escape("pip install 'swell[hub]'")):
+        await pull("hf:acme/poster", cache)
 
 
 async def test_a_hub_that_is_busy_is_asked_again(cache: WeightCache, hub: HubServer) -> None:
@@ -238,12 +315,12 @@ async def test_what_is_not_there_is_told_apart(
 async def test_a_small_file_that_is_not_what_the_commit_says_is_refused(
     cache: WeightCache, hub: HubServer, tmp_path: Path
 ) -> None:
-    """A text has no SHA-256 in the tree; its name in git tells as much."""
+    """A text has no SHA-256 in the listing; its name in git tells as much."""
     listing = await fetch("hf:acme/poster", cache, hub)
     assert "tokenizer/vocab.json" in listing.files
     folder = hub.repositories["acme/poster"].commits[NEW]
 
-    hub.on_tree = lambda: (folder / "model_index.json").write_text(
+    hub.on_listed = lambda: (folder / "model_index.json").write_text(
         json.dumps({"_class_name": "B", "seed": 5})
     )
     with pytest.raises(DigestMismatch, match=r"model_index\.json"):

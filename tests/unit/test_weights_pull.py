@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from weights_harness import write
 
+from hub_server import blob_of
 from loopback import listening
 from swell.core.clock import SystemClock
 from swell.weights import (
@@ -54,15 +55,12 @@ class Site:
         #: Send what begins so many bytes beside what was asked for, one entry per answer.
         self.beside: list[int] = []
         self.has_etag = True
-        self.lfs = True
-        self.extra: dict[str, bytes] = {}
 
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/files/{path:.+}", self.file)
         app.router.add_get("/acme/poster/resolve/{commit}/{path:.+}", self.resolve)
         app.router.add_get("/api/models/acme/poster/revision/{branch}", self.about)
-        app.router.add_get("/api/models/acme/poster/tree/{commit}", self.tree)
         return app
 
     async def file(self, request: web.Request) -> web.StreamResponse:
@@ -106,23 +104,16 @@ class Site:
     async def about(self, request: web.Request) -> web.Response:
         if request.match_info["branch"] not in ("main", "v1", "refs/pr/1"):
             raise web.HTTPNotFound
-        return web.json_response({"id": "acme/poster", "sha": COMMIT})
-
-    async def tree(self, request: web.Request) -> web.Response:
-        assert request.match_info["commit"] == COMMIT
-        entries: list[dict[str, Any]] = [{"type": "directory", "path": "unet", "oid": "0"}]
+        siblings: list[dict[str, Any]] = []
         for path in sorted(self.folder.rglob("*.*")):
             content = path.read_bytes()
-            entry = {"type": "file", "path": path.relative_to(self.folder).as_posix()}
-            entry |= {"size": len(content), "oid": "1"}
-            if self.lfs and path.suffix == ".safetensors":
-                entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}
-            entries.append(entry)
-        page = int(request.query.get("cursor", 0))
-        headers = {}
-        if page + 2 < len(entries):
-            headers["Link"] = f'<{request.url.with_query(cursor=page + 2)}>; rel="next"'
-        return web.json_response(entries[page : page + 2], headers=headers)
+            told: dict[str, Any] = {"rfilename": path.relative_to(self.folder).as_posix()}
+            told |= {"size": len(content), "blobId": blob_of(content)}
+            if path.suffix == ".safetensors":
+                digest = hashlib.sha256(content).hexdigest()
+                told["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
+            siblings.append(told)
+        return web.json_response({"id": "acme/poster", "sha": COMMIT, "siblings": siblings})
 
 
 @pytest.fixture
@@ -372,7 +363,7 @@ async def test_a_file_that_came_whole_before_is_not_fetched_again(
     etag = cache.folder / "partial" / f"{digest}.etag"
     etag.write_text(f'"{hashlib.md5(content).hexdigest()}"')
     await fetch(f"{site.url}/files/m.safetensors#sha256={digest}", cache)
-    assert site.asked == [("m.safetensors", f"bytes={len(content)}-")]
+    assert not site.asked
     assert not etag.exists()
 
 
@@ -525,14 +516,14 @@ async def test_a_repository_whose_content_is_not_what_it_lists_is_refused(
     cache: WeightCache, site: Site
 ) -> None:
     path = write(site.folder / "m.safetensors", 1)
-    really_tree = site.tree
+    really_about = site.about
 
     async def changed_after(request: web.Request) -> web.Response:
-        answer = await really_tree(request)
+        answer = await really_about(request)
         write(path, 2)
         return answer
 
-    site.tree = changed_after  # type: ignore[method-assign]
+    site.about = changed_after  # type: ignore[method-assign]
     async with listening(site.app()) as url:
         with pytest.raises(DigestMismatch):
             await fetch("hf://acme/poster", cache, hub=Hub(url))
