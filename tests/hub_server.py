@@ -1,10 +1,10 @@
-"""A small server that speaks as the Hugging Face Hub does, with stores of its own.
+"""A small Hugging Face Hub with a store for large files.
 
 It answers what huggingface_hub 2.4 asks and what the Hub documents: a revision's commit and files,
 and `resolve` with `X-Repo-Commit`, `X-Linked-Etag` and `X-Linked-Size`. Large files lead to a store
 by a signed URL, where tokens are refused, or to Xet storage in a folder; small ones lead to the
-hub's own cache and may come packed. A gated repository tells everybody what it has, and gives files
-to those who may read them. A thread of its own serves it, since the client blocks.
+hub's own cache and may come packed. A gated repository lists its files to all, and gives them to
+those who may read them. A separate thread serves it, since the client blocks.
 
 Source: https://huggingface.co/docs/hub/api, https://huggingface.co/docs/xet/file-id.
 """
@@ -33,9 +33,9 @@ class Repository:
 
     commits: dict[str, Path]
     branches: dict[str, str]
-    #: Needed for the files; empty for everybody.
+    #: Needed for the files; empty where all may read them.
     token: str = ""
-    #: Whether those without the token do not even hear that it exists.
+    #: Whether its existence is hidden from those without the token.
     is_private: bool = False
     #: Tokens of people who have not accepted the licence.
     unaccepted: frozenset[str] = frozenset()
@@ -45,7 +45,7 @@ class Repository:
 
 @dataclass
 class HubServer:
-    """The hub, what was asked of it, and what is to go wrong."""
+    """The hub, the requests it got, and the failures it plays."""
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     #: New names of repositories that were moved.
@@ -55,13 +55,13 @@ class HubServer:
     #: Method, path and `Authorization` of each request, to the hub and to the store.
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     stored: list[tuple[str, str | None, str | None]] = field(default_factory=list)
-    #: Break the connection after so many bytes, one entry per answer of the store.
+    #: Break the connection after this number of bytes, one entry per answer of the store.
     breaks: list[int] = field(default_factory=list)
     #: Answer with these statuses first, per request of the hub.
     statuses: list[int] = field(default_factory=list)
-    #: So many signed addresses have run out when they are used.
+    #: Number of signed addresses that have expired when they are used.
     expired: int = 0
-    #: Whether small files come packed even to whoever did not ask for it.
+    #: Whether small files come packed even to clients that did not ask for it.
     always_packs: bool = False
     #: Called after files were listed.
     on_listed: Callable[[], Any] = lambda: None
@@ -110,7 +110,7 @@ class HubServer:
         return answer
 
     def _refused(self, status: int, code: str, message: str) -> web.Response:
-        """Return an error as the hub tells it: its code in a header."""
+        """Return an error in the hub's form: its code in a header."""
         headers = {"X-Error-Code": code, "X-Error-Message": message}
         return web.json_response({"error": message}, status=status, headers=headers)
 
@@ -123,7 +123,7 @@ class HubServer:
         token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
         repository = self.repositories.get(name)
         if repository is None or (repository.is_private and token != repository.token):
-            # Nobody is told whether a private repository exists.
+            # The answer does not show whether a private repository exists.
             status = 404 if token else 401
             return self._refused(status, "RepoNotFound", "Repository not found")
         revision = request.match_info.get("revision") or request.match_info.get("commit") or "main"
@@ -133,7 +133,7 @@ class HubServer:
         return name, repository, commit
 
     def _closed(self, request: web.Request, name: str) -> web.Response | None:
-        """Return why the files of a repository are not for whoever asks."""
+        """Return the refusal of a repository's files; None where they may be read."""
         repository = self.repositories[name]
         token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
         if not repository.token or token == repository.token:
@@ -149,14 +149,14 @@ class HubServer:
         folder = repository.commits[commit]
         siblings: list[dict[str, Any]] = []
         for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-            told: dict[str, Any] = {"rfilename": path.relative_to(folder).as_posix()}
+            entry: dict[str, Any] = {"rfilename": path.relative_to(folder).as_posix()}
             content = path.read_bytes()
             if "blobs" in request.query:
-                told |= {"size": len(content), "blobId": blob_of(content)}
+                entry |= {"size": len(content), "blobId": blob_of(content)}
             if "blobs" in request.query and is_large(path):
                 digest = hashlib.sha256(content).hexdigest()
-                told["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
-            siblings.append(told)
+                entry["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
+            siblings.append(entry)
         self.on_listed()
         about = {
             "_id": "0" * 24,
@@ -181,8 +181,8 @@ class HubServer:
         if closed := self._closed(request, name):
             return closed
         self.xet_tokens.append(request.headers.get("Authorization"))
-        told = {"casUrl": f"local://{repository.xet}", "accessToken": "xet", "exp": 1 << 40}
-        return web.json_response(told)
+        entry = {"casUrl": f"local://{repository.xet}", "accessToken": "xet", "exp": 1 << 40}
+        return web.json_response(entry)
 
     async def _resolve(self, request: web.Request) -> web.Response:
         found = self._found(request)
@@ -230,7 +230,7 @@ class HubServer:
             "Content-Disposition": "inline",
         }
         if self.always_packs or "gzip" in request.headers.get("Accept-Encoding", ""):
-            # What is packed on the way has another size, and no strong tag.
+            # A body that is packed on the way has another size, and no strong tag.
             headers |= {"Content-Encoding": "gzip", "ETag": f'W/"{blob_of(content)}"'}
             content = gzip.compress(content)
         return web.Response(body=content, headers=headers)

@@ -44,7 +44,7 @@ class NoWait(SystemClock):
 
 
 def pipeline(folder: Path, seed: int) -> Path:
-    """Write what diffusers would: settings, a vocabulary, two networks, a pickle beside them."""
+    """Write what diffusers would: settings, a vocabulary, two networks and a pickle."""
     write(folder / "unet" / "diffusion_pytorch_model.safetensors", seed, 20_000)
     write(folder / "vae" / "diffusion_pytorch_model.safetensors", seed + 1)
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04")
@@ -225,9 +225,42 @@ async def test_xet_storage_that_fails_is_asked_again_and_told(
 
     tries: list[int] = []
     monkeypatch.setattr(HubClient, "read_xet", cut)
-    with pytest.raises(PullFailed, match=r"ended before its time .5 tries.*what has come so far"):
+    with pytest.raises(
+        PullFailed, match=r"ended before its time .5 tries.*received bytes are kept"
+    ):
         await fetch(shown, cache, hub)
     assert len(tries) == 5
+
+
+async def test_a_pull_from_xet_storage_that_is_cancelled_ends_and_keeps_what_came(
+    cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = hub.repositories["acme/poster"]
+    repository.xet = tmp_path / "xet"
+    name = "vae/diffusion_pytorch_model.safetensors"
+    content = (repository.commits[NEW] / name).read_bytes()
+    is_reading, is_aborted = threading.Event(), threading.Event()
+
+    class Silent:
+        def abort(self) -> None:
+            is_aborted.set()
+
+    def read(client: HubClient, connection: Any, location: Any, start: int, write: Any) -> None:
+        write(content[:100])
+        is_reading.set()
+        is_aborted.wait(20)
+
+    monkeypatch.setattr(HubClient, "open_xet", lambda *_: Silent())
+    monkeypatch.setattr(HubClient, "read_xet", read)
+    pulling = asyncio.ensure_future(fetch(f"hf:acme/poster@main/{name}", cache, hub))
+    await asyncio.to_thread(is_reading.wait, 20)
+    pulling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pulling
+    assert is_aborted.is_set()
+    key = hashlib.sha256(content).hexdigest()
+    assert cache.part_path(key).read_bytes() == content[:100]
+    assert not cache.is_locked(key)
 
 
 async def test_files_in_xet_storage_come_by_plain_http_where_that_is_wished(
@@ -315,7 +348,7 @@ async def test_what_is_not_there_is_told_apart(
 async def test_a_small_file_that_is_not_what_the_commit_says_is_refused(
     cache: WeightCache, hub: HubServer, tmp_path: Path
 ) -> None:
-    """A text has no SHA-256 in the listing; its name in git tells as much."""
+    """A text has no SHA-256 in the listing; its name in git is compared instead."""
     listing = await fetch("hf:acme/poster", cache, hub)
     assert "tokenizer/vocab.json" in listing.files
     folder = hub.repositories["acme/poster"].commits[NEW]
@@ -342,7 +375,7 @@ async def test_a_clone_without_its_large_files_says_how_to_get_them(
 async def test_what_is_held_when_another_file_fails_is_held_before_all_is_let_go(
     cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread that holds a file goes on when its task is cancelled: it must not come too late."""
+    """A thread that holds a file continues after its task is cancelled: it must not be late."""
     other = WeightCache(tmp_path / "other")
     under_way, use = threading.Event(), other.use
     given: list[InUse] = []

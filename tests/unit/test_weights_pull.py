@@ -1,6 +1,7 @@
 """Weights fetched from folders, addresses and a hub, whole or not at all."""
 
 import asyncio
+import gzip
 import hashlib
 import json
 import tomllib
@@ -336,7 +337,7 @@ async def test_a_pull_that_was_given_up_goes_on_at_the_next(cache: WeightCache, 
     digest = digest_of(write(site.folder / "m.safetensors", size=2_000_000))
     reference = f"{site.url}/files/m.safetensors#sha256={digest}"
     site.breaks = [4_000_000, 0, 0, 0, 0]
-    with pytest.raises(PullFailed, match="what has come so far is kept"):
+    with pytest.raises(PullFailed, match="received bytes are kept"):
         await fetch(reference, cache)
     came = (cache.folder / "partial" / f"{digest}.part").stat().st_size
     assert came > 0
@@ -394,6 +395,38 @@ async def test_another_part_than_was_asked_for_is_not_taken(cache: WeightCache, 
     site.breaks, site.beside = [1_000_000], [7]
     listing = await fetch(f"{site.url}/files/m.safetensors#sha256={digest}", cache)
     assert listing.files["m.safetensors"].sha256 == digest
+
+
+async def test_a_file_that_comes_packed_unasked_is_refused(cache: WeightCache, site: Site) -> None:
+    async def packed(request: web.Request) -> web.Response:
+        headers = {"Content-Encoding": "gzip"}
+        return web.Response(body=gzip.compress(b"a line of words"), headers=headers)
+
+    app = web.Application()
+    app.router.add_get("/vocab.txt", packed)
+    async with listening(app) as url:
+        with pytest.raises(PullFailed, match="sends it packed"):
+            await fetch(f"{url}/vocab.txt", cache)
+
+
+async def test_more_than_was_announced_is_not_taken(cache: WeightCache, tmp_path: Path) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(1000):
+            await response.write(bytes(1 << 20))
+        return response
+
+    app = web.Application()
+    app.router.add_get("/vocab.txt", endless)
+    async with listening(app) as url:
+        path = tmp_path / "weights.json"
+        entry = {"url": f"{url}/vocab.txt", "sha256": "0" * 64, "bytes": 1000}
+        table = {"model": "acme/poster", "version": "v1", "weights": {"vocab.txt": entry}}
+        path.write_text(json.dumps(table))
+        with pytest.raises(PullFailed, match="more than the 1,000 bytes"):
+            await fetch(path, cache)
+    assert cache.size_bytes() == 0
 
 
 async def test_a_server_that_is_busy_is_asked_again(cache: WeightCache, site: Site) -> None:
@@ -473,7 +506,7 @@ async def test_what_came_of_a_pull_is_not_removed_to_make_room_for_its_rest(
 ) -> None:
     sizes = [write(site.folder / f"{n}.safetensors", n, 1_500_000).stat().st_size for n in range(2)]
     site.breaks = [4_000_000, 4_000_000, *[0] * 8]
-    with pytest.raises(PullFailed, match="what has come so far is kept"):
+    with pytest.raises(PullFailed, match="received bytes are kept"):
         await fetch("hf://acme/poster", cache, hub=Hub(site.url))
     came = {path.stat().st_size for path in (cache.folder / "partial").glob("*.part")}
     assert max(came) > 0

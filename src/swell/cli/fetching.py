@@ -22,11 +22,11 @@ _FILES: Final = ("*.json", "*.txt", "*.model")
 #: Weights of a part in half and in full precision.
 _HALF, _FULL = (
     tuple(
-        f"{name}{variant}{end}"
+        f"{name}{precision}{end}"
         for name in ("model", "diffusion_pytorch_model")
         for end in (".safetensors", "-0*.safetensors")
     )
-    for variant in (".fp16", "")
+    for precision in (".fp16", "")
 )
 
 

@@ -9,6 +9,7 @@
     descriptors how many files may be open
     prune       removes what nothing names any more
     pull        fetches what a listing, an address, a folder or a hub's repository names
+    hf_download files of Hugging Face repositories, through huggingface_hub and hf_xet
     chunks      files as chunks, and the manifest that says how they join
     store       where chunks and manifests lie that were pushed
     push        what is not there yet, up into such a store

@@ -1,7 +1,7 @@
 """Files of Hugging Face repositories, through the hub's own client.
 
-huggingface_hub lists a repository and tells where the bytes of a file are; hf_xet streams files
-from Xet storage. `swell.weights.pull` retries, resumes and checks digests.
+huggingface_hub lists a repository and gives the URL of a file's bytes; hf_xet streams files from
+Xet storage. `swell.weights.pull` retries, resumes and checks digests.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ except ModuleNotFoundError:  # no wheel for this processor: Xet files come by pl
 TIMEOUT_S: Final = 30.0
 
 _REFERENCE: Final = re.compile(
-    r"hf:(?://)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<path>.+))?"
+    r"hf:(?://)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<branch>[^/@]+))?(?:/(?P<path>.+))?"
 )
 
 _TOKEN: Final = "(HF_TOKEN, or worker.hub_token)"
@@ -88,11 +88,11 @@ class HubClient:
             PullFailed: There is no such repository, revision or file, or the token may not read it.
             ConnectionError: The hub cannot be reached, or is busy.
         """
-        repository, revision, path = _parts(reference)
+        repository, branch, path = _parts(reference)
         api = HfApi(endpoint=self._endpoint, token=self._token)
         with self._explained(reference):
             info = api.model_info(
-                repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S
+                repository, revision=branch, files_metadata=True, timeout=TIMEOUT_S
             )
         commit = info.sha or ""
         if not re.fullmatch(r"[0-9a-f]{7,64}", commit):
@@ -109,7 +109,7 @@ class HubClient:
                 )
         if path and path not in files:
             check_name(path)
-            raise PullFailed(f"{repository} has no file {path} at {revision}")
+            raise PullFailed(f"{repository} has no file {path} at {branch}")
         return Wanted(repository, commit, files)
 
     def locate(self, source: str) -> Location:
@@ -118,8 +118,8 @@ class HubClient:
         Raises:
             InvalidListing, PullFailed, ConnectionError: As `files`.
         """
-        repository, revision, path = _parts(source)
-        url = hf_hub_url(repository, path, revision=revision, endpoint=self._endpoint)
+        repository, branch, path = _parts(source)
+        url = hf_hub_url(repository, path, revision=branch, endpoint=self._endpoint)
         with self._explained(path):
             found = get_hf_file_metadata(
                 url, token=self._token, timeout=TIMEOUT_S, endpoint=self._endpoint
@@ -132,7 +132,7 @@ class HubClient:
         return Location(found.location, headers if is_same else {}, found.size)
 
     def open_xet(self, location: Location) -> Any:
-        """Return a connection to Xet storage; its `abort` ends what is read from it.
+        """Return a connection to Xet storage; its `abort` ends the streams.
 
         Raises:
             ConnectionError: The storage cannot be reached.
@@ -160,21 +160,21 @@ class HubClient:
         return hf_xet.XetSession()
 
     @contextlib.contextmanager
-    def _explained(self, told: str) -> Iterator[None]:
+    def _explained(self, asked: str) -> Iterator[None]:
         try:
             yield
         except OfflineModeIsEnabled as error:
             raise PullFailed(
-                f"{told}: HF_HUB_OFFLINE is set, so the hub is not asked: unset it, or use a "
-                "weights.toml whose files are in the cache"
+                f"{asked}: HF_HUB_OFFLINE is set, so the hub is not asked: unset it, or use a "
+                "weights.toml with files of the cache"
             ) from error
         except HfHubHTTPError as error:
-            raise _refusal(told, error) from error
+            raise _refusal(asked, error) from error
         except httpx2.TransportError as error:
             raise ConnectionError(str(error) or type(error).__name__) from error
         except ValueError as error:
             raise PullFailed(
-                f"{told}: {self._endpoint} does not answer like a hub ({error}): check the name, "
+                f"{asked}: {self._endpoint} does not answer like a hub ({error}): check the name, "
                 "and worker.hub_url (HF_ENDPOINT)"
             ) from error
 
@@ -189,15 +189,15 @@ def _xet_errors() -> Iterator[None]:
 
 
 def _parts(reference: str) -> tuple[str, str, str]:
-    """Return the repository, revision and path of `hf:owner/name@revision/path`."""
+    """Return the repository, branch and path of `hf:owner/name@branch/path`."""
     found = _REFERENCE.fullmatch(reference)
     if found is None:
         raise InvalidListing(f"{reference}: give hf://owner/name@branch, then /path if needed")
-    revision = urllib.parse.unquote(found["revision"] or "main")
-    return found["repository"], revision, found["path"] or ""
+    branch = urllib.parse.unquote(found["branch"] or "main")
+    return found["repository"], branch, found["path"] or ""
 
 
-def _refusal(told: str, error: HfHubHTTPError) -> Exception:
+def _refusal(asked: str, error: HfHubHTTPError) -> Exception:
     status, host = error.response.status_code, error.response.url.host
     if status >= 500 or status in (408, 429):
         return ConnectionError(f"{host} answered {status}")
@@ -205,4 +205,4 @@ def _refusal(told: str, error: HfHubHTTPError) -> Exception:
     words = " ".join("".join(c if c.isprintable() else " " for c in message).split())[:200]
     said = f" ({words.rstrip('.')})" if words else ""
     advice = _ADVICE.get(type(error).__name__) or _ADVICE.get(status, "not expected")
-    return PullFailed(f"{told}: {host} answered {status}{said}: {advice}")
+    return PullFailed(f"{asked}: {host} answered {status}{said}: {advice}")

@@ -142,8 +142,8 @@ async def pull(
         include: Patterns such as `unet/*.safetensors`; only names that match one are fetched.
         hub: Where `hf:` leads.
         clock: For waiting between tries.
-        held: Holds what was pulled until it is closed; in its place, nothing is noted. For files
-            that get names elsewhere.
+        held: Holds the pulled files until it is closed, and replaces the note in the cache. For
+            files that get names elsewhere.
 
     Returns:
         The listing: model, version, and digest and size of each file.
@@ -151,7 +151,7 @@ async def pull(
     Raises:
         InvalidListing: The reference cannot be understood, or names no file.
         RefusedFormat: A file is of a format that is not opened, a pickle above all.
-        DigestMismatch, BrokenWeights: A content is not what it should be.
+        DigestMismatch, BrokenWeights: A content differs from its digest, or from its format.
         PullFailed: The other side cannot be reached, or has no such file.
         CacheFull: There is no room.
         InvalidRequest: `hf:` needs a package that is not installed.
@@ -225,7 +225,7 @@ def _own_name(owner: str, name: str) -> str:
 
 
 def _local_path(reference: str) -> Path:
-    """Return the path of a `file:` address, or of what is a path already."""
+    """Return the path that a `file:` address or a path names."""
     if not reference.startswith("file:"):
         return Path(reference).expanduser()
     parts = urllib.parse.urlsplit(reference)
@@ -257,7 +257,7 @@ def _local(path: Path, reference: str) -> Wanted:
 def _check_links(folder: Path, files: Sequence[Path]) -> None:
     """Check that no link in a folder leads out of it: a folder of strangers may name any file.
 
-    Source: the hub's own cache keeps `snapshots/COMMIT/NAME` as links to `blobs/` beside them.
+    Source: the hub's own cache keeps `snapshots/COMMIT/NAME` as links to `../../blobs/`.
     """
     home = folder.resolve()
     homes = [home]
@@ -276,7 +276,7 @@ def _check_links(folder: Path, files: Sequence[Path]) -> None:
 
 
 class _Meter:
-    """Adds up what has come."""
+    """Adds up the bytes that have arrived."""
 
     def __init__(
         self, files: Mapping[str, WantedFile], tell: Callable[[Progress], None] | None
@@ -455,9 +455,10 @@ class _Fetch:
             except _TRANSIENT as error:
                 failed = 1 if seen() > before else failed + 1
                 if failed >= TRIES:
+                    reason = str(error) or type(error).__name__
                     raise PullFailed(
-                        f"{what}: {_cause(error)} ({failed} tries). Run the same command again: "
-                        "what has come so far is kept"
+                        f"{what}: {reason} ({failed} tries). Run the same command again: "
+                        "received bytes are kept"
                     ) from error
             await self._clock.sleep(WAIT_S * 2.0 ** (failed - 1))
 
@@ -492,7 +493,7 @@ class _Fetch:
             if response.status in (200, 416):
                 growing.restart()
             _check_status(response, name, file)
-            whole = _whole_bytes(response, growing)
+            whole = _whole_bytes(response, name, file, growing)
             if not growing.size_bytes:
                 _tag_path(growing).write_text(_strong_tag(response), encoding="ascii")
             await self._expect(name, growing, whole)
@@ -502,13 +503,18 @@ class _Fetch:
                     block += chunk
                     if len(block) >= BLOCK_BYTES:
                         full, block = block, bytearray()
-                        await self._write(name, growing, full)
+                        await self._write(name, growing, full, whole)
             finally:
                 # The last bytes of what breaks off or is cancelled are kept too.
-                await self._write(name, growing, block)
+                await self._write(name, growing, block, whole)
         _check_whole(growing, whole)
 
-    async def _write(self, name: str, growing: Partial, block: bytearray) -> None:
+    async def _write(
+        self, name: str, growing: Partial, block: bytearray, whole: int | None
+    ) -> None:
+        if whole is not None and growing.size_bytes + len(block) > whole:
+            growing.restart()
+            raise PullFailed(f"{name} has more than the {whole:,} bytes that were announced")
         await asyncio.to_thread(growing.write, block)
         self._meter.have(name, growing.size_bytes)
 
@@ -554,25 +560,34 @@ def _rest(growing: Partial) -> dict[str, str]:
     return {"Range": f"bytes={growing.size_bytes}-", "If-Range": etag}
 
 
-def _whole_bytes(response: aiohttp.ClientResponse, growing: Partial) -> int | None:
-    """Return the size of the whole file; None if the server does not tell.
+def _whole_bytes(
+    response: aiohttp.ClientResponse, name: str, file: WantedFile, growing: Partial
+) -> int | None:
+    """Return the size of the whole file; None if it is not known.
 
     Raises:
-        ClientPayloadError: It sends another part than the missing one.
+        ClientPayloadError: The server sends another part than the missing one.
+        PullFailed: It sends the file packed, and the size unpacked is not known.
 
     Source:
         RFC 9110, section 14.4.
     """
-    told = response.headers.get("Content-Length", "")
+    size = response.headers.get("Content-Length", "")
     if response.status == 206:
-        told = response.headers.get("Content-Range", "")
-        if not told.startswith(f"bytes {growing.size_bytes}-"):
+        size = response.headers.get("Content-Range", "")
+        if not size.startswith(f"bytes {growing.size_bytes}-"):
             growing.restart()
             raise aiohttp.ClientPayloadError("another part came than was asked for")
-        told = told.rpartition("/")[2]
-    elif "Content-Encoding" in response.headers:
-        return None
-    return int(told) if told.isdecimal() else None
+        size = size.rpartition("/")[2]
+    elif _is_packed(response):
+        size = ""
+        if file.size_bytes is None:
+            raise PullFailed(f"{name}: {response.url.host} sends it packed: name another address")
+    return int(size) if size.isdecimal() else file.size_bytes
+
+
+def _is_packed(response: aiohttp.ClientResponse) -> bool:
+    return response.headers.get("Content-Encoding", "identity").lower() != "identity"
 
 
 def _check_whole(growing: Partial, whole_bytes: int | None) -> None:
@@ -584,13 +599,4 @@ def _check_whole(growing: Partial, whole_bytes: int | None) -> None:
 def _strong_tag(response: aiohttp.ClientResponse) -> str:
     """Return the tag that names exactly this content; empty if there is none."""
     etag = response.headers.get("ETag", "")
-    is_exact = (
-        etag.startswith('"') and etag.isascii() and "Content-Encoding" not in response.headers
-    )
-    return etag if is_exact else ""
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no data for {SILENCE_S:.0f} s"
-    return str(error) or type(error).__name__
+    return etag if etag.startswith('"') and etag.isascii() and not _is_packed(response) else ""
