@@ -79,8 +79,7 @@ class HubServer:
         try:
             yield self
         finally:
-            for runner in runners:
-                asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(_stop(runners), loop).result(10)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(10)
             loop.close()
@@ -265,6 +264,20 @@ class HubServer:
             assert request.transport is not None
             request.transport.close()
         return response
+
+
+async def _stop(runners: list[web.AppRunner]) -> None:
+    servers = [runner.server for runner in runners]
+    for runner in runners:
+        await runner.cleanup()
+    # Clients may have connected during the cleanup, or not have read everything yet.
+    await asyncio.sleep(0.02)
+    for server in servers:
+        assert server is not None
+        await server.shutdown(0)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.sleep(0)
 
 
 def _stored(folder: Path, content: bytes) -> str:
