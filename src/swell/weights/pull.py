@@ -324,7 +324,7 @@ class _Fetch:
             from swell.weights.hf_download import HubClient  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise InvalidRequest(
-                f"hf: needs {error.name}, which is not installed: pip install 'swell[hub]'"
+                f"hf: needs huggingface_hub ({error}): pip install 'swell[hub]'"
             ) from error
         return HubClient(self._hub.endpoint, self._hub.token)
 
