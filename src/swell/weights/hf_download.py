@@ -170,7 +170,7 @@ class HubClient:
             ) from error
         except HfHubHTTPError as error:
             raise _refusal(asked, error) from error
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise ConnectionError(str(error) or type(error).__name__) from error
         except ValueError as error:
             raise PullFailed(
