@@ -65,6 +65,8 @@ class HubServer:
     always_packs: bool = False
     #: Called after files were listed.
     on_listed: Callable[[], Any] = lambda: None
+    #: Address that the hub gives as its own; empty for the right one.
+    told_url: str = ""
     #: What tokens for Xet storage were asked with.
     xet_tokens: list[str | None] = field(default_factory=list)
     _signed: dict[str, Path] = field(default_factory=dict)
@@ -208,7 +210,7 @@ class HubServer:
         headers["X-Linked-Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
         if repository.xet is not None:
             headers["X-Xet-Hash"] = await asyncio.to_thread(_stored, repository.xet, content)
-            route = f"{self.url}/api/models/{name}/xet-read-token/{commit}"
+            route = f"{self.told_url or self.url}/api/models/{name}/xet-read-token/{commit}"
             headers["Link"] = f'<{route}>; rel="xet-auth"'
         key = secrets.token_hex(8)
         self._signed[key] = path

@@ -263,6 +263,19 @@ async def test_a_pull_from_xet_storage_that_is_cancelled_ends_and_keeps_what_cam
     assert not cache.is_locked(key)
 
 
+@pytest.mark.parametrize(
+    ("told", "is_mirror"), [("https://huggingface.co", True), ("https://elsewhere.example", False)]
+)
+def test_a_token_goes_for_xet_tokens_to_the_hub_that_was_named_alone(
+    hub: HubServer, tmp_path: Path, told: str, is_mirror: bool
+) -> None:
+    hub.repositories["acme/poster"].xet, hub.told_url = tmp_path / "xet", told
+    name = "vae/diffusion_pytorch_model.safetensors"
+    location = HubClient(hub.url, "hf_mine").locate(f"hf:acme/poster@main/{name}")
+    assert location.xet_token_url.startswith(f"{hub.url}/") == is_mirror
+    assert location.headers == ({"Authorization": "Bearer hf_mine"} if is_mirror else {})
+
+
 async def test_files_in_xet_storage_come_by_plain_http_where_that_is_wished(
     cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,7 +54,7 @@ class Location:
 
     Args:
         url: For a GET with ranges.
-        headers: For that GET; without the token where the URL leads off the hub.
+        headers: For that GET, or for Xet tokens; the hub's token only where they are the hub's.
         size_bytes: Its size; None if the hub does not tell.
         xet_hash: Its name in Xet storage; empty for a file that comes by plain HTTP.
         xet_token_url: Where hf_xet gets its own tokens.
@@ -125,11 +125,15 @@ class HubClient:
                 url, token=self._token, timeout=TIMEOUT_S, endpoint=self._endpoint
             )
         xet, has_xet = found.xet_file_data, hf_xet and not constants.HF_HUB_DISABLE_XET
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         if xet is not None and has_xet and found.size is not None:
+            headers = self._headers(xet.refresh_route)
             return Location(url, headers, found.size, xet.file_hash, xet.refresh_route)
-        is_same = urllib.parse.urlsplit(found.location)[:2] == urllib.parse.urlsplit(url)[:2]
-        return Location(found.location, headers if is_same else {}, found.size)
+        return Location(found.location, self._headers(found.location), found.size)
+
+    def _headers(self, url: str) -> dict[str, str]:
+        """Return the token for a URL of the hub itself; nothing for any other."""
+        is_hub = url.startswith(f"{self._endpoint}/")
+        return {"Authorization": f"Bearer {self._token}"} if self._token and is_hub else {}
 
     def open_xet(self, location: Location) -> Any:
         """Return a connection to Xet storage; its `abort` ends the streams.
