@@ -1,10 +1,10 @@
-"""A small server that speaks as the Hugging Face Hub does, with a store of its own at another name.
+"""A small Hugging Face Hub with a store for large files.
 
-What it says is what huggingface_hub 2.4 reads and what the Hub documents: commits by branch, pages
-of a tree, `resolve` with `X-Repo-Commit`, `X-Linked-Etag` and `X-Linked-Size`. Large files lead to
-a store by a signed address, where tokens are refused; small ones lead to the hub's own cache and
-may come packed. A gated repository tells everybody what it has, and gives files to those who may
-read them. A thread of its own serves it, since that client blocks.
+It answers what huggingface_hub 2.4 asks and what the Hub documents: a revision's commit and files,
+and `resolve` with `X-Repo-Commit`, `X-Linked-Etag` and `X-Linked-Size`. Large files lead to a store
+by a signed URL, where tokens are refused, or to Xet storage in a folder; small ones lead to the
+hub's own cache and may come packed. A gated repository lists its files to all, and gives them to
+those who may read them. A separate thread serves it, since the client blocks.
 
 Source: https://huggingface.co/docs/hub/api, https://huggingface.co/docs/xet/file-id.
 """
@@ -22,9 +22,6 @@ from typing import Any
 
 from aiohttp import web
 
-#: Files a page.
-PAGE = 2
-
 
 def is_large(path: Path) -> bool:
     return path.suffix in (".safetensors", ".bin", ".onnx")
@@ -36,18 +33,19 @@ class Repository:
 
     commits: dict[str, Path]
     branches: dict[str, str]
-    #: Needed for the files; empty for everybody.
+    #: Needed for the files; empty where all may read them.
     token: str = ""
-    #: Whether those without the token do not even hear that it exists.
+    #: Whether its existence is hidden from those without the token.
     is_private: bool = False
     #: Tokens of people who have not accepted the licence.
     unaccepted: frozenset[str] = frozenset()
-    is_xet: bool = False
+    #: Folder of Xet storage that has its large files.
+    xet: Path | None = None
 
 
 @dataclass
 class HubServer:
-    """The hub, what was asked of it, and what is to go wrong."""
+    """The hub, the requests it got, and the failures it plays."""
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     #: New names of repositories that were moved.
@@ -57,18 +55,20 @@ class HubServer:
     #: Method, path and `Authorization` of each request, to the hub and to the store.
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     stored: list[tuple[str, str | None, str | None]] = field(default_factory=list)
-    #: Break the connection after so many bytes, one entry per answer of the store.
+    #: Break the connection after this number of bytes, one entry per answer of the store.
     breaks: list[int] = field(default_factory=list)
     #: Answer with these statuses first, per request of the hub.
     statuses: list[int] = field(default_factory=list)
-    #: So many signed addresses have run out when they are used.
+    #: Number of signed addresses that have expired when they are used.
     expired: int = 0
-    #: Whether small files come packed even to whoever did not ask for it.
+    #: Whether small files come packed even to clients that did not ask for it.
     always_packs: bool = False
-    #: Called after each page of a tree.
-    on_tree: Callable[[], Any] = lambda: None
-    #: What pages of a tree say the hub's address is; empty for its own.
+    #: Called after files were listed.
+    on_listed: Callable[[], Any] = lambda: None
+    #: Address that the hub gives as its own; empty for the right one.
     told_url: str = ""
+    #: What tokens for Xet storage were asked with.
+    xet_tokens: list[str | None] = field(default_factory=list)
     _signed: dict[str, Path] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -81,8 +81,7 @@ class HubServer:
         try:
             yield self
         finally:
-            for runner in runners:
-                asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(_stop(runners), loop).result(10)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(10)
             loop.close()
@@ -91,7 +90,7 @@ class HubServer:
         hub, store = web.Application(middlewares=[self._noted]), web.Application()
         hub.router.add_get("/api/models/{owner}/{name}", self._about)
         hub.router.add_get("/api/models/{owner}/{name}/revision/{revision}", self._about)
-        hub.router.add_get("/api/models/{owner}/{name}/tree/{revision}", self._tree)
+        hub.router.add_get("/api/models/{owner}/{name}/xet-read-token/{revision}", self._xet_token)
         hub.router.add_get("/{owner}/{name}/resolve/{revision}/{path:.+}", self._resolve)
         hub.router.add_get("/api/resolve-cache/{owner}/{name}/{commit}/{path:.+}", self._small)
         store.router.add_get("/{key}", self._large)
@@ -112,7 +111,7 @@ class HubServer:
         return answer
 
     def _refused(self, status: int, code: str, message: str) -> web.Response:
-        """Return an error as the hub tells it: its code in a header."""
+        """Return an error in the hub's form: its code in a header."""
         headers = {"X-Error-Code": code, "X-Error-Message": message}
         return web.json_response({"error": message}, status=status, headers=headers)
 
@@ -125,7 +124,7 @@ class HubServer:
         token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
         repository = self.repositories.get(name)
         if repository is None or (repository.is_private and token != repository.token):
-            # Nobody is told whether a private repository exists.
+            # The answer does not show whether a private repository exists.
             status = 404 if token else 401
             return self._refused(status, "RepoNotFound", "Repository not found")
         revision = request.match_info.get("revision") or request.match_info.get("commit") or "main"
@@ -135,7 +134,7 @@ class HubServer:
         return name, repository, commit
 
     def _closed(self, request: web.Request, name: str) -> web.Response | None:
-        """Return why the files of a repository are not for whoever asks."""
+        """Return the refusal of a repository's files; None where they may be read."""
         repository = self.repositories[name]
         token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
         if not repository.token or token == repository.token:
@@ -148,9 +147,19 @@ class HubServer:
         if isinstance(found, web.Response):
             return found
         name, repository, commit = found
-        files = sorted(p for p in repository.commits[commit].rglob("*") if p.is_file())
-        names = [path.relative_to(repository.commits[commit]).as_posix() for path in files]
-        told = {
+        folder = repository.commits[commit]
+        siblings: list[dict[str, Any]] = []
+        for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+            entry: dict[str, Any] = {"rfilename": path.relative_to(folder).as_posix()}
+            content = path.read_bytes()
+            if "blobs" in request.query:
+                entry |= {"size": len(content), "blobId": blob_of(content)}
+            if "blobs" in request.query and is_large(path):
+                digest = hashlib.sha256(content).hexdigest()
+                entry["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
+            siblings.append(entry)
+        self.on_listed()
+        about = {
             "_id": "0" * 24,
             "id": name,
             "modelId": name,
@@ -161,40 +170,20 @@ class HubServer:
             "downloads": 0,
             "likes": 0,
             "tags": ["diffusers"],
-            "siblings": [{"rfilename": each} for each in names],
+            "siblings": siblings,
         }
-        return web.json_response(told)
+        return web.json_response(about)
 
-    async def _tree(self, request: web.Request) -> web.Response:
+    async def _xet_token(self, request: web.Request) -> web.Response:
         found = self._found(request)
         if isinstance(found, web.Response):
             return found
-        _, repository, commit = found
-        folder = repository.commits[commit]
-        entries: list[dict[str, Any]] = []
-        for path in sorted(folder.rglob("*")):
-            told = {"path": path.relative_to(folder).as_posix(), "size": 0, "type": "directory"}
-            if path.is_file():
-                content = path.read_bytes()
-                told |= {"type": "file", "size": len(content), "oid": blob_of(content)}
-                if is_large(path):
-                    told["lfs"] = {
-                        "oid": hashlib.sha256(content).hexdigest(),
-                        "size": len(content),
-                        "pointerSize": 134,
-                    }
-                    if repository.is_xet:
-                        told["xetHash"] = hashlib.blake2s(content).hexdigest()
-            else:
-                told["oid"] = "0" * 40
-            entries.append(told)
-        at = int(request.query.get("cursor", 0))
-        headers = {}
-        if at + PAGE < len(entries):
-            following = request.rel_url.update_query(cursor=str(at + PAGE))
-            headers["Link"] = f'<{self.told_url or self.url}{following}>; rel="next"'
-        self.on_tree()
-        return web.json_response(entries[at : at + PAGE], headers=headers)
+        name, repository, _ = found
+        if closed := self._closed(request, name):
+            return closed
+        self.xet_tokens.append(request.headers.get("Authorization"))
+        entry = {"casUrl": f"local://{repository.xet}", "accessToken": "xet", "exp": 1 << 40}
+        return web.json_response(entry)
 
     async def _resolve(self, request: web.Request) -> web.Response:
         found = self._found(request)
@@ -219,9 +208,9 @@ class HubServer:
             place = f"/api/resolve-cache/{name}/{commit}/{request.match_info['path']}"
             return web.Response(status=307, headers=headers | {"Location": place})
         headers["X-Linked-Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
-        if repository.is_xet:
-            headers["X-Xet-Hash"] = hashlib.blake2s(content).hexdigest()
-            route = f"{self.url}/api/models/{name}/xet-read-token/{commit}"
+        if repository.xet is not None:
+            headers["X-Xet-Hash"] = await asyncio.to_thread(_stored, repository.xet, content)
+            route = f"{self.told_url or self.url}/api/models/{name}/xet-read-token/{commit}"
             headers["Link"] = f'<{route}>; rel="xet-auth"'
         key = secrets.token_hex(8)
         self._signed[key] = path
@@ -242,7 +231,7 @@ class HubServer:
             "Content-Disposition": "inline",
         }
         if self.always_packs or "gzip" in request.headers.get("Accept-Encoding", ""):
-            # What is packed on the way has another size, and no strong tag.
+            # A body that is packed on the way has another size, and no strong tag.
             headers |= {"Content-Encoding": "gzip", "ETag": f'W/"{blob_of(content)}"'}
             content = gzip.compress(content)
         return web.Response(body=content, headers=headers)
@@ -277,6 +266,30 @@ class HubServer:
             assert request.transport is not None
             request.transport.close()
         return response
+
+
+async def _stop(runners: list[web.AppRunner]) -> None:
+    servers = [runner.server for runner in runners]
+    for runner in runners:
+        await runner.cleanup()
+    # Clients may have connected during the cleanup, or not have read everything yet.
+    await asyncio.sleep(0.02)
+    for server in servers:
+        assert server is not None
+        await server.shutdown(0)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.sleep(0)
+
+
+def _stored(folder: Path, content: bytes) -> str:
+    """Put a content into Xet storage; return its name there."""
+    import hf_xet  # noqa: PLC0415
+
+    with hf_xet.XetSession().new_upload_commit(endpoint=f"local://{folder}") as commit:
+        upload = commit.start_upload_bytes(content, hf_xet.SKIP_SHA256)
+    name: str = upload.result().xet_info.hash
+    return name
 
 
 def blob_of(content: bytes) -> str:

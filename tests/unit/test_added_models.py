@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from added_harness import NEW, add, dreams, hub_of_dreams, models, remove, safetensors
+from added_harness import NEW, OLD, add, dreams, hub_of_dreams, models, remove, safetensors
 from hub_server import HubServer
 from swell.cli import app
 from swell.cli.added import names_of, with_added
@@ -79,6 +79,17 @@ def test_two_branches_of_a_repository_have_their_own_weights(
         folder_of(data, name) / "text_encoder" / "model.safetensors" for name in ("x/one", "x/two")
     ]
     assert encoders[0].samefile(encoders[1])
+
+
+def test_a_branch_that_moves_during_the_download_does_not_mix_two_commits(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    hub.on_listed = lambda: hub.repositories["acme/dreams"].branches.update(main=NEW)
+    result = add(tmp_path / "data", "hf:acme/dreams", "--name", "x/one")
+    assert result.exit_code == 0, result.output
+    assert read(path_of(tmp_path / "data", "x/one")).source.endswith(OLD)
+    found = (folder_of(tmp_path / "data", "x/one") / NETWORK).read_bytes()
+    assert found == (tmp_path / "old" / NETWORK).read_bytes()
 
 
 @pytest.mark.slow

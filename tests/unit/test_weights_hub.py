@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from weights_harness import write
 
 from hub_server import HubServer, Repository
 from swell.core.clock import SystemClock
+from swell.core.errors import InvalidRequest
 from swell.weights import (
     BrokenWeights,
     DigestMismatch,
@@ -22,7 +25,13 @@ from swell.weights import (
     Listing,
     WeightCache,
 )
-from swell.weights.pull import Hub, PullFailed, pull
+from swell.weights.pull import Hub, Progress, PullFailed, pull
+
+pytest.importorskip("huggingface_hub")
+
+from huggingface_hub import constants
+
+from swell.weights.hf_download import HubClient
 
 OLD, NEW = "0a1b" * 10, "5f3c" * 10
 
@@ -35,7 +44,7 @@ class NoWait(SystemClock):
 
 
 def pipeline(folder: Path, seed: int) -> Path:
-    """Write what diffusers would: settings, a vocabulary, two networks, a pickle beside them."""
+    """Write what diffusers would: settings, a vocabulary, two networks and a pickle."""
     write(folder / "unet" / "diffusion_pytorch_model.safetensors", seed, 20_000)
     write(folder / "vae" / "diffusion_pytorch_model.safetensors", seed + 1)
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04")
@@ -169,24 +178,138 @@ async def test_a_repository_that_was_moved_is_found(cache: WeightCache, hub: Hub
     same(listing, hub.repositories["acme/poster"].commits[NEW])
 
 
-async def test_files_of_the_newer_store_come_by_plain_http(
-    cache: WeightCache, hub: HubServer
+async def test_files_in_xet_storage_come_from_there(
+    cache: WeightCache, hub: HubServer, tmp_path: Path
 ) -> None:
-    hub.repositories["acme/poster"].is_xet = True
+    repository = hub.repositories["acme/poster"]
+    repository.xet, repository.token = tmp_path / "xet", "hf_mine"
+    seen: list[Progress] = []
+    listing = await fetch("hf:acme/poster", cache, hub, token="hf_mine", progress=seen.append)
+    same(listing, repository.commits[NEW])
+    assert set(hub.xet_tokens) == {"Bearer hf_mine"}
+    assert not hub.stored
+    assert seen[-1].done_bytes == seen[-1].total_bytes == listing.size_bytes
+
+
+async def test_a_file_in_xet_storage_goes_on_where_it_broke_off(
+    cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["acme/poster"].xet = tmp_path / "xet"
+    name = "unet/diffusion_pytorch_model.safetensors"
+    content = (hub.repositories["acme/poster"].commits[NEW] / name).read_bytes()
+    growing = cache.partial(hashlib.sha256(content).hexdigest())
+    growing.write(content[:30_000])
+    growing.close()
+    starts: list[int] = []
+    read = HubClient.read_xet
+
+    def noted(client: HubClient, connection: Any, location: Any, start: int, write: Any) -> None:
+        starts.append(start)
+        read(client, connection, location, start, write)
+
+    monkeypatch.setattr(HubClient, "read_xet", noted)
+    listing = await fetch(f"hf:acme/poster@main/{name}", cache, hub)
+    assert listing.files[name].size_bytes == len(content)
+    assert starts == [30_000]
+
+
+async def test_xet_storage_that_fails_is_asked_again_and_told(
+    cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = hub.repositories["acme/poster"]
+    repository.xet = tmp_path / "xet"
+    shown = f"hf:acme/poster@main/{'vae/diffusion_pytorch_model.safetensors'}"
+
+    def cut(client: HubClient, connection: Any, location: Any, start: int, write: Any) -> None:
+        tries.append(start)
+
+    tries: list[int] = []
+    monkeypatch.setattr(HubClient, "read_xet", cut)
+    with pytest.raises(
+        PullFailed, match=r"ended before its time .5 tries.*received bytes are kept"
+    ):
+        await fetch(shown, cache, hub)
+    assert len(tries) == 5
+
+
+async def test_a_pull_from_xet_storage_that_is_cancelled_ends_and_keeps_what_came(
+    cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = hub.repositories["acme/poster"]
+    repository.xet = tmp_path / "xet"
+    name = "vae/diffusion_pytorch_model.safetensors"
+    content = (repository.commits[NEW] / name).read_bytes()
+    is_reading, is_aborted = threading.Event(), threading.Event()
+
+    class Silent:
+        def abort(self) -> None:
+            is_aborted.set()
+
+    def read(client: HubClient, connection: Any, location: Any, start: int, write: Any) -> None:
+        write(content[:100])
+        is_reading.set()
+        is_aborted.wait(20)
+
+    monkeypatch.setattr(HubClient, "open_xet", lambda *_: Silent())
+    monkeypatch.setattr(HubClient, "read_xet", read)
+    pulling = asyncio.ensure_future(fetch(f"hf:acme/poster@main/{name}", cache, hub))
+    await asyncio.to_thread(is_reading.wait, 20)
+    pulling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pulling
+    assert is_aborted.is_set()
+    key = hashlib.sha256(content).hexdigest()
+    assert cache.part_path(key).read_bytes() == content[:100]
+    assert not cache.is_locked(key)
+
+
+@pytest.mark.parametrize(
+    ("told", "is_mirror"), [("https://huggingface.co", True), ("https://elsewhere.example", False)]
+)
+def test_a_token_goes_for_xet_tokens_to_the_hub_that_was_named_alone(
+    hub: HubServer, tmp_path: Path, told: str, is_mirror: bool
+) -> None:
+    hub.repositories["acme/poster"].xet, hub.told_url = tmp_path / "xet", told
+    name = "vae/diffusion_pytorch_model.safetensors"
+    location = HubClient(hub.url, "hf_mine").locate(f"hf:acme/poster@main/{name}")
+    assert location.xet_token_url.startswith(f"{hub.url}/") == is_mirror
+    assert location.headers == ({"Authorization": "Bearer hf_mine"} if is_mirror else {})
+
+
+async def test_files_in_xet_storage_come_by_plain_http_where_that_is_wished(
+    cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    hub.repositories["acme/poster"].xet = tmp_path / "xet"
     same(
         await fetch("hf://acme/poster", cache, hub),
         hub.repositories["acme/poster"].commits[NEW],
     )
+    assert len(hub.stored) == 2
+    assert not hub.xet_tokens
 
 
-async def test_pages_that_name_the_hub_behind_a_mirror_are_asked_of_the_mirror(
-    cache: WeightCache, hub: HubServer
+async def test_a_client_that_is_offline_says_so(
+    cache: WeightCache, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.told_url = "https://hub.example"
-    same(
-        await fetch("hf://acme/poster", cache, hub, token="hf_mine"),
-        hub.repositories["acme/poster"].commits[NEW],
-    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(PullFailed, match="HF_HUB_OFFLINE is set"):
+        await fetch("hf:acme/poster", cache, hub)
+    assert not hub.asked
+
+
+async def test_a_server_that_is_no_hub_is_told(cache: WeightCache, hub: HubServer) -> None:
+    with pytest.raises(PullFailed, match=r"acme/poster: .*no such file"):
+        await pull("hf:acme/poster", cache, hub=Hub(f"{hub.url}/elsewhere"), clock=NoWait())
+
+
+async def test_a_missing_client_names_the_command(
+    cache: WeightCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "swell.weights.hf_download")
+    with pytest.raises(InvalidRequest, match=re.escape("pip install 'swell[hub]'")):
+        await pull("hf:acme/poster", cache)
 
 
 async def test_a_hub_that_is_busy_is_asked_again(cache: WeightCache, hub: HubServer) -> None:
@@ -238,12 +361,12 @@ async def test_what_is_not_there_is_told_apart(
 async def test_a_small_file_that_is_not_what_the_commit_says_is_refused(
     cache: WeightCache, hub: HubServer, tmp_path: Path
 ) -> None:
-    """A text has no SHA-256 in the tree; its name in git tells as much."""
+    """A text has no SHA-256 in the listing; its name in git is compared instead."""
     listing = await fetch("hf:acme/poster", cache, hub)
     assert "tokenizer/vocab.json" in listing.files
     folder = hub.repositories["acme/poster"].commits[NEW]
 
-    hub.on_tree = lambda: (folder / "model_index.json").write_text(
+    hub.on_listed = lambda: (folder / "model_index.json").write_text(
         json.dumps({"_class_name": "B", "seed": 5})
     )
     with pytest.raises(DigestMismatch, match=r"model_index\.json"):
@@ -265,7 +388,7 @@ async def test_a_clone_without_its_large_files_says_how_to_get_them(
 async def test_what_is_held_when_another_file_fails_is_held_before_all_is_let_go(
     cache: WeightCache, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread that holds a file goes on when its task is cancelled: it must not come too late."""
+    """A thread that holds a file continues after its task is cancelled: it must not be late."""
     other = WeightCache(tmp_path / "other")
     under_way, use = threading.Event(), other.use
     given: list[InUse] = []

@@ -1,6 +1,7 @@
 """Weights fetched from folders, addresses and a hub, whole or not at all."""
 
 import asyncio
+import gzip
 import hashlib
 import json
 import tomllib
@@ -13,6 +14,7 @@ import pytest
 from aiohttp import web
 from weights_harness import write
 
+from hub_server import blob_of
 from loopback import listening
 from swell.core.clock import SystemClock
 from swell.weights import (
@@ -54,15 +56,12 @@ class Site:
         #: Send what begins so many bytes beside what was asked for, one entry per answer.
         self.beside: list[int] = []
         self.has_etag = True
-        self.lfs = True
-        self.extra: dict[str, bytes] = {}
 
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/files/{path:.+}", self.file)
         app.router.add_get("/acme/poster/resolve/{commit}/{path:.+}", self.resolve)
         app.router.add_get("/api/models/acme/poster/revision/{branch}", self.about)
-        app.router.add_get("/api/models/acme/poster/tree/{commit}", self.tree)
         return app
 
     async def file(self, request: web.Request) -> web.StreamResponse:
@@ -106,23 +105,16 @@ class Site:
     async def about(self, request: web.Request) -> web.Response:
         if request.match_info["branch"] not in ("main", "v1", "refs/pr/1"):
             raise web.HTTPNotFound
-        return web.json_response({"id": "acme/poster", "sha": COMMIT})
-
-    async def tree(self, request: web.Request) -> web.Response:
-        assert request.match_info["commit"] == COMMIT
-        entries: list[dict[str, Any]] = [{"type": "directory", "path": "unet", "oid": "0"}]
+        siblings: list[dict[str, Any]] = []
         for path in sorted(self.folder.rglob("*.*")):
             content = path.read_bytes()
-            entry = {"type": "file", "path": path.relative_to(self.folder).as_posix()}
-            entry |= {"size": len(content), "oid": "1"}
-            if self.lfs and path.suffix == ".safetensors":
-                entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content)}
-            entries.append(entry)
-        page = int(request.query.get("cursor", 0))
-        headers = {}
-        if page + 2 < len(entries):
-            headers["Link"] = f'<{request.url.with_query(cursor=page + 2)}>; rel="next"'
-        return web.json_response(entries[page : page + 2], headers=headers)
+            told: dict[str, Any] = {"rfilename": path.relative_to(self.folder).as_posix()}
+            told |= {"size": len(content), "blobId": blob_of(content)}
+            if path.suffix == ".safetensors":
+                digest = hashlib.sha256(content).hexdigest()
+                told["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
+            siblings.append(told)
+        return web.json_response({"id": "acme/poster", "sha": COMMIT, "siblings": siblings})
 
 
 @pytest.fixture
@@ -345,7 +337,7 @@ async def test_a_pull_that_was_given_up_goes_on_at_the_next(cache: WeightCache, 
     digest = digest_of(write(site.folder / "m.safetensors", size=2_000_000))
     reference = f"{site.url}/files/m.safetensors#sha256={digest}"
     site.breaks = [4_000_000, 0, 0, 0, 0]
-    with pytest.raises(PullFailed, match="what has come so far is kept"):
+    with pytest.raises(PullFailed, match="received bytes are kept"):
         await fetch(reference, cache)
     came = (cache.folder / "partial" / f"{digest}.part").stat().st_size
     assert came > 0
@@ -372,7 +364,7 @@ async def test_a_file_that_came_whole_before_is_not_fetched_again(
     etag = cache.folder / "partial" / f"{digest}.etag"
     etag.write_text(f'"{hashlib.md5(content).hexdigest()}"')
     await fetch(f"{site.url}/files/m.safetensors#sha256={digest}", cache)
-    assert site.asked == [("m.safetensors", f"bytes={len(content)}-")]
+    assert not site.asked
     assert not etag.exists()
 
 
@@ -403,6 +395,38 @@ async def test_another_part_than_was_asked_for_is_not_taken(cache: WeightCache, 
     site.breaks, site.beside = [1_000_000], [7]
     listing = await fetch(f"{site.url}/files/m.safetensors#sha256={digest}", cache)
     assert listing.files["m.safetensors"].sha256 == digest
+
+
+async def test_a_file_that_comes_packed_unasked_is_refused(cache: WeightCache, site: Site) -> None:
+    async def packed(request: web.Request) -> web.Response:
+        headers = {"Content-Encoding": "gzip"}
+        return web.Response(body=gzip.compress(b"a line of words"), headers=headers)
+
+    app = web.Application()
+    app.router.add_get("/vocab.txt", packed)
+    async with listening(app) as url:
+        with pytest.raises(PullFailed, match="sends it packed"):
+            await fetch(f"{url}/vocab.txt", cache)
+
+
+async def test_more_than_was_announced_is_not_taken(cache: WeightCache, tmp_path: Path) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(1000):
+            await response.write(bytes(1 << 20))
+        return response
+
+    app = web.Application()
+    app.router.add_get("/vocab.txt", endless)
+    async with listening(app) as url:
+        path = tmp_path / "weights.json"
+        entry = {"url": f"{url}/vocab.txt", "sha256": "0" * 64, "bytes": 1000}
+        table = {"model": "acme/poster", "version": "v1", "weights": {"vocab.txt": entry}}
+        path.write_text(json.dumps(table))
+        with pytest.raises(PullFailed, match="more than the 1,000 bytes"):
+            await fetch(path, cache)
+    assert cache.size_bytes() == 0
 
 
 async def test_a_server_that_is_busy_is_asked_again(cache: WeightCache, site: Site) -> None:
@@ -482,7 +506,7 @@ async def test_what_came_of_a_pull_is_not_removed_to_make_room_for_its_rest(
 ) -> None:
     sizes = [write(site.folder / f"{n}.safetensors", n, 1_500_000).stat().st_size for n in range(2)]
     site.breaks = [4_000_000, 4_000_000, *[0] * 8]
-    with pytest.raises(PullFailed, match="what has come so far is kept"):
+    with pytest.raises(PullFailed, match="received bytes are kept"):
         await fetch("hf://acme/poster", cache, hub=Hub(site.url))
     came = {path.stat().st_size for path in (cache.folder / "partial").glob("*.part")}
     assert max(came) > 0
@@ -525,14 +549,14 @@ async def test_a_repository_whose_content_is_not_what_it_lists_is_refused(
     cache: WeightCache, site: Site
 ) -> None:
     path = write(site.folder / "m.safetensors", 1)
-    really_tree = site.tree
+    really_about = site.about
 
     async def changed_after(request: web.Request) -> web.Response:
-        answer = await really_tree(request)
+        answer = await really_about(request)
         write(path, 2)
         return answer
 
-    site.tree = changed_after  # type: ignore[method-assign]
+    site.about = changed_after  # type: ignore[method-assign]
     async with listening(site.app()) as url:
         with pytest.raises(DigestMismatch):
             await fetch("hf://acme/poster", cache, hub=Hub(url))

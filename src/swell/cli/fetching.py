@@ -22,11 +22,11 @@ _FILES: Final = ("*.json", "*.txt", "*.model")
 #: Weights of a part in half and in full precision.
 _HALF, _FULL = (
     tuple(
-        f"{name}{suffix}{end}"
+        f"{name}{precision}{end}"
         for name in ("model", "diffusion_pytorch_model")
         for end in (".safetensors", "-0*.safetensors")
     )
-    for suffix in (".fp16", "")
+    for precision in (".fp16", "")
 )
 
 
@@ -56,26 +56,27 @@ async def pull_model(
     """
     cache = cache_of(settings)
 
-    async def bring(include: list[str]) -> Listing:
-        # Its own folder names the files, and no listing: what `swell models pull` noted is asked
-        # for by people.
+    async def bring(reference: str, include: list[str]) -> Listing:
+        # The folder names the files, and no listing: those are for `swell models pull`.
         with ExitStack() as held:
             found = await pull(reference, cache, include=include, hub=hub_of(settings), held=held)
             _unfold(cache, found, folder)
         return found
 
-    await bring(["model_index.json"])
+    index = await bring(reference, ["model_index.json"])
+    # Its branch may move during the download.
+    commit = f"hf:{index.model}@{index.version}"
     parts = used_parts(read_json(folder, "model_index.json"))
     include = [f"{part}/{each}" for part in parts for each in _FILES]
     include += ["model_index.json", README]
-    listing = await bring(include)
-    # Some weights exist in one precision only, or have names of their own.
+    listing = await bring(commit, include)
+    # Some weights exist in one precision only, or have other names.
     first, second = (_FULL, _HALF) if dtype == "float32" else (_HALF, _FULL)
     for names in (first, second, ("*.safetensors",)):
         bare = [part for part in parts if _has_no_weights(folder / part)]
         if bare:
             include += [f"{part}/{name}" for part in bare for name in names]
-            listing = await bring(include)
+            listing = await bring(commit, include)
     return folder, listing
 
 

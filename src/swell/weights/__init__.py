@@ -9,6 +9,7 @@
     descriptors how many files may be open
     prune       removes what nothing names any more
     pull        fetches what a listing, an address, a folder or a hub's repository names
+    hf_download files of Hugging Face repositories, through huggingface_hub and hf_xet
     manifest    the files of a version, as JSON with a digest of its own
     store       pushed weights in an object store: a manifest for each version, and its files
     push        uploads files that a store lacks
