@@ -2,9 +2,12 @@ import asyncio
 import gc
 import os
 import secrets
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -18,7 +21,7 @@ from manual_clock import ManualClock
 from servers import Server
 from swell.core.errors import Conflict, InvalidRequest, TooLarge, Unavailable
 from swell.objects.folder import FolderObjects, TemporaryObjects
-from swell.objects.object_store import Objects
+from swell.objects.object_store import ObjectInfo, Objects
 
 
 @pytest.fixture
@@ -95,6 +98,53 @@ class TestFolderObjects(ObjectsConformance, SignedUrlConformance):
         assert half.exists(), "another backend may be writing it"
         await objects.clear_incoming()
         assert not half.exists()
+
+    async def test_a_put_that_is_cancelled_as_its_file_opens_leaves_none(
+        self, objects: FolderObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        began, may_open = threading.Event(), threading.Event()
+        open_incoming = objects._open_incoming
+
+        def open_late() -> tuple[Path, BinaryIO]:
+            began.set()
+            assert may_open.wait(10)
+            return open_incoming()
+
+        monkeypatch.setattr(objects, "_open_incoming", open_late)
+        putting = asyncio.create_task(objects.put("a.png", b"1", "image/png"))
+        assert await asyncio.to_thread(began.wait, 10)
+        putting.cancel()
+        await asyncio.sleep(0)
+        may_open.set()
+        with pytest.raises(asyncio.CancelledError):
+            await putting
+        assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+    async def test_a_put_that_is_cancelled_at_its_end_closes_its_file(
+        self, objects: FolderObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files: list[BinaryIO] = []
+        may_close = threading.Event()
+        pool = ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(pool)
+        keep = objects._keep
+
+        def keep_and_hold_up(temporary: Path, file: BinaryIO, *rest: Any) -> ObjectInfo:
+            files.append(file)
+            pool.submit(may_close.wait, 10)
+            return keep(temporary, file, *rest)
+
+        monkeypatch.setattr(objects, "_keep", keep_and_hold_up)
+        putting = asyncio.create_task(objects.put("a.png", b"1", "image/png"))
+        while not files or not pool._work_queue.qsize():
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        putting.cancel()
+        await asyncio.wait({putting})
+        may_close.set()
+        await asyncio.to_thread(lambda: None)
+        assert files[0].closed
+        assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["a.png"]
 
     async def test_files_and_folders_cannot_share_a_name(self, objects: FolderObjects) -> None:
         await objects.put("a", b"1", "text/plain")

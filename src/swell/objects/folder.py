@@ -81,8 +81,9 @@ class FolderObjects(Objects):
         self, key: str, data: Data, content_type: str, *, may_replace: bool
     ) -> ObjectInfo:
         self._path(key)
-        temporary, file = await _in_thread(self._open_incoming)
+        opening = asyncio.create_task(_in_thread(self._open_incoming))
         try:
+            temporary, file = await asyncio.shield(opening)
             if isinstance(data, bytes):
                 await _in_thread(file.write, data)
             else:
@@ -90,7 +91,8 @@ class FolderObjects(Objects):
                     await _in_thread(file.write, chunk)
             return await _in_thread(self._keep, temporary, file, key, content_type, may_replace)
         finally:
-            await _in_thread(_discard, temporary, file)
+            # A thread that opens the file does so even if this is cancelled.
+            await asyncio.shield(_discard(opening))
 
     async def head(self, key: str) -> ObjectInfo:
         return await _in_thread(_info, self._path(key), key)
@@ -314,7 +316,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _discard(temporary: Path, file: BinaryIO) -> None:
+async def _discard(opening: asyncio.Task[tuple[Path, BinaryIO]]) -> None:
+    await _in_thread(_close_and_remove, *(await opening))
+
+
+def _close_and_remove(temporary: Path, file: BinaryIO) -> None:
     # On a full disk, closing fails too; the file must be removed anyway.
     with contextlib.suppress(OSError):
         file.close()
