@@ -19,7 +19,7 @@ from conformance.objects import (
 )
 from manual_clock import ManualClock
 from servers import Server
-from swell.core.errors import Conflict, InvalidRequest, TooLarge, Unavailable
+from swell.core.errors import Conflict, InvalidRequest, NotFound, TooLarge, Unavailable
 from swell.objects.folder import FolderObjects, TemporaryObjects
 from swell.objects.object_store import ObjectInfo, Objects
 
@@ -241,6 +241,15 @@ class BucketConformance(ObjectsConformance, SignedUrlConformance, DirectUrlConfo
             await nowhere.prove_writable()
         with pytest.raises(Unavailable):
             await nowhere.check_writable()
+
+    async def test_several_backends_can_prove_at_once_that_it_takes_files(
+        self, bucket: Bucket, clock: ManualClock
+    ) -> None:
+        backends = [bucket.objects(clock) for _ in range(6)]
+        for _ in range(3):
+            await asyncio.gather(*(backend.prove_writable() for backend in backends))
+        with pytest.raises(NotFound):
+            await backends[0].head("writable.txt")
 
 
 class TestS3Objects(BucketConformance):

@@ -157,7 +157,9 @@ class Objects(ABC):
             Unavailable: The store refuses it, as on a full disk; the text says why.
         """
         with self._noting_refusals():
-            await self._store(_PROOF_KEY, _PROOF, "text/plain", may_replace=True)
+            # Another process that does the same may have deleted it already.
+            with contextlib.suppress(NotFound):
+                await self._store(_PROOF_KEY, _PROOF, "text/plain", may_replace=True)
             await self.delete([_PROOF_KEY])
 
     def sign(self, method: str, key: str, expires_s: float, size_bytes: int | None = None) -> str:
