@@ -1,19 +1,21 @@
 """Amazon's services, imitated by moto, with an SQS that hands no message to two at once.
 
 moto answers each request in a thread and looks for messages without a lock, so that two receivers
-may find the same one visible. Here one looks at a time. The command line is moto's.
+may find the same one visible; and it looks at the whole queue for each message. Here one looks at
+a time, and only for as many messages as it takes.
 """
 
+import copy
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from moto.server import main
 from moto.sqs.models import SQSBackend
 
 _looking = threading.Lock()
-_receive: Callable[..., list[Any]] = SQSBackend.receive_message
 
 
 def receive_message(
@@ -24,10 +26,19 @@ def receive_message(
     queue = self.get_queue(queue_name)
     while True:
         with _looking:
-            found = _receive(self, queue_name, count, 0, hold_s, names)
-        if found or time.monotonic() >= over:
-            return found
-        queue.wait_for_messages(min(1.0, over - time.monotonic()))
+            found = list(islice(_visible(queue), count))
+            for message in found:
+                queue.pending_messages.add(message)
+                message.mark_received(visibility_timeout=hold_s)
+        left_s = over - time.monotonic()
+        if found or left_s <= 0:
+            return [copy.copy(message) for message in found]
+        with queue._messages_lock:
+            queue._messages_lock.wait_for(lambda: any(_visible(queue)), min(1.0, left_s))
+
+
+def _visible(queue: Any) -> Iterator[Any]:
+    return (each for each in queue._messages if each.visible and not each.delayed)
 
 
 if __name__ == "__main__":
