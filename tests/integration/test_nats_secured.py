@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 from conformance.external import QUEUE, a_ready_task, received
 from servers import NatsServer
 from swell.core.errors import Unavailable
+from swell.net.nats_connection import NatsConnection
 from swell.queues.nats_queue import NatsQueues
 
 
@@ -96,6 +97,24 @@ async def test_a_user_over_tls_is_let_in_and_nobody_else(tmp_path: Path) -> None
         assert "Authorization Violation" in refused.value.detail
     finally:
         server.kill()
+
+
+async def test_a_server_that_is_silent_in_the_handshake_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def say_hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"max_payload": 1024, "tls_required": true}\r\n')
+        await reader.read(-1)
+        writer.close()
+
+    monkeypatch.setattr("swell.net.nats_connection.CONNECT_S", 0.5)
+    async with await asyncio.start_server(say_hello, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        connection = NatsConnection(f"tls://127.0.0.1:{port}/t")
+        with pytest.raises(Unavailable):
+            async with asyncio.timeout(10):
+                await connection.client()
+        await connection.close()
 
 
 async def test_a_token_is_let_in(tmp_path: Path) -> None:

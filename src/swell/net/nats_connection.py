@@ -17,6 +17,9 @@ _log = structlog.get_logger("swell.nats")
 #: The server must accept the connection within this time, in seconds.
 CONNECT_S: Final = 5.0
 
+#: A client that has not closed within this time is left behind, in seconds.
+CLOSE_S: Final = 1.0
+
 
 class NatsConnection:
     """Opens when it is first used. After that, the client library reconnects.
@@ -69,7 +72,7 @@ class NatsConnection:
             with contextlib.suppress(NatsError, OSError, TimeoutError):
                 if client.is_connected:
                     await client.flush(1)
-            await client.close()
+            await _close(client)
 
     async def _connect(self) -> Client:
         client = Client()
@@ -89,11 +92,11 @@ class NatsConnection:
             async with asyncio.timeout(CONNECT_S):
                 await client.connect(list(self.address.servers), **options)
         except (NatsError, OSError, TimeoutError) as error:
-            await client.close()
+            await _close(client)
             self._error = self._error or error
             raise self._unreachable() from error
         except BaseException:
-            await client.close()
+            await _close(client)
             raise
         self._error = None
         return client
@@ -115,6 +118,13 @@ class NatsConnection:
         self._error = None
         _log.info("NATS: reconnected", server=self.address.place)
         self._on_reconnect()
+
+
+async def _close(client: Client) -> None:
+    """Close a client, in bounded time: TLS that was cut short never reports that it has closed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await client.close()
 
 
 @contextlib.contextmanager
