@@ -29,8 +29,8 @@ from weight_server import WeightServer, hold
 TELLER = """
 import sys
 from pathlib import Path
-from swell.weights.fetch_intents import Wishing
-wishing = Wishing(Path(sys.argv[1]))
+from swell.weights.fetch_intents import FetchIntents
+wishing = FetchIntents(Path(sys.argv[1]))
 wishing.tell(["acme/poster@v1", "9f" * 32])
 print("told", flush=True)
 sys.stdin.read()

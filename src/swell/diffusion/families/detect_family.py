@@ -100,7 +100,7 @@ _VAE: Final = "vae/config.json"
 _SCHEDULER: Final = "scheduler/scheduler_config.json"
 
 #: Any other pipeline of diffusers that makes a picture of words: drawn by its own loop.
-OTHER: Final = Family("pipeline", (), "pipeline_torch")
+OTHER: Final = Family("pipeline", (), "diffusers_pipeline_torch")
 
 FAMILIES: Final[Sequence[Family]] = (
     Family(

@@ -1,7 +1,7 @@
 """What a pipeline of diffusers takes in its own loop, by its signature; needs diffusers.
 
-The table of `own_loops.py` is what this says of diffusers 0.42. A pipeline that is not there, such
-as one of a newer diffusers, is looked at here while it is added.
+The table of `pipeline_signatures.py` holds the result for diffusers 0.42. A pipeline that is not in
+it, such as one of a newer diffusers, is inspected here when it is added.
 
 Source: `diffusers.pipelines.auto_pipeline`, which tells which pipelines draw from pictures with the
 parts of another; where it says nothing, those that have the pipeline's name with `Img2Img` or

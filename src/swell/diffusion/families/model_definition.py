@@ -422,7 +422,7 @@ def _code(facts: Facts) -> tuple[Path, ...]:
     """Return the files of Swell that decide how its pictures are drawn."""
     here = Path(__file__).parent
     names = {"schedulers.py", f"{facts.family.module}.py"}
-    names.add("own_loops.py" if facts.family is OTHER else "latent_torch.py")
+    names.add("pipeline_signatures.py" if facts.family is OTHER else "latent_diffusion_torch.py")
     return tuple(here / name for name in sorted(names))
 
 
