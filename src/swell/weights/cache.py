@@ -23,7 +23,6 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import mmap
 import os
 import resource
 import secrets
@@ -58,7 +57,7 @@ _CHUNK_BYTES: Final = 8 << 20
 #: Left free on the disk: a full disk breaks more than a fetch.
 _SPARE_BYTES: Final = 256 << 20
 
-#: What has come of a file ends in this, and what tells of it beside it in these.
+#: The suffix of partial files, and those of notes beside them.
 _PART: Final = ".part"
 _BESIDE: Final = (".etag",)
 
@@ -194,19 +193,6 @@ class Partial:
     def sha256(self) -> str:
         """Digest of what has come so far."""
         return self._hash.hexdigest()
-
-    def sync(self, start: int, end: int) -> None:
-        """Sync a part of the file to the disk. `flush` syncs all, which may take minutes.
-
-        Source:
-            msync(2): MS_SYNC writes the pages of the range, and waits for them.
-        """
-        try:
-            mapped = mmap.mmap(self._file.fileno(), end - start, mmap.MAP_SHARED, offset=start)
-        except (OSError, ValueError):
-            return  # The file system maps nothing: `flush` does it all.
-        with mapped, disk_errors(self.path):
-            mapped.flush()
 
     def flush(self) -> None:
         """Have what has come reach the disk."""
@@ -458,11 +444,11 @@ class WeightCache:
         """Take a file that has come whole.
 
         Args:
-            partial: What `partial` returned; closed afterwards, unless it is not synced.
+            partial: What `partial` returned; closed afterwards.
             name: Its name, for its format.
             sha256: What its digest must be.
             is_synced: Whether to sync it to the disk first. Otherwise call `doubt` before its
-                first byte, and `settle` once it is synced.
+                first byte, and `sync` afterwards.
 
         Raises:
             DigestMismatch: It is something else; it has been removed.
@@ -485,8 +471,7 @@ class WeightCache:
             if not isinstance(error, CacheFull):
                 partial.path.unlink(missing_ok=True)
             raise
-        if is_synced:
-            partial.close()
+        partial.close()
         self.take(partial.path, entry)
         if is_synced:
             self.settle(entry.sha256)
@@ -501,6 +486,22 @@ class WeightCache:
         if self._is_doubtful(sha256):
             self.own_path(sha256).unlink(missing_ok=True)
         write_whole(self._doubt_path(sha256), _boot_id())
+
+    def sync(self, sha256: str) -> None:
+        """Sync a content to the disk. A content that cannot be synced is removed.
+
+        Raises:
+            CacheFull, CacheUnusable, OSError: The disk does not take it.
+        """
+        path = self.own_path(sha256)
+        try:
+            with disk_errors(path), path.open("rb") as file:
+                os.fsync(file.fileno())
+        except (SwellError, OSError):
+            # The system reports this error only once.
+            path.unlink(missing_ok=True)
+            raise
+        self.settle(sha256)
 
     def settle(self, sha256: str) -> None:
         """Note that a content is synced to the disk."""
@@ -688,7 +689,7 @@ class WeightCache:
             with contextlib.suppress(FileNotFoundError):
                 file = opened.enter_context(part.open("rb"))
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # What tells of it goes first: it would be believed of the next one.
+            # The notes first: they must not be believed of the next partial file.
             for suffix in (*_BESIDE, _PART):
                 part.with_suffix(suffix).unlink(missing_ok=True)
         self._lock_path(key).unlink(missing_ok=True)

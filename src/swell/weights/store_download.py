@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Final
 
 from swell.core.clock import Clock
-from swell.core.errors import SwellError, Unavailable
+from swell.core.errors import Unavailable
 from swell.weights.cache import DigestMismatch, Partial, PullFailed, WeightCache
 from swell.weights.detached_threads import aside, to_the_end
 from swell.weights.store_reader import MOST_URLS, Expired, Place, Source, until_answered
@@ -43,8 +43,7 @@ _MOST_WAIT_S: Final = 8.0
 #: How often to check whether another worker has downloaded a file, in seconds.
 _LOCK_EVERY_S: Final = 0.1
 
-#: A larger file enters the cache before it is on the disk. It is synced in steps of this size, so
-#: that a cancelled fetch does not wait for all of it.
+#: A larger file enters the cache before it is on the disk.
 SYNC_BYTES = 32 << 20
 
 
@@ -181,22 +180,10 @@ class _Download:
                 )
             await _finish(lambda: self._cache.keep(part, name, entry.sha256, is_synced=is_small))
             if not is_small:
-                await self._sync(part)
+                # If this is cancelled, the thread goes on; a kill leaves the file in doubt.
+                await aside(partial(self._cache.sync, entry.sha256))
         finally:
             part.close()
-
-    async def _sync(self, part: Partial) -> None:
-        digest, size = part.sha256, part.size_bytes
-        try:
-            for at in range(0, size, SYNC_BYTES):
-                end = min(at + SYNC_BYTES, size)
-                await _finish(partial(part.sync, at, end))
-            await _finish(part.flush)
-        except (SwellError, OSError):
-            # The system reports once that the disk did not take it.
-            self._cache.own_path(digest).unlink(missing_ok=True)
-            raise
-        self._cache.settle(digest)
 
     async def _append(self, part: Partial, label: str, entry: Entry) -> None:
         """Append what is missing of a file."""
