@@ -16,7 +16,7 @@ from swell.core.errors import InvalidInput
 from swell.core.records import ModelCard
 from swell.server.models.model_cards import Target
 from swell.server.serializers import UrlMaker
-from swell.server.tasks.task_changes import publish_changes
+from swell.server.tasks.submit import publish_changes
 
 RUN = "/fal/run/demo/painter"
 QUEUE = "/fal/queue/demo/painter"

@@ -23,7 +23,7 @@ from swell.compat.openai.openai_requests import (
 from swell.core.errors import InvalidInput
 from swell.core.records import ModelCard
 from swell.server.models.model_cards import Target
-from swell.server.tasks.task_changes import publish_changes
+from swell.server.tasks.submit import publish_changes
 
 GENERATE = "/openai/v1/images/generations"
 EDIT = "/openai/v1/images/edits"

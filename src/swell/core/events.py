@@ -120,7 +120,13 @@ def summary_of(task: Task) -> TaskSummary:
             # The worker reported no times, so these include the wait inside the worker.
             run_s = took_s = (task.finished_at - task.started_at).total_seconds()
     return TaskSummary(
-        task.stage_model, task.attempt, task.worker_id, task.count, run_s, took_s, version
+        task.queue.partition(":")[0],
+        task.attempt,
+        task.worker_id,
+        task.count,
+        run_s,
+        took_s,
+        version,
     )
 
 

@@ -117,12 +117,8 @@ class VirtualClock:
         """Note that a task with this start tag was handed to a worker."""
         self.now = max(self.now, start)
 
-    def take(self, flow: str, cost: float) -> None:
-        """Hand out a task that gets its tag only now."""
-        self.now = max(self.now, self.tag(flow, cost))
-
     def give_back(self, flow: str, cost: float) -> None:
-        """Undo `tag` or `take` for a task that was not accepted or not handed out.
+        """Undo `tag` for a task that was not accepted or not handed out.
 
         The virtual time stays, since other flows may have been served by it.
         """
@@ -162,7 +158,7 @@ def take_turns(
 ) -> Iterator[T]:
     """Yield the tasks of several flows in fair order.
 
-    No clock advances. Call `VirtualClock.take` for each task that is handed out.
+    No clock advances. Call `VirtualClock.tag` and `serve` for each task that is handed out.
 
     Args:
         nexts: `VirtualClock.starts` of the flows with waiting tasks, kept as a heap. If tags are

@@ -317,9 +317,11 @@ class Limits:
         finally:
             streams.discard(stream)
 
-    def ended(self, key_id: str) -> None:
-        """Note the end of a task of a key."""
-        meter = self._meters.get(key_id)
+    def ended(self, task: Task) -> None:
+        """Note the end of a task."""
+        if task.key_id in self.quotas.ever:
+            self.quotas.ended(task)
+        meter = self._meters.get(task.key_id)
         if meter is not None and meter.flight is not None:
             meter.flight.add(-1)
 

@@ -10,7 +10,7 @@ from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.events import Event, EventKind, event_of
 from swell.core.task import Task, TaskState
 from swell.server.service import Service
-from swell.server.tasks.task_changes import learn
+from swell.server.tasks.submit import learn
 
 _log = structlog.get_logger("swell.api")
 

@@ -57,8 +57,9 @@ class Reply:
     #: Called if the client has hung up before the answer; None for nothing.
     lost: Callable[[], Awaitable[None]] | None = None
 
-    def all_headers(self, call: "Call") -> Headers:
-        """Return the headers, with those of every answer."""
+    async def send(self, call: "Call") -> None:
+        """Write the answer, with the headers of every answer."""
+        send = call.send
         headers = [(b"x-request-id", call.request_id.encode()), *call.added_headers]
         headers += self.headers or ()
         own = {name for name, _ in headers}
@@ -67,12 +68,6 @@ class Reply:
             length = len(self.body) if self.length is None else self.length
             headers.append((b"content-type", self.content_type))
             headers.append((b"content-length", b"%d" % length))
-        return headers
-
-    async def send(self, call: "Call") -> None:
-        """Write the answer."""
-        send = call.send
-        headers = self.all_headers(call)
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         if self.stream is not None and call.scope["method"] != "HEAD":
             async for chunk in self.stream:

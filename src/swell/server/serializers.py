@@ -109,10 +109,10 @@ def task_view(
     return project(
         TaskView,
         task,
-        version=task.model_version,
+        version=task.version if task.run is None else task.run.version,
         output=output,
         artifacts=artifacts,
-        warnings=warnings_of(task),
+        warnings=task.warnings if task.run is None else warnings_of(task),
         position=position,
         eta_s=eta_s,
         timings=timings,

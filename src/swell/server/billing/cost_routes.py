@@ -98,7 +98,7 @@ def _life(account: str, infos: Sequence[WorkerInfo], tariffs: Tariffs, now: date
         launched_at=min(info.launched_at or info.registered_at for info in infos),
         heard_at=heard_at,
         ended_at=ended_at,
-        steps=tariffs.steps(newest.pool),
+        steps=tariffs.steps.get(newest.pool, ()),
     )
 
 

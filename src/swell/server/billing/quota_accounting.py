@@ -77,7 +77,7 @@ class Quotas:
         self._sample_micros = sample_micros
         self._keys: frozenset[str] = frozenset()
         #: Keys that had quotas since this process started: their tasks may have reservations.
-        self._ever: frozenset[str] = frozenset()
+        self.ever: frozenset[str] = frozenset()
         self._read_at_s = -math.inf
         self._reading = asyncio.Lock()
         #: Number of calls of `forget`.
@@ -90,17 +90,16 @@ class Quotas:
         self._changes += 1
         self._read_at_s = -math.inf
 
-    async def _limits(self, key_id: str) -> bool:
+    async def _refresh(self) -> None:
         async with self._reading:
             while self._clock.monotonic_s() - self._read_at_s > _FRESH_S:
                 at_s, changes = self._clock.monotonic_s(), self._changes
                 keys = await self._registry.quota_keys()
-                self._ever |= keys
+                self.ever |= keys
                 # A quota that was set during the read may be missing from the answer.
                 if changes == self._changes:
                     self._keys, self._read_at_s = keys, at_s
                     break
-        return key_id in self._keys
 
     async def accept(
         self, call: Call, news: Sequence[NewTask], make: Make
@@ -117,7 +116,9 @@ class Quotas:
             CreditsUsedUp: The credits do not cover them.
         """
         key_id = news[0].key_id
-        if not await self._limits(key_id) or await self._is_repeat(news[0]):
+        if self._clock.monotonic_s() - self._read_at_s > _FRESH_S:
+            await self._refresh()
+        if key_id not in self._keys or await self._is_repeat(news[0]):
             return await make(news)
         now, is_own = self._clock.now(), call.caller.id == key_id
         named = [replace(each, id=each.id or new_id(now)) for each in news]
@@ -139,7 +140,8 @@ class Quotas:
 
     async def would_refuse(self, new: NewTask, micros: int) -> SwellError | None:
         """Return the error that a task would get now; None if it would be accepted."""
-        if not await self._limits(new.key_id):
+        await self._refresh()
+        if new.key_id not in self._keys:
             return None
         now = self._clock.now()
         ask = replace(self._ask(replace(new, id="0"), now), micros=micros)
@@ -151,9 +153,8 @@ class Quotas:
         self._ended += [Settled(each.id or "", was_task=False) for each in reserved]
 
     def ended(self, task: Task) -> None:
-        """Have the reservation of an ended task settled."""
-        if task.key_id in self._ever:
-            self._ended.append(self._settled(task))
+        """Have the reservation of an ended task settled; its key must have one."""
+        self._ended.append(self._settled(task))
 
     async def settle(self) -> None:
         """Settle the reservations of tasks that have ended since the last call."""

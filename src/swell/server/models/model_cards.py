@@ -159,6 +159,9 @@ class Cards:
         Raises:
             NotFound: There is no such model or version.
         """
+        target = self._targets.get(ref)
+        if target is not None and self._clock.monotonic_s() - self._read_at_s < _FRESH_S:
+            return target
         for older_than_s in (_FRESH_S, _RETRY_S):
             await self.refresh(older_than_s)
             target = self._targets.get(ref) or self._target(ref)

@@ -187,7 +187,7 @@ def _count(service: Service, startup: Startup, kept: KeptStartup) -> None:
     for (model, phase), seen in observations(startup, service.clock.now()).items():
         if phase in phases and seen.is_over:
             labels = (startup.pool, model, phase)
-            metrics.observe("swell_cold_start_seconds", labels, seen.seconds)
+            metrics.observe(labels, swell_cold_start_seconds=seen.seconds)
 
 
 def _entry(

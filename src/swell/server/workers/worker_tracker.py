@@ -5,7 +5,7 @@ In memory only, and rebuilt from the registry after a restart. The store has the
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -63,11 +63,6 @@ class Worker:
     def held(self) -> int:
         """How many tasks it holds."""
         return self.meter.held
-
-    def mark_seen(self, now_s: float) -> None:
-        """Note a call of the worker."""
-        self.seen_s = now_s
-        self.was_seen = self.has_called = True
 
     def count_switches(self, reported: Sequence[Switches]) -> list[Switches]:
         """Take the worker's counts of loaded models; return the increase since its last report.
@@ -138,7 +133,7 @@ class LeaseTracker:
         """Note the leases that this backend has granted to a worker."""
         for task in tasks:
             token = task.lease_token or ""
-            lease = _Lease(task.attempt, token, worker.info.id, task.stage_model)
+            lease = _Lease(task.attempt, token, worker.info.id, task.queue.partition(":")[0])
             self._add_lease(task.id, lease)
 
     def note_lease(self, task_id: str, summary: TaskSummary) -> None:
@@ -345,21 +340,14 @@ class Fleet(LeaseTracker):
             version: Its version; None for any.
             within_s: How long ago the last sign of life may be; None for the default.
         """
-        return list(self._live(model, version, within_s))
-
-    def is_served(
-        self, model: str, version: str | None = None, *, within_s: float | None = None
-    ) -> bool:
-        """Whether a model has a live worker; arguments as of `live`."""
-        return next(self._live(model, version, within_s), None) is not None
-
-    def _live(self, model: str, version: str | None, within_s: float | None) -> Iterator[Worker]:
         oldest_s = self._clock.monotonic_s() - (self._alive_s if within_s is None else within_s)
-        for worker in self._by_model.get(model, ()):
-            is_alive = worker.polls or worker.seen_s >= oldest_s
-            info = worker.info
-            if is_alive and not info.draining and version in (None, info.models.get(model)):
-                yield worker
+        return [
+            worker
+            for worker in self._by_model.get(model, ())
+            if (worker.polls or worker.seen_s >= oldest_s)
+            and not worker.info.draining
+            and version in (None, worker.info.models.get(model))
+        ]
 
     def pace(self, model: str, version: str | None, default: Pace) -> tuple[int, float, Pace]:
         """Return how fast the live workers of a model process its tasks.
