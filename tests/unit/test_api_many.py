@@ -391,9 +391,9 @@ async def test_an_end_that_was_missed_closes_the_estimate_of_its_task(pair: Pair
     pair.bench.is_up = False
     [lease] = (await pair.here.lease(worker, n=1))["tasks"]
     await pair.here.report(worker, settlements=[succeeded(lease, "A")])
-    assert len(known.open_tasks()) == 3
+    assert len(known.open) == 3
     pair.bench.come_back()
-    await until(lambda: known.open_tasks() == [waits])
+    await until(lambda: list(known.open) == [waits])
 
 
 async def test_one_sweeps_and_the_other_takes_over_when_it_stops(pair: Pair) -> None:

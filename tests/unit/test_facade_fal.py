@@ -265,7 +265,7 @@ async def test_what_does_not_start_in_time_is_the_users_timeout(studio: Studio) 
         await world.anna("POST", QUEUE, {"prompt": "a"}, headers={"x-fal-request-timeout": "30.5"})
     ).json
     world.clock.advance(31)
-    await publish_changes(world.service, await world.service.store.sweep())
+    publish_changes(world.service, await world.service.store.sweep())
     home = f"{QUEUE}/requests/{made['request_id']}"
     assert (await world.anna("GET", home + "/status")).json["error_type"] == "request_timeout"
     late = await world.anna("GET", home)

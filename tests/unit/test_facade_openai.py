@@ -377,7 +377,7 @@ async def test_a_failed_task_is_final(
     for _ in range(3 if retryable else 1):
         await painter.fail(await painter.lease(), code, retryable=retryable)
         world.clock.advance(600)
-        await publish_changes(world.service, await world.service.store.sweep())
+        publish_changes(world.service, await world.service.store.sweep())
     answer = await asking.answer()
     assert answer.status == status
     assert answer.json["error"]["code"] == code

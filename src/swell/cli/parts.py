@@ -265,7 +265,7 @@ async def _round_trip(here: MemoryBus, there: MemoryBus, clock: Clock) -> str:
     try:
         started_s = clock.monotonic_s()
         while True:
-            await here.publish([event])
+            here.publish([event])
             # Who has just connected may not be heard yet.
             if await subscription.next(1.0) is not None:
                 took_s = clock.monotonic_s() - started_s

@@ -262,7 +262,7 @@ class Session:
         model, _, _ = task.queue.partition(":")
         self.state.clocks[model, task.key_id, task.priority].serve(task.tag)
         turns = self.state.turns[model, band(task.priority)]
-        turns.serve(turns.tag(task.key_id, task.count))
+        turns.tag(task.key_id, task.count, is_served=True)
         self._charged.append((turns, task.key_id, task.count))
         return life.start(
             task,

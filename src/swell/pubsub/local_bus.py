@@ -117,12 +117,8 @@ class MemoryBus:
         self._expiries: deque[tuple[float, str]] = deque()
         self._ended = asyncio.Event()
 
-    async def publish(self, events: Sequence[Event]) -> None:
-        """Send events to all listeners."""
-        self.publish_local(events)
-
-    def publish_local(self, events: Sequence[Event]) -> None:
-        """Send events to the listeners of this process."""
+    def publish(self, events: Sequence[Event]) -> None:
+        """Send events to all listeners. Never waits."""
         for event in events:
             history = self._history.setdefault(event.task_id, [])
             if not history or event.id > history[-1].id:
@@ -137,6 +133,9 @@ class MemoryBus:
                 listener.offer(event)
         while len(self._history) > self._most_tasks:
             self._history.popitem(last=False)
+
+    #: Sends events to the listeners of this process.
+    publish_local = publish
 
     def subscribe(self, task_id: str, *, after: int = -1) -> MemorySubscription:
         """Listen to a task, from the first event in the history with an id above `after`."""

@@ -291,7 +291,7 @@ async def sweep(service: Service) -> int:
             note_swept(service, task, what)
         if task.state.is_terminal:
             count_end(service, task)
-    await publish_changes(service, tasks)
+    publish_changes(service, tasks)
     lost = [task for task in tasks if _change_by_sweep(task) == "lost"]
     try:
         await charge_lost(service, list({task.id: task for task in taken + lost}.values()))

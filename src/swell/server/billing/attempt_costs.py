@@ -44,11 +44,6 @@ PAID: Final = "paid"
 _MOST_PAID: Final = 10_000
 
 
-def account_of(info: WorkerInfo) -> str:
-    """Return the account of a worker's time."""
-    return info.account or info.id
-
-
 def share_s(timings: Timings, most_s: float) -> float:
     """Return an attempt's share of the device in seconds, as reported, from 0 to `most_s`."""
     seconds = timings.run_s if timings.device_s is None else timings.device_s
@@ -74,7 +69,7 @@ def attempt_entry(
         models=model,
         worker_id=info.id,
         ref=task.id,
-        account=account_of(info),
+        account=info.account or info.id,
         key_id=task.key_id,
         user=(task.user or "") if info.hour_micros is not None else "",
         attempts=1,

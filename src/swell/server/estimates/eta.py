@@ -223,7 +223,7 @@ def learn(known: Pace | None, seen: Window, slots: int) -> Pace | None:
     if known is None:
         return pace
     is_better = pace.task_s * known.count < known.task_s * pace.count
-    if not is_better and seen.held_s / seen.busy_s < _BUSY * known.at_once:
+    if not is_better and seen.held_s / seen.busy_s < _BUSY * max(1.0, known.run_s / known.task_s):
         return known
     part = seen.n / (seen.n + _PACE_WINDOW)
     return Pace(
@@ -513,7 +513,7 @@ class Calibration:
     def __init__(self) -> None:
         self._trackers: dict[tuple[str, Situation], _Tracker] = {}
         #: Task ID → its estimate, oldest first.
-        self._open: dict[str, IssuedEstimate] = {}
+        self.open: dict[str, IssuedEstimate] = {}
         #: Model → the number of its open estimates.
         self._n_open: Counter[str] = Counter()
 
@@ -534,12 +534,8 @@ class Calibration:
         """
         self._close(task_id)
         if issued.forecast.finish.median > 0 and self._n_open[issued.model] < MOST_OPEN:
-            self._open[task_id] = issued
+            self.open[task_id] = issued
             self._n_open[issued.model] += 1
-
-    def open_tasks(self) -> list[str]:
-        """Return the tasks that are expected to end."""
-        return list(self._open)
 
     def ended(self, task_id: str, clock: Clock, *, has_succeeded: bool = True) -> None:
         """Learn from a task that has ended now; others than succeeded ones are ignored."""
@@ -553,7 +549,7 @@ class Calibration:
         self._trackers.setdefault(key, _Tracker()).learn(issued, took_s)
 
     def _close(self, task_id: str) -> IssuedEstimate | None:
-        issued = self._open.pop(task_id, None)
+        issued = self.open.pop(task_id, None)
         if issued is not None:
             self._n_open[issued.model] -= 1
         return issued

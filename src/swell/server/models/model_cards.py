@@ -22,9 +22,8 @@ from swell.core.rollouts.rollout_state import Canary, Life, is_of_canary
 from swell.db.registry import Registry
 from swell.db.rollouts import read_lives
 from swell.sdk.multi_sample_inputs import packs_in, size_of
-from swell.server.json_limits import count_values
 from swell.server.problem_details import closest, field_error
-from swell.server.request import Call
+from swell.server.request import Call, count_values
 
 #: Cards are read again after this time, in seconds, and for an unknown name after the shorter one.
 _FRESH_S: Final = 5.0

@@ -73,7 +73,8 @@ async def check(
     if repeat is not None and repeat.is_known:
         # A repeat returns its task, even if a new one would be refused.
         return new_task(call, request, request.model, repeat, place)
-    request = service.classes.apply(call.caller, request)
+    if call.caller.classes or request.class_name is not None:
+        request = service.classes.apply(call.caller, request)
     target, new = await draft(service, call, request, repeat, place)
     admitted = await admit(service, call, request, target, new, rank_of=rank_of)
     if admitted is not new:

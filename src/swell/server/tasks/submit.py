@@ -18,7 +18,7 @@ from swell.core.quality_fallback import with_changes
 from swell.core.store_types import Accepted
 from swell.core.task import NewTask, Task, TaskState
 from swell.server.common_schemas import MAX_METADATA_BYTES
-from swell.server.files.file_routes import check_files
+from swell.server.files.file_routes import SIGNED, check_files
 from swell.server.models.model_cards import Target, own_seed
 from swell.server.request import Call
 from swell.server.rollouts.version_routing import split
@@ -69,7 +69,8 @@ async def draft(
         new = at_first_stage(new, target, at)
     if (seed := own_seed(target.card, new.input)) is not None:
         new = msgspec.structs.replace(new, seed=seed)
-    if files := check_files(service.objects, new.input, at + "/input"):
+    if SIGNED in bytes(new.input):
+        files = check_files(service.objects, new.input, at + "/input")
         new = msgspec.structs.replace(new, files=files)
     if target.model in service.cards.canaries:
         new = split(service, call, new)
@@ -256,11 +257,11 @@ async def note_new(service: Service, accepted: list[Accepted]) -> None:
             service.publisher.publish(fresh)
 
 
-async def publish_changes(service: Service, tasks: list[Task]) -> None:
+def publish_changes(service: Service, tasks: list[Task]) -> None:
     """Publish the states of tasks, after the store has written them."""
     if service.publisher is not None:
         service.publisher.publish(tasks)
-    await service.bus.publish([event_of(task) for task in tasks])
+    service.bus.publish([event_of(task) for task in tasks])
     if service.traces is not None:
         service.traces.delivered(tasks)
 
@@ -269,7 +270,8 @@ def count_end(service: Service, task: Task) -> None:
     """Count and learn from a task that has ended."""
     has_succeeded = task.state is TaskState.SUCCEEDED
     service.limits.ended(task)
-    service.calibration.ended(task.id, service.clock, has_succeeded=has_succeeded)
+    if task.id in service.calibration.open:
+        service.calibration.ended(task.id, service.clock, has_succeeded=has_succeeded)
     if task.finished_at is None:
         return
     if has_succeeded and task.started_at is not None:
@@ -279,7 +281,7 @@ def count_end(service: Service, task: Task) -> None:
     metrics, model, timings = service.metrics, task.model, task.timings
     if task.dead:
         metrics.count("swell_tasks_dead_total", model)
-    metrics.count("swell_tasks_total", (model, task.state.value))
+    metrics.values["swell_tasks_total"][model, task.state.value] += 1
     total_s = (task.finished_at - task.created_at).total_seconds()
     metrics.observe(
         model,

@@ -258,7 +258,7 @@ async def cancel_task(service: Service, before: Task) -> Task:
     if task.state.is_terminal:
         if not canceled.again:
             count_end(service, task)
-            await publish_changes(service, [task])
+            publish_changes(service, [task])
     elif task.cancel_requested:
         service.fleet.stop([task])
         # Its worker may call another backend.

@@ -86,11 +86,7 @@ async def lease_tasks(
 ) -> Grant:
     """Grant tasks, cancellations or a drain as soon as there are some.
 
-    Args:
-        service: The backend.
-        worker: The worker.
-        ask: What the worker wants, and how long it waits.
-        call: Its request, with a key that must still work after the wait; None for any.
+    The key of the call must still work after the wait.
 
     Raises:
         Unauthenticated: The key was revoked during the wait.
@@ -207,7 +203,7 @@ async def take_tasks(
     tasks = await service.broker.lease(lease_request(service, worker, n), until=until)
     if service.publisher is not None:
         service.publisher.leased(tasks)
-    await _note_started(service, worker, tasks)
+    _note_started(service, worker, tasks)
     return tasks
 
 
@@ -243,20 +239,16 @@ async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> l
         if task is not None and task.queue in request.queues
     ]
     tasks = [task for task in await service.store.start(starts) if task is not None]
-    await _note_started(service, worker, tasks)
+    _note_started(service, worker, tasks)
     return tasks
 
 
-async def _note_started(service: Service, worker: Worker, tasks: Sequence[Task]) -> None:
+def _note_started(service: Service, worker: Worker, tasks: Sequence[Task]) -> None:
     if not tasks:
         return
     service.fleet.hold(worker, tasks)
     service.metrics.observe((), swell_lease_tasks=len(tasks))
-    try:
-        await service.bus.publish([event_of(task) for task in tasks])
-    except BaseException:
-        await undo_leases(service, holds_of(tasks))
-        raise
+    service.bus.publish([event_of(task) for task in tasks])
 
 
 def holds_of(tasks: Sequence[Task]) -> list[Hold]:
@@ -278,7 +270,7 @@ async def undo_leases(service: Service, holds: Sequence[Hold]) -> None:
     try:
         released = await service.store.settle(settlements)
         service.fleet.release([(each.task_id, each.attempt) for each in holds])
-        await publish_changes(service, [task for task in released if task is not None])
+        publish_changes(service, [task for task in released if task is not None])
     except SwellError as error:
         _log.warning("leases: cannot undo leases after a lost response", detail=error.detail)
 
@@ -332,7 +324,7 @@ def leased_task(service: Service, worker: Worker, task: Task) -> LeasedTask:
         task_id=task.id,
         attempt=task.attempt,
         token=task.lease_token or "",
-        model=task.stage_model,
+        model=task.queue.partition(":")[0],
         version=task.version,
         input=task.input,
         count=task.count,

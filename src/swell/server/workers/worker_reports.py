@@ -118,7 +118,7 @@ async def _publish(
     if report.progress:
         await _publish_progress(service, worker, report.progress, lacks_files=tell_files)
     if settled:
-        await publish_changes(service, [task for task in ended if task is not None])
+        publish_changes(service, [task for task in ended if task is not None])
         # A refused settlement does not end another lease.
         service.fleet.release(
             [
@@ -293,6 +293,6 @@ async def _publish_progress(
             if each.again or not (lacks_files and each.files):
                 events.append(event)
     if events:
-        await service.bus.publish(events)
+        service.bus.publish(events)
     if passing:
         service.hooks.pass_on(passing)
