@@ -54,7 +54,7 @@ PATIENCE_S = 240.0
 OPEN = ("queued", "running")
 
 MODEL = '''
-from swell.weights.provided import provided
+from swell.weights.declared_weights import provided
 
 WEIGHTS = provided(__file__)
 

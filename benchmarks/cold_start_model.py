@@ -27,7 +27,7 @@ if IS_PLAIN:
         ):
             shutil.copyfileobj(answer, file, 1 << 20)
 else:
-    from swell.weights.provided import provided
+    from swell.weights.declared_weights import provided
 
     # Come while torch is imported.
     WEIGHTS = provided(__file__)

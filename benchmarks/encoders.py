@@ -29,9 +29,9 @@ import PIL.Image
 import PIL.WebPImagePlugin
 
 from machine import describe
-from swell.worker.encode import FileNote
-from swell.worker.encoders import Encoders
-from swell.worker.frames import Pixels
+from swell.runtime.ipc_messages import Pixels
+from swell.worker.encode_outputs import FileNote
+from swell.worker.encoder_pool import Encoders
 
 NOTE = FileNote("demo/x", "1", msgspec.Raw(b'{"prompt":"a red fox in the snow","steps":30}'))
 DRAWINGS = Path(__file__).parent.parent / "docs/images/icons.webp"

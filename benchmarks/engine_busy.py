@@ -23,8 +23,8 @@ from typing import Any
 from encoders import grain
 from engine_rig import summary
 from machine import folder, quiet, report, say
-from swell.worker import compress
-from swell.worker.encoders import Encoders, default_processes
+from swell.worker import encode_image_main as compress
+from swell.worker.encoder_pool import Encoders, default_processes
 from worker_rig import SPEED, Backend, curve, noting, serve_backlog
 
 ENCODE_S = 0.155

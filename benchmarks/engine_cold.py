@@ -154,7 +154,7 @@ class Arms:
 def model_pid(worker: int) -> int:
     psutil = importlib.import_module("psutil")
     for each in psutil.Process(worker).children(recursive=True):
-        if "swell.worker.child" in each.cmdline():
+        if "swell.runtime.model_process_main" in each.cmdline():
             return int(each.pid)
     raise LookupError("the worker has no model process")
 

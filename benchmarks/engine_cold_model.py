@@ -17,7 +17,7 @@ FILE = FOLDER / "diffusion_pytorch_model.safetensors"
 IS_PLAIN = __name__ == "__main__"
 
 if not IS_PLAIN:
-    from swell.weights.reading import Reading
+    from swell.weights.fast_file_reader import Reading
 
     # Is on its way into memory while torch is imported.
     READING = Reading(FILE).start()

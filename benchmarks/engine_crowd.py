@@ -31,7 +31,7 @@ from typing import Protocol
 from engine_peers import CLIENTS, LOAD, SETTLE_S, STEPS, WARM_UP, Size, wishes
 from machine import report
 from open_load import percentile, poisson
-from swell.worker.scheduler import Decision, Sample, Scheduler
+from swell.diffusion.batch_scheduler import Decision, Sample, Scheduler
 
 STEP_S, ROW_S, DECODE_S, GAP_S = 7.0e-3, 6.9e-3, 10e-3, 0.3e-3
 ROWS = 2

@@ -19,8 +19,8 @@ import numpy as np
 from engine_rig import drawn, load, requests, some_icons
 from machine import report, say
 from swell.core.clock import SystemClock
+from swell.diffusion.step_engine import StepEngine
 from swell.sdk.step_model import StepModel, whole
-from swell.worker.denoise import Denoiser
 
 EQUAL_DB = 99.0
 
@@ -41,7 +41,7 @@ class Rows:
 
 def fast(model: StepModel, inputs: list[dict[str, Any]], rng: random.Random) -> dict[str, Any]:
     results: dict[str, Any] = {}
-    denoiser = Denoiser(SystemClock(), results.__setitem__, exact=False)
+    denoiser = StepEngine(SystemClock(), results.__setitem__, exact=False)
     for one in requests(model, inputs):
         denoiser.add([one])
         for _ in range(rng.choice((0, 0, 1, 2))):

@@ -21,8 +21,8 @@ import numpy as np
 from engine_rig import PROMPTS, Timed, load, requests
 from machine import quiet, report, say
 from swell.core.clock import SystemClock
+from swell.diffusion.step_engine import StepEngine
 from swell.sdk.step_model import StepModel
-from swell.worker.denoise import Denoiser
 
 SAMPLES = 8
 WAITING = 100
@@ -40,7 +40,7 @@ class Backlog:
     def __init__(self, name: str, model: StepModel, bucket: int | None) -> None:
         self.name, self.model = name, model
         self.ended = self.number = 0
-        self.denoiser = Denoiser(SystemClock(), self._note, bucket=bucket)
+        self.denoiser = StepEngine(SystemClock(), self._note, bucket=bucket)
         self.come(SAMPLES + WAITING)
 
     def _note(self, sample_id: str, result: Any) -> None:

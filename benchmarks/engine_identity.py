@@ -27,9 +27,9 @@ import numpy as np
 from engine_rig import requests, some_icons
 from machine import report, say
 from swell.core.clock import SystemClock
+from swell.diffusion.step_engine import StepEngine
 from swell.models.icons import Icons
 from swell.sdk.step_model import StepModel, whole
-from swell.worker.denoise import Denoiser
 
 WANTED = "wanted"
 PINNED = 8
@@ -69,7 +69,7 @@ class Composition:
     ) -> None:
         self.rng = random.Random(seed)
         self.results: dict[str, Any] = {}
-        self.denoiser = Denoiser(SystemClock(), self.results.__setitem__, **options)
+        self.denoiser = StepEngine(SystemClock(), self.results.__setitem__, **options)
         self.model, self.wanted = model, wanted
         #: Rows that it had.
         self.rows: set[int] = set()

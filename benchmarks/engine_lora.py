@@ -36,10 +36,10 @@ from swell.core.clock import SystemClock
 from swell.net.url_policy import UrlPolicy
 from swell.protocol.backend_client import RemoteDispatch
 from swell.sdk.media import LoRA
-from swell.weights.adapted import AdaptedWeights, LoraMemory
 from swell.weights.cache import WeightCache
 from swell.weights.lora import read_lora
-from swell.worker.loras import Loras
+from swell.weights.lora_weights import AdaptedWeights, LoraMemory
+from swell.worker.lora_files import Loras
 
 WIDTH = 1280
 

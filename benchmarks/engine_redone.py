@@ -37,12 +37,12 @@ from engine_redone_model import SAMPLES
 from machine import folder, quiet, report, say
 from swell.core.clock import SystemClock
 from swell.core.task import Succeeded, Task, TaskState
+from swell.diffusion.step_engine import Request, StepEngine
+from swell.runtime.checkpoint_shm import CheckpointMemory, new_slate
 from swell.sdk.context import Item
 from swell.sdk.step_model import Plan, Sampler
 from swell.settings.worker_settings import WorkerSettings
-from swell.worker.denoise import Denoiser, Request
-from swell.worker.engine import Worker
-from swell.worker.slate import Slate, new_slate
+from swell.worker.worker_loop import Worker
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -206,13 +206,13 @@ class Still(engine_redone_model.Redone):
 
 def leaving_us(size: int, times: int = 200) -> float:
     """Microseconds that the model process takes to leave one checkpoint of so many numbers."""
-    denoiser = Denoiser(SystemClock(), lambda _, result: say(str(result)))
+    denoiser = StepEngine(SystemClock(), lambda _, result: say(str(result)))
     model = Still(size)
     denoiser.add([Request(id="a", model=model, item=Item(model.Input(), seed=1))])
     denoiser.boundary()
     took: list[float] = []
     with new_slate() as file:
-        page = Slate(file.fileno()).page(1, 0, 1, "", 4 * size, 0)
+        page = CheckpointMemory(file.fileno()).page(1, 0, 1, "", 4 * size, 0)
         for _ in range(times):
             begun = time.perf_counter()
             drawn = denoiser.drawn_since("a", 0)

@@ -10,10 +10,10 @@ from typing import Any
 
 from machine import say
 from swell.core.clock import SystemClock
+from swell.diffusion.step_engine import Request, StepEngine
 from swell.models.icons import STYLES, Icons
 from swell.sdk.context import Item
 from swell.sdk.step_model import StepModel, whole
-from swell.worker.denoise import Denoiser, Request
 from swell_models.simulated_gpu import CurveModel
 
 PROMPTS = (
@@ -58,7 +58,7 @@ def requests(model: StepModel, inputs: list[dict[str, Any]]) -> Iterator[Request
 def drawn(model: StepModel, inputs: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
     """Draws everything from a backlog, and returns results by number."""
     results: dict[str, Any] = {}
-    denoiser = Denoiser(SystemClock(), results.__setitem__, **options)
+    denoiser = StepEngine(SystemClock(), results.__setitem__, **options)
     denoiser.add(requests(model, inputs))
     while denoiser.boundary():
         pass

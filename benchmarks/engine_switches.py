@@ -44,7 +44,7 @@ from replay import quantile
 from swell.core.clock import SystemClock
 from swell.core.task import TaskState
 from swell.settings.worker_settings import WorkerSettings
-from swell.worker.engine import Worker
+from swell.worker.worker_loop import Worker
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

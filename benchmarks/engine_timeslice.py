@@ -29,8 +29,8 @@ import numpy as np
 
 from machine import folder, quiet, report, say
 from replay import MIXED_STEPS, Device, Job, Run, in_order, in_steps, poisson
-from swell.worker.batch import room_of
-from swell.worker.scheduler import Policy
+from swell.diffusion.batch_scheduler import Policy
+from swell.worker.batching import room_of
 from worker_rig import SPEED, Backend, Latencies, Notes, curve, noting, serve_arrivals, working
 
 LOAD = 0.9

@@ -1,9 +1,9 @@
 """Devices in simulated time: what a worker decides is decided by the worker's own code.
 
 Tasks wait at the backend and are leased by turns and affinity (`swell.core.fair_queueing`); a
-worker holds as many as it has slots, its model process as many samples as `Line` lets in, and
-`Schedule` says whose turn it is and when another model is loaded. Made up are times alone: a
-picture's, a model's load, and what a rented device takes to boot.
+worker holds as many as it has slots, its model process as many samples as `StepAdmission` lets in,
+and `Schedule` says whose turn it is and when another model is loaded. Only times are made up: of a
+picture, of a model's load, and of a rented device's boot.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from math import inf
 
 from replay import H200_1024, gentd26, load_times_s, model_bytes
 from swell.core.fair_queueing import note_passed, prefer, rotate
-from swell.worker.batch import Line
-from swell.worker.engine import MOST_CHOICES
-from swell.worker.residency import Resident, leaving
-from swell.worker.scheduler import Sample, Scheduler
+from swell.diffusion.batch_scheduler import Sample, Scheduler
+from swell.runtime.eviction_policy import Resident, leaving
+from swell.worker.batching import StepAdmission
+from swell.worker.worker_loop import MOST_CHOICES
 
 #: Seconds of a picture of 30 steps, 1024 pixels square, where one fills the device.
 PICTURE_S = 30 * H200_1024[1]
@@ -152,7 +152,7 @@ class Device:
             self.scheduler.know(model, most_rows=1)
             self.scheduler.set_residency(model, loaded=False, load_s=load_s)
         self.memory = Memory(fleet.budget_bytes)
-        self.line: Line[str] = Line(dict.fromkeys(LOAD_S, ROOM))
+        self.line: StepAdmission[str] = StepAdmission(dict.fromkeys(LOAD_S, ROOM))
         #: Task → its pictures that are not drawn yet.
         self.held: dict[str, int] = {}
 

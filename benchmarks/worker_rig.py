@@ -37,8 +37,8 @@ from swell.protocol.worker_messages import (
     Welcome,
 )
 from swell.settings.worker_settings import WorkerSettings
-from swell.worker.encoders import Encoders
-from swell.worker.engine import Worker
+from swell.worker.encoder_pool import Encoders
+from swell.worker.worker_loop import Worker
 from swell_models.simulated_gpu import SECONDS
 
 #: So many times faster than the machine whose cost curves are taken.

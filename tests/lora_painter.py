@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 import swell
-from swell.weights.adapted import AdaptedWeights
+from swell.weights.lora_weights import AdaptedWeights
 
 Floats = NDArray[np.float32]
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from swell.weights.listing import Listing
-from swell.weights.sources import BackendSource, Place
+from swell.weights.store_reader import BackendSource, Place
+from swell.weights.weight_index import Listing
 
 #: Handles a request for these bytes, the n-th one for them; returns whether it answered.
 Trick = Callable[[BaseHTTPRequestHandler, bytes, int], bool]

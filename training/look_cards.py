@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 import swell
 from sample import PACKAGE, VERSION
 from swell.core.clock import SystemClock
+from swell.runtime.local_run import LocalResult, check_input, load_model, run_together
 from swell.sdk.model_loader import load_models
-from swell.worker.alone import LocalResult, check_input, load_model, run_together
 from wheel import fetch
 
 SAMPLE_PX = 256

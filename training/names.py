@@ -15,8 +15,8 @@ import numpy as np
 
 from data import popular, vocabulary
 from register import register
-from swell.models.embedded import session, weights
 from swell.models.icons import WordPiece
+from swell.models.onnx_sessions import session, weights
 
 
 def main(to: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import PIL.Image
 
-from swell.models.embedded import weights
+from swell.models.onnx_sessions import weights
 from swell_models.portraits import Studio
 from swell_models.scenes import SCENES
 

@@ -26,8 +26,8 @@ from gpu.swell_engine import (
     shared_model,
 )
 from gpu.true_size import write_flux
+from swell.diffusion.torch_arrays import inference
 from swell.sdk.media import LoRA
-from swell.torch_arrays import inference
 
 #: Least standard deviation of a picture's pixels that is not one flat colour.
 _FLAT = 1.0

@@ -7,7 +7,7 @@ import torch
 from gpu.rig import Rig, label
 from gpu.swell_engine import ask, digest, draw, load, psnr, shared_model
 from gpu.true_size import sdxl_inputs, sdxl_unet
-from swell.families.placement import DRAWS, working
+from swell.diffusion.families.offload_plan import DRAWS, working
 
 
 def swap(rig: Rig) -> None:

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from gpu.rig import Rig, Size, drop_from_page_cache
 from swell.cli import app
 from swell.core.clock import SystemClock
+from swell.diffusion.step_engine import Request, StepEngine
 from swell.sdk.context import Item, Listener
 from swell.sdk.model_loader import load_models
-from swell.worker.denoise import Denoiser, Request
 
 #: Name of the model that stages share.
 SHARED = "gpu/sdxl"
@@ -168,7 +168,7 @@ def draw(
         more: `listener` or `checkpoint` of each request.
     """
     ended: dict[str, Any] = {}
-    engine = Denoiser(SystemClock(), ended.__setitem__, exact=exact, bucket=bucket)
+    engine = StepEngine(SystemClock(), ended.__setitem__, exact=exact, bucket=bucket)
     waiting = [_request(loaded, number, each, more) for number, each in enumerate(asked)]
     if not arrive_every:
         engine.add(waiting)
@@ -188,7 +188,7 @@ def draw(
 
 def checkpoint_after(loaded: Loaded, asked: dict[str, Any], steps: int) -> bytes:
     """Draw one sample for some steps, and return its checkpoint."""
-    engine = Denoiser(SystemClock(), lambda _id, _result: None)
+    engine = StepEngine(SystemClock(), lambda _id, _result: None)
     engine.add([_request(loaded, 0, asked, {})])
     while engine.step_of("0") < steps:
         if not engine.boundary():

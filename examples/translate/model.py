@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 import swell
-from swell.models.embedded import weights
+from swell.models.onnx_sessions import weights
 from swell.settings.environment import argos_folders
 from swell_models.translate import Translator
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 import swell
 from swell.weights import load
-from swell.weights.provided import provided
+from swell.weights.declared_weights import provided
 
 WEIGHTS = provided(__file__)
 

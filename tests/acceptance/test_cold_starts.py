@@ -74,7 +74,7 @@ import time
 from pydantic import BaseModel
 
 import swell
-from swell.weights.provided import provided
+from swell.weights.declared_weights import provided
 
 WEIGHTS = provided(__file__)
 

@@ -14,8 +14,8 @@ import pytest
 from wheelhouse import NEEDED, make_wheel, repack
 
 from commandline import PATIENCE_S, Swell, clean_environment, ready_line, stop
-from swell.worker.environments import EnvironmentFailed, Environments
-from swell.worker.needs import Needs
+from swell.runtime.pep723 import Needs
+from swell.runtime.venvs import EnvironmentFailed, Environments
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -166,7 +166,7 @@ NEEDS = Needs(("tinypkg==2",))
 
 
 def version_in(environments: Environments, python: str) -> str:
-    code = "import tinypkg, swell.worker.child; print(tinypkg.VERSION)"
+    code = "import tinypkg, swell.runtime.model_process_main; print(tinypkg.VERSION)"
     done = subprocess.run(
         [python, "-c", code],
         env=environments.variables(python),
@@ -202,8 +202,8 @@ def test_what_a_killed_maker_left_is_not_taken_for_done(
 ) -> None:
     place = environments.place(NEEDS)
     code = (
-        "import sys; from pathlib import Path; from swell.worker.needs import Needs\n"
-        "from swell.worker.environments import Environments; import os\n"
+        "import sys; from pathlib import Path; from swell.runtime.pep723 import Needs\n"
+        "from swell.runtime.venvs import Environments; import os\n"
         f"made = Environments(Path({str(tmp_path / 'environments')!r}), dict(os.environ),"
         f" Path({str(wheels)!r}))\n"
         f"made.python(Needs({NEEDS.requirements!r}), 'a.py')\n"

@@ -15,7 +15,7 @@ from pages import block
 from swell import Client
 from swell.client.access import read_access
 from swell.client.errors import TaskEnded
-from swell.models import remote
+from swell.engines import external_api as remote
 from swell.sdk.context import Item, Listener, Reject
 
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from example_apps import Example, started
 from pages import block
-from swell.models.embedded import weights
+from swell.models.onnx_sessions import weights
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 

@@ -7,7 +7,7 @@ import pytest
 from app import AXE, ROOT, SIZES, App, breaches, watched
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from swell.models.embedded import weights
+from swell.models.onnx_sessions import weights
 
 pytestmark = [
     pytest.mark.browser,

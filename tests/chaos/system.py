@@ -190,7 +190,7 @@ class System:
         """Return the model process of a worker, if it has one now."""
         for child in self._below(index):
             with contextlib.suppress(psutil.Error):
-                if "swell.worker.child" in child.cmdline():
+                if "swell.runtime.model_process_main" in child.cmdline():
                     return child
         return None
 

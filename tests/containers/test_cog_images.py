@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from container_rig import BASE, limits, podman, until
 
-from swell.models import cog
+from swell.engines import cog
 from swell.sdk.context import Item
 from swell.sdk.define import define
 

@@ -9,8 +9,9 @@ import pytest
 import swell
 from pages import blocks
 from swell import ui
+from swell.runtime import model_check_probe as probe
+from swell.runtime import model_lint as lacks
 from swell.sdk.model_loader import load_models
-from swell.worker import lacks, probe
 
 GUIDE = Path(__file__).parents[2] / "docs" / "models" / "authoring.md"
 BLOCKS = blocks("docs/models/authoring.md")

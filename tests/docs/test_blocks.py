@@ -35,7 +35,7 @@ from swell.sdk.pipeline import load_pipelines
 from swell.sdk.style_presets import load_styles
 from swell.server.routes import ROUTES
 from swell.settings.load import load
-from swell.weights.listing import read_listing
+from swell.weights.weight_index import read_listing
 from swell_models.added_portraits import read_scenarios
 
 

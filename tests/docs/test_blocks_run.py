@@ -183,7 +183,7 @@ BLOCKS: tuple[NotRun, ...] = (
     ),
     NotRun(
         "docs/models/authoring.md",
-        "from swell.torch_arrays import OUT_OF_MEMORY",
+        "from swell.diffusion.torch_arrays import OUT_OF_MEMORY",
         "as above",
     ),
     NotRun(

@@ -225,7 +225,7 @@ def test_words_that_the_glossary_bans_are_no_identifiers() -> None:
             continue  # a façade speaks in the words of others
         for name in identifiers(path.read_text(encoding="utf-8")):
             words = as_words(name)
-            if path.name == "solver.py" and words == "_prediction_":
+            if path.name == "solvers.py" and words == "_prediction_":
                 continue  # what a network predicts: the field's word, and no task
             if name == "InterfaceError":
                 continue  # asyncpg's own name

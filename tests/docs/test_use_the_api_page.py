@@ -11,10 +11,10 @@ pytest.importorskip("swell_models")
 from pages import blocks
 from swell.core.clock import SystemClock
 from swell.core.records import ModelCard
+from swell.runtime.local_run import check_input, load_model, run_together
 from swell.sdk.model_loader import load_models
 from swell.sdk.pipeline import load_pipelines
 from swell.sdk.pipeline_cards import card_of
-from swell.worker.alone import check_input, load_model, run_together
 
 PYTHON = blocks("docs/use-the-api.md")
 [TOML] = blocks("docs/use-the-api.md", "toml")

@@ -24,8 +24,8 @@ from worker_harness import dispatch, output_of, working
 from conformance.dispatch import MemoryDispatch
 from pages import blocks
 from swell.core.errors import InvalidModel
-from swell.models import cog
-from swell.models.cog_server import ServerFailed, read_json
+from swell.engines import cog
+from swell.engines.cog_server import ServerFailed, read_json
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import define
 from swell.sdk.media import File

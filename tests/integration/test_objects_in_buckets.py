@@ -33,8 +33,8 @@ from swell.server.dependencies import ApiSettings, Backend
 from swell.server.request import ClientGone
 from swell.settings.backend_settings import RetentionSettings
 from swell.settings.storage_settings import ObjectsSettings
-from swell.worker.deliver import Courier
-from swell.worker.encode import Encoded
+from swell.worker.encode_outputs import Encoded
+from swell.worker.upload import Uploader
 
 MODEL = "demo/draw"
 
@@ -80,7 +80,7 @@ class Site:
         return grant.tasks[0]
 
     async def deliver(self, lease: LeasedTask, *files: bytes) -> tuple[Artifact, ...]:
-        courier = Courier(self.dispatch, SystemClock(), lambda: self.worker_id)
+        courier = Uploader(self.dispatch, SystemClock(), lambda: self.worker_id)
 
         async def encoded(index: int) -> Encoded:
             return Encoded(files[index], "image/png", names[index], 300, 200)

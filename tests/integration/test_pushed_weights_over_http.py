@@ -21,13 +21,13 @@ from swell.server.app import create_app
 from swell.server.auth import create_key
 from swell.server.dependencies import ApiSettings, Backend
 from swell.weights.cache import PullFailed, WeightCache
-from swell.weights.listing import Entry, Listing, Wanted, WantedFile
+from swell.weights.declared_weights import Provided
 from swell.weights.manifest import manifest_digest
-from swell.weights.provided import Provided
 from swell.weights.push import push
-from swell.weights.sources import MOST_URLS, BackendSource
 from swell.weights.store import WeightStore, file_key, version_key
-from swell.worker.provision import Provision, wishes_of
+from swell.weights.store_reader import MOST_URLS, BackendSource
+from swell.weights.weight_index import Entry, Listing, Wanted, WantedFile
+from swell.worker.weight_prefetch import Provision, wishes_of
 
 #: Bytes of a request.
 RANGE = 4096
@@ -126,7 +126,7 @@ async def test_files_come_under_the_names_that_the_model_asks_for(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("swell.weights.fetch.RANGE_BYTES", RANGE)
+    monkeypatch.setattr("swell.weights.store_download.RANGE_BYTES", RANGE)
     cache = WeightCache(tmp_path / "cache")
     path = toml(tmp_path, manifest, is_pinned=is_pinned)
     provision = Provision(wishes_of([], [str(path)], None), cache, source, SystemClock())

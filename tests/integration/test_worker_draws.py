@@ -134,7 +134,9 @@ async def test_who_is_being_drawn_when_the_model_process_dies_loses_no_attempt(
         for task_id in ids:
             await far(site, task_id, 1)
         children = psutil.Process(process.pid).children(recursive=True)
-        child = next(each for each in children if "swell.worker.child" in each.cmdline())
+        child = next(
+            each for each in children if "swell.runtime.model_process_main" in each.cmdline()
+        )
         child.kill()
         tasks = [await site.ended(task_id) for task_id in ids]
     assert [(task["state"], task["attempt"]) for task in tasks] == [("succeeded", 1)] * 3

@@ -29,9 +29,9 @@ from swell.protocol.worker_messages import (
     Upload,
     Welcome,
 )
+from swell.runtime.ipc_messages import DEVICE_BROKEN
 from swell.settings.worker_settings import WorkerSettings
-from swell.worker.engine import Worker
-from swell.worker.frames import DEVICE_BROKEN
+from swell.worker.worker_loop import Worker
 
 __all__ = ["dispatch"]
 

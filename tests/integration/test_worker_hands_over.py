@@ -22,7 +22,7 @@ from swell.core.store_types import Hold
 from swell.core.task import Task, TaskState, checkpoint_key
 from swell.protocol.worker_messages import Upload
 from swell.settings.worker_settings import WorkerSettings
-from swell.worker.engine import Worker
+from swell.worker.worker_loop import Worker
 
 #: Writes down each step that it begins: which sample, and where it is. Once there are so many as a
 #: file says, it stands still, in that step, for as long as the file is there.

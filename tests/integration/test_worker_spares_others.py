@@ -11,8 +11,8 @@ from worker_harness import dispatch, output_of, restarted, working
 
 from conformance.dispatch import MemoryDispatch
 from swell.core.task import Failed, TaskState
-from swell.worker import engine
-from swell.worker.engine import Worker
+from swell.worker import worker_loop as engine
+from swell.worker.worker_loop import Worker
 
 __all__ = ["dispatch"]
 
@@ -122,7 +122,7 @@ async def test_a_picture_that_is_done_is_kept_while_the_backend_is_away(
         return await uploads(*args)
 
     monkeypatch.setattr(dispatch, "uploads", counted)
-    monkeypatch.setattr("swell.worker.deliver.MAX_TRIES", 2)
+    monkeypatch.setattr("swell.worker.upload.MAX_TRIES", 2)
     dispatch.enclose_bytes = 0
     async with working(dispatch, ref(models, "Pictures")) as (worker, _):
         task_id = await dispatch.submit("test/pictures", {"s": 0.5}, max_attempts=1)

@@ -20,7 +20,7 @@ from swell.core.clock import SystemClock
 from swell.core.task import Task, TaskState
 from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import WeightCache
-from swell.worker.engine import Worker
+from swell.worker.worker_loop import Worker
 
 __all__ = ["dispatch", "output_of", "over", "picture_of", "restarted", "working"]
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 import swell
-from swell.models import remote
+from swell.engines import external_api as remote
 
 
 @swell.model("hostile/read")

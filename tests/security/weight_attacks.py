@@ -14,7 +14,7 @@ from target import CANARY, Target
 
 from swell.core.errors import SwellError
 from swell.weights.cache import WeightCache
-from swell.weights.pull import pull
+from swell.weights.download import pull
 
 RAN = "the program runs, or the file is kept among the weights"
 OUT = "a file from outside of the folder is kept, or one is written there"

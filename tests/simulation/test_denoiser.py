@@ -27,9 +27,9 @@ from replay import (
     quantile,
     request_latencies_s,
 )
+from swell.diffusion.batch_scheduler import Policy
 from swell.sdk.define import define
-from swell.worker.batch import room_of
-from swell.worker.scheduler import Policy
+from swell.worker.batching import room_of
 from swell_models.simulated_gpu import CurveModel
 
 SMALL = {"key": device(H200_512)}

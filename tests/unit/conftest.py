@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from weights_harness import RANGE
 
-import swell.weights.fetch as fetching
+import swell.weights.store_download as fetching
 from swell.weights.cache import WeightCache
 from weight_server import WeightServer, weight_server
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from manual_clock import ManualClock
 from swell.core.results import TaskWarning
+from swell.diffusion.step_engine import Request, StepEngine
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.step_model import Plan, Sampler, StepModel
-from swell.worker.denoise import Denoiser, Request
 
 __all__ = [
     "SAMPLERS",
@@ -133,7 +133,7 @@ class Studio:
     def __init__(self, model: Toy | None = None, **options: Any) -> None:
         self.model = model or Toy()
         self.ended: dict[str, Any] = {}
-        self.denoiser = Denoiser(self.model.clock, self.end, **options)
+        self.denoiser = StepEngine(self.model.clock, self.end, **options)
 
     def end(self, name: str, result: Any) -> None:
         assert name not in self.ended, "a sample ends once"

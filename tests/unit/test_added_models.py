@@ -22,8 +22,8 @@ from swell.cli import app
 from swell.cli.added import names_of, with_added
 from swell.core.errors import InvalidModel
 from swell.core.records import Speed
-from swell.families.description import contents
-from swell.families.entries import (
+from swell.diffusion.families.measurements import Taken, keep
+from swell.diffusion.families.model_config import (
     Entry,
     added,
     check_files,
@@ -33,7 +33,7 @@ from swell.families.entries import (
     read,
     write,
 )
-from swell.families.measured import Taken, keep
+from swell.diffusion.families.model_definition import contents
 from swell.sdk.define import Definition
 from swell.sdk.model_loader import load_models
 from swell.settings.load import load

@@ -9,10 +9,10 @@ import pytest
 from api_harness import World, a_world
 
 from swell.core.records import Scope
-from swell.weights.listing import Entry, Listing
 from swell.weights.manifest import read_manifest
 from swell.weights.push import push
 from swell.weights.store import file_key, version_key
+from swell.weights.weight_index import Entry, Listing
 
 FILES = {"config.json": b'{"a":"' + b"x" * 20_000 + b'"}', "vae/config.json": b"{}"}
 DIGESTS = [hashlib.sha256(data).hexdigest() for data in FILES.values()]

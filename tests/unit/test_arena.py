@@ -7,10 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swell.diffusion import solvers as solver
+from swell.diffusion.batch_buffers import (
+    BatchBuffers,
+    BatchKey,
+    InvalidCheckpoint,
+    SampleState,
+    table_of,
+)
 from swell.sdk.context import Item
 from swell.sdk.step_model import HostArrays, Plan, Sampler
-from swell.worker import solver
-from swell.worker.arena import Arena, BatchKey, InvalidCheckpoint, SampleState, table_of
 
 SHAPE = (2, 3)
 ARRAYS = HostArrays()
@@ -36,22 +42,22 @@ def key(sampler: Sampler = FLOW) -> BatchKey:
     return BatchKey("test/toy", SHAPE, table_of(sampler).solver)
 
 
-def arena(rows: int = 8, sampler: Sampler = FLOW) -> Arena:
-    return Arena(key(sampler), ARRAYS, rows, {"words": np.zeros(2, np.float32)})
+def arena(rows: int = 8, sampler: Sampler = FLOW) -> BatchBuffers:
+    return BatchBuffers(key(sampler), ARRAYS, rows, {"words": np.zeros(2, np.float32)})
 
 
 def said(x: np.ndarray, t: np.ndarray, conditions: Any) -> np.ndarray:
     return np.sin(x + conditions["words"][:, :1, None]) + t[:, None, None] / 1000
 
 
-def step(rows: Arena, *states: SampleState, bucket: int = 8) -> None:
+def step(rows: BatchBuffers, *states: SampleState, bucket: int = 8) -> None:
     rows.place(states)
     rows.load(bucket)
     rows.forward(said, bucket)
     rows.advance()
 
 
-def latents(rows: Arena, one: SampleState) -> np.ndarray:
+def latents(rows: BatchBuffers, one: SampleState) -> np.ndarray:
     rows.take(one)
     assert one.x is not None
     return np.array(one.x)
@@ -438,7 +444,7 @@ def test_arrays_of_another_kind_are_read_as_they_say() -> None:
     class Own(HostArrays):
         """Where to read an array is its own affair."""
 
-    rows, one = Arena(key(), Own(), 8, {"words": np.zeros(2, np.float32)}), state()
+    rows, one = BatchBuffers(key(), Own(), 8, {"words": np.zeros(2, np.float32)}), state()
     step(rows, one)
     assert one.raw is None
 

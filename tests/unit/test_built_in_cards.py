@@ -10,9 +10,9 @@ pytest.importorskip("swell_models")
 import swell.models
 import swell_models
 from swell.core.errors import InvalidModel, NotFound
+from swell.runtime.model_lint import hints_of_card
 from swell.sdk.define import Definition
 from swell.sdk.model_loader import load_models
-from swell.worker.lacks import hints_of_card
 
 
 def built_in() -> list[Definition]:

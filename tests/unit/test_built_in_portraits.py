@@ -6,7 +6,7 @@ from pydantic import ValidationError
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-from swell.models.embedded import weights
+from swell.models.onnx_sessions import weights
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.media import Image
 from swell_models.faces import FaceDetector

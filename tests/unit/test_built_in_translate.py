@@ -13,7 +13,7 @@ from swell_models.argos_packages import RefusedPackage, bring
 
 pytest.importorskip("swell_models")
 
-from swell.models.embedded import weights
+from swell.models.onnx_sessions import weights
 from swell_models.translate import Translate, Translator
 
 

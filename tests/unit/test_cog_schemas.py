@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from swell.core.errors import InvalidModel
-from swell.models.cog_schema import CogSchema, data_of
-from swell.models.cog_server import ContainerOptions, container_command
+from swell.engines.cog_schema import CogSchema, data_of
+from swell.engines.cog_server import ContainerOptions, container_command
 from swell.sdk.media import File
 
 

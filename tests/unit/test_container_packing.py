@@ -23,15 +23,15 @@ from swell.containers.secrets_in import line_with_secret, looks_secret
 from swell.containers.sources import Module, _distributions_of, code_of, place_of
 from swell.containers.wheels import wheel, wheel_name
 from swell.core.errors import InvalidModel, InvalidRequest, NotFound
-from swell.families.description import describe
-from swell.families.entries import added, check_files, read
+from swell.diffusion.families.model_config import added, check_files, read
+from swell.diffusion.families.model_definition import describe
+from swell.runtime.model_process_client import Home
 from swell.sdk.model_loader import load_models
 from swell.settings.describe import describe as describe_settings
 from swell.weights.cache import DigestMismatch, WeightCache
-from swell.weights.listing import Entry, Listing
 from swell.weights.manifest import manifest_digest, note_manifest
-from swell.worker.provision import wishes_of
-from swell.worker.run import Home
+from swell.weights.weight_index import Entry, Listing
+from swell.worker.weight_prefetch import wishes_of
 
 
 def look(ref: str) -> list[Looked]:
@@ -672,7 +672,9 @@ def test_what_is_baked_is_read_whatever_its_name_promises(tmp_path: Path) -> Non
 
 def listed_model(folder: Path, *, manifest: str = "") -> Path:
     """Write a model that says by `weights.toml` what it needs."""
-    path = model_in(folder, "from swell.weights.provided import provided", "W = provided(__file__)")
+    path = model_in(
+        folder, "from swell.weights.declared_weights import provided", "W = provided(__file__)"
+    )
     pinned = f'manifest = "{manifest}"\n' if manifest else ""
     text = f'model = "acme/x"\nversion = "1"\n{pinned}[weights]\n"x.safetensors" = "{DIGEST}"\n'
     (folder / "weights.toml").write_text(text)

@@ -26,13 +26,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from manual_clock import ManualClock
+from swell.diffusion import conditioning_cache
+from swell.diffusion import step_engine as denoise
+from swell.diffusion.batch_buffers import BatchBuffers, InvalidCheckpoint
+from swell.diffusion.run_locally import Runs
+from swell.diffusion.solvers import Noise
+from swell.diffusion.step_engine import Request, StepEngine
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.step_model import HostArrays, NoiseStream, Plan, Sampler, whole
-from swell.worker import conditioning_cache, denoise
-from swell.worker.arena import Arena, InvalidCheckpoint
-from swell.worker.denoise import Denoiser, Request
-from swell.worker.draw_items import Runs
-from swell.worker.solver import Noise
 from swell_models.simulated_gpu import CurveModel
 
 #: Steps that are taken beyond those asked for: PLMS takes one twice.
@@ -654,7 +655,7 @@ def test_an_update_that_fails_fails_its_samples_and_no_later_ones(
     for name in "abc":
         studio.add(name)
     with monkeypatch.context() as patch:
-        patch.setattr("swell.worker.arena.solvers.advance", broken)
+        patch.setattr("swell.diffusion.batch_buffers.solvers.advance", broken)
         studio.denoiser.boundary()
     ended = studio.finish()
     assert [type(ended[name]) for name in "ab"] == [MemoryError, MemoryError]
@@ -917,10 +918,10 @@ def test_a_preview_that_finds_no_memory_is_left_out_and_its_sample_goes_on(
     studio.add("idle", key="other")
     studio.finish()  # leaves rows that can be given up
 
-    def lacks(arena: Arena, sample: Any) -> Any:
+    def lacks(arena: BatchBuffers, sample: Any) -> Any:
         raise NoMemory
 
-    monkeypatch.setattr(Arena, "foreseen", lacks)
+    monkeypatch.setattr(BatchBuffers, "foreseen", lacks)
     studio.add("a", ears)
     assert studio.finish()["a"] == alone("a")
     assert not ears.previews
@@ -1089,7 +1090,7 @@ def test_the_curve_model_sleeps_as_long_as_its_rows_take(monkeypatch: pytest.Mon
         ({"steps": 2, "size": 1024}, 4, 0.948),
         ({"steps": 2, "curve": {2: 0.5}}, 3, 0.5),
     ):
-        denoiser = Denoiser(ManualClock(), lambda name, result: None, bucket=rows)
+        denoiser = StepEngine(ManualClock(), lambda name, result: None, bucket=rows)
         item = Item(CurveModel.Input(speed=100, decode_s=3.0, **asked), seed=1)
         denoiser.add([Request(id="a", model=model, item=item)])
         while denoiser.boundary():

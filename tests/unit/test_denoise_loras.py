@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from lora_painter import Painter, layers, lora_file, packed, weights
 from manual_clock import ManualClock
+from swell.diffusion.step_engine import Request, StepEngine
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import LoRA
 from swell.sdk.step_model import HostArrays, Plan, whole
-from swell.worker.denoise import Denoiser, Request
 from swell_models.simulated_gpu import CurveModel
 
 INK = lora_file(layers(1))
@@ -57,7 +57,7 @@ class Studio:
         self.clock = ManualClock()
         self.model = Timed(self.clock)
         self.ended: dict[str, Any] = {}
-        self.denoiser = Denoiser(self.clock, self.ended.__setitem__, **options)
+        self.denoiser = StepEngine(self.clock, self.ended.__setitem__, **options)
 
     def add(self, name: str, loras: Sequence[LoRA] = (), **asked: Any) -> None:
         seed = asked.pop("seed", sum(name.encode()))
@@ -265,7 +265,7 @@ def test_a_model_that_cannot_adapt_refuses_loras() -> None:
             return Plan(sampler=super().prepare(item).sampler, shape=(4, 8, 8), loras=[LoRA(INK)])
 
     ended: dict[str, Any] = {}
-    denoiser = Denoiser(ManualClock(), ended.__setitem__)
+    denoiser = StepEngine(ManualClock(), ended.__setitem__)
     denoiser.add([Request(id="a", model=Sleeper(), item=Item(CurveModel.Input()))])
     assert isinstance(ended["a"], Reject)
     assert "draws without LoRAs" in str(ended["a"])

@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 import swell_models
-from swell.models import embedded
+from swell.models import onnx_sessions as embedded
 
 WEIGHTS = swell_models.path("files.json").parent
 NOTICE = Path(__file__).resolve().parents[2] / "packages" / "swell-models" / "NOTICE.md"

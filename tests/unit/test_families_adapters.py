@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from swell.core.errors import InvalidModel
-from swell.families.adapters import read_adapter
-from swell.weights.refusals import RefusedFormat
+from swell.diffusion.families.ip_adapter import read_adapter
+from swell.weights.weight_errors import RefusedFormat
 
 NETWORK = {"cross_attention_dim": 64}
 

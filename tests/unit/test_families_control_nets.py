@@ -9,10 +9,10 @@ import pytest
 from test_families_recognised import VAE, folder, safetensors
 
 from swell.core.errors import InvalidModel
-from swell.families.asked import input_type
-from swell.families.description import describe
-from swell.families.entries import Entry
-from swell.families.recognise import look
+from swell.diffusion.families.detect_family import look
+from swell.diffusion.families.input_schema import input_type
+from swell.diffusion.families.model_config import Entry
+from swell.diffusion.families.model_definition import describe
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 

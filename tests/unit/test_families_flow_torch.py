@@ -22,10 +22,10 @@ import diffusers  # noqa: E402
 import family_cases as cases  # noqa: E402
 import flow_cases as flow  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
-from swell.families.placement import CHOICES  # noqa: E402
+from swell.diffusion.families.offload_plan import CHOICES  # noqa: E402
+from swell.diffusion.run_locally import Runs  # noqa: E402
 from swell.sdk.context import Item, Reject  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
-from swell.worker.draw_items import Runs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -12,19 +12,19 @@ import pytest
 from test_families_recognised import EULER, VAE, folder, safetensors
 
 from swell.core.errors import InvalidModel, SwellError
-from swell.families.asked import input_type
-from swell.families.description import (
+from swell.diffusion.families.detect_family import look, weight_files
+from swell.diffusion.families.input_schema import input_type
+from swell.diffusion.families.model_config import Entry
+from swell.diffusion.families.model_config import write as write_entry
+from swell.diffusion.families.model_definition import (
     bucket_of,
     contents,
     definition_of,
     describe,
     with_loop,
 )
-from swell.families.entries import Entry
-from swell.families.entries import write as write_entry
-from swell.families.recognise import look, weight_files
-from swell.families.schedulers import sampler_of
-from swell.weights.refusals import BrokenWeights, RefusedFormat
+from swell.diffusion.families.schedulers import sampler_of
+from swell.weights.weight_errors import BrokenWeights, RefusedFormat
 
 PNDM = {**EULER, "_class_name": "PNDMScheduler"}
 

@@ -18,9 +18,9 @@ pytest.importorskip("transformers")
 import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.core.errors import InvalidModel  # noqa: E402
-from swell.families.description import describe  # noqa: E402
-from swell.families.entries import Entry  # noqa: E402
-from swell.families.networks_torch import class_of  # noqa: E402
+from swell.diffusion.families.components_torch import class_of  # noqa: E402
+from swell.diffusion.families.model_config import Entry  # noqa: E402
+from swell.diffusion.families.model_definition import describe  # noqa: E402
 from swell.sdk.media import Image  # noqa: E402
 from swell.sdk.model_loader import load_models  # noqa: E402
 

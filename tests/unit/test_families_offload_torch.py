@@ -18,10 +18,10 @@ pytest.importorskip("transformers")
 import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.core.errors import InvalidModel  # noqa: E402
-from swell.families.description import describe  # noqa: E402
-from swell.families.entries import read  # noqa: E402
-from swell.families.networks_torch import read_parts  # noqa: E402
-from swell.families.placement import CHOICES, working  # noqa: E402
+from swell.diffusion.families.components_torch import read_parts  # noqa: E402
+from swell.diffusion.families.model_config import read  # noqa: E402
+from swell.diffusion.families.model_definition import describe  # noqa: E402
+from swell.diffusion.families.offload_plan import CHOICES, working  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
 from swell.sdk.model_loader import load_models  # noqa: E402
 

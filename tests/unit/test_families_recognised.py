@@ -12,17 +12,25 @@ from typer.testing import CliRunner
 from swell.cli import app
 from swell.cli.added import names_of, with_added
 from swell.core.errors import InvalidModel, NotFound
-from swell.families.asked import input_type
-from swell.families.description import definition_of
-from swell.families.entries import Entry, Extra, InvalidEntry, added, path_of, read, write
-from swell.families.layer_names import encoder_layer, sgm_layer
-from swell.families.read_me import licence_in
-from swell.families.recognise import look, weight_files
-from swell.families.schedulers import few_step, sampler_of, with_sampler
+from swell.diffusion.batch_buffers import table_of
+from swell.diffusion.families.detect_family import look, weight_files
+from swell.diffusion.families.input_schema import input_type
+from swell.diffusion.families.licence import licence_in
+from swell.diffusion.families.lora_key_map import encoder_layer, sgm_layer
+from swell.diffusion.families.model_config import (
+    Entry,
+    Extra,
+    InvalidEntry,
+    added,
+    path_of,
+    read,
+    write,
+)
+from swell.diffusion.families.model_definition import definition_of
+from swell.diffusion.families.schedulers import few_step, sampler_of, with_sampler
 from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import Sampler
 from swell.settings.load import load
-from swell.worker.arena import table_of
 
 EULER = {
     "_class_name": "EulerDiscreteScheduler",

@@ -23,13 +23,13 @@ import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.core.clock import SystemClock  # noqa: E402
 from swell.core.errors import InvalidModel  # noqa: E402
-from swell.families import latent_torch  # noqa: E402
+from swell.diffusion.families import latent_diffusion_torch as latent_torch  # noqa: E402
+from swell.diffusion.run_locally import Runs  # noqa: E402
+from swell.diffusion.step_engine import Request, StepEngine  # noqa: E402
+from swell.diffusion.torch_arrays import TorchNoise  # noqa: E402
 from swell.sdk.context import Cancelled, Item, Reject  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
 from swell.sdk.model_loader import load_models  # noqa: E402
-from swell.torch_arrays import TorchNoise  # noqa: E402
-from swell.worker.denoise import Denoiser, Request  # noqa: E402
-from swell.worker.draw_items import Runs  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -208,13 +208,13 @@ def test_a_resumed_sample_ends_as_if_nothing_had_happened(tmp_path: Path, step: 
     )
     [whole] = Runs(model)([Item(given, seed=3)])
     ended: dict[str, Any] = {}
-    first = Denoiser(SystemClock(), ended.__setitem__)
+    first = StepEngine(SystemClock(), ended.__setitem__)
     first.add([Request(id="a", model=model, item=Item(given, seed=3))])
     while first.step_of("a") < step:
         assert first.boundary()
     kept = first.checkpoint("a")
     assert kept is not None
-    second = Denoiser(SystemClock(), ended.__setitem__)
+    second = StepEngine(SystemClock(), ended.__setitem__)
     second.add([Request(id="a", model=model, item=Item(given, seed=3), checkpoint=kept)])
     assert second.step_of("a") == step
     while second.boundary():
@@ -364,7 +364,7 @@ def graphs() -> int:
 def drawn(model: Any, items: list[Item[Any]], rows: int) -> dict[str, Any]:
     """Draw in steps of this many rows."""
     ended: dict[str, Any] = {}
-    denoiser = Denoiser(SystemClock(), ended.__setitem__, bucket=rows)
+    denoiser = StepEngine(SystemClock(), ended.__setitem__, bucket=rows)
     denoiser.add(Request(id=str(n), model=model, item=item) for n, item in enumerate(items))
     while denoiser.boundary():
         pass

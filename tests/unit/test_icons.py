@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 import swell
 from manual_clock import ManualClock
+from swell.diffusion.batch_buffers import table_of
+from swell.diffusion.step_engine import Request, StepEngine
 from swell.sdk.context import Cancelled, Item
 from swell.sdk.media import Image
 from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import whole
-from swell.worker.arena import table_of
-from swell.worker.denoise import Denoiser, Request
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
@@ -197,7 +197,7 @@ def test_a_sample_has_the_same_bits_whoever_it_is_drawn_with(icons: Icons) -> No
     alone = pixels(icons.run([wanted])[0])
     for bucket in (None, 2, 4, 8):
         results: dict[str, Any] = {}
-        denoiser = Denoiser(ManualClock(), results.__setitem__, bucket=bucket)
+        denoiser = StepEngine(ManualClock(), results.__setitem__, bucket=bucket)
         for name, one in enumerate([*others, wanted]):
             denoiser.add([Request(id=str(name), model=icons, item=one)])
             denoiser.boundary()

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import swell
+from swell.diffusion import solvers as solver
+from swell.diffusion.batch_buffers import BatchKey, InvalidCheckpoint, SampleState, packed, table_of
+from swell.diffusion.run_locally import Runs
+from swell.diffusion.solvers import Noise
 from swell.sdk.context import Item
 from swell.sdk.step_model import HostArrays, Plan, Sampler
-from swell.worker import solver
-from swell.worker.arena import BatchKey, InvalidCheckpoint, SampleState, packed, table_of
-from swell.worker.draw_items import Runs
-from swell.worker.solver import Noise
 
 SHAPE = (2, 3)
 ARRAYS = HostArrays()

@@ -10,11 +10,11 @@ import pytest
 from test_families_recognised import EULER, folder
 
 from swell.core.errors import InvalidModel
-from swell.families.asked import examples_of, input_type
-from swell.families.description import definition_of, describe, with_loop
-from swell.families.entries import Entry, InvalidEntry, read, write
-from swell.families.own_loops import LOOPS, Loop, words_of
-from swell.families.recognise import Facts, look
+from swell.diffusion.families.detect_family import Facts, look
+from swell.diffusion.families.input_schema import examples_of, input_type
+from swell.diffusion.families.model_config import Entry, InvalidEntry, read, write
+from swell.diffusion.families.model_definition import definition_of, describe, with_loop
+from swell.diffusion.families.pipeline_signatures import LOOPS, Loop, words_of
 
 HEUN = {**EULER, "_class_name": "HeunDiscreteScheduler"}
 FLOW_HEUN = {"_class_name": "FlowMatchHeunDiscreteScheduler"}

@@ -29,10 +29,10 @@ import tiny_loops as loops  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.cli import app  # noqa: E402
 from swell.core.errors import InvalidModel  # noqa: E402
-from swell.families.entries import Entry, read, write  # noqa: E402
-from swell.families.own_loops import LOOPS, Loop  # noqa: E402
-from swell.families.pipeline_torch import _fitted  # noqa: E402
-from swell.families.schedulers import UNFIT  # noqa: E402
+from swell.diffusion.families.diffusers_pipeline_torch import _fitted  # noqa: E402
+from swell.diffusion.families.model_config import Entry, read, write  # noqa: E402
+from swell.diffusion.families.pipeline_signatures import LOOPS, Loop  # noqa: E402
+from swell.diffusion.families.schedulers import UNFIT  # noqa: E402
 from swell.sdk.context import Cancelled, Item, Reject  # noqa: E402
 from swell.sdk.define import Definition  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
@@ -42,8 +42,8 @@ from swell.weights.lora import WrongLora  # noqa: E402
 with warnings.catch_warnings():
     # It imports all pipelines of diffusers, and some of them warn.
     warnings.simplefilter("ignore")
-    from swell.families.networks_torch import is_part
-    from swell.families.signatures_torch import loop_of, new_loop
+    from swell.diffusion.families.components_torch import is_part
+    from swell.diffusion.families.inspect_pipelines_torch import loop_of, new_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -9,9 +9,9 @@ import swell
 from swell import ui
 from swell.core.clock import SystemClock
 from swell.core.errors import InvalidModel
+from swell.runtime.local_run import check_input, load_model, run_together
 from swell.sdk.define import define
 from swell.sdk.multi_sample_inputs import inputs_of, pack_fields, packs_in, size_of
-from swell.worker.alone import check_input, load_model, run_together
 
 Few = Field(min_length=1, max_length=4)
 

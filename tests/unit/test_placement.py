@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.families.placement import CHOICES, DRAWS, group_of, part_bytes, place, working
+from swell.diffusion.families.offload_plan import (
+    CHOICES,
+    DRAWS,
+    group_of,
+    part_bytes,
+    place,
+    working,
+)
 
 GIB = 2**30
 

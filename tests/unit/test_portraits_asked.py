@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
 from swell.core.errors import InvalidModel
-from swell.families.recognise import FAMILIES, Facts
+from swell.diffusion.families.detect_family import FAMILIES, Facts
 from swell.sdk.context import Reject
 from swell.sdk.media import Image
 from swell_models import faces

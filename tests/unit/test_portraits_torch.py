@@ -21,12 +21,12 @@ pytest.importorskip("transformers")
 import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.core.clock import SystemClock  # noqa: E402
-from swell.families.entries import read  # noqa: E402
+from swell.diffusion.families.model_config import read  # noqa: E402
+from swell.diffusion.run_locally import Runs  # noqa: E402
+from swell.diffusion.step_engine import Request, StepEngine  # noqa: E402
 from swell.models.pictures import sample  # noqa: E402
 from swell.sdk.context import Item, Reject  # noqa: E402
 from swell.sdk.step_model import StepModel  # noqa: E402
-from swell.worker.denoise import Denoiser, Request  # noqa: E402
-from swell.worker.draw_items import Runs  # noqa: E402
 from swell_models.added_portraits import SCENARIOS, FaceFinder  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
@@ -136,13 +136,13 @@ def test_packs_share_steps_and_depend_on_nobody_beside_them(xl: Made) -> None:
 def test_a_portrait_goes_on_from_its_checkpoint(xl: Made) -> None:
     whole = xl.pack(seed=5)[1]
     ended: dict[str, Any] = {}
-    first = Denoiser(SystemClock(), ended.__setitem__)
+    first = StepEngine(SystemClock(), ended.__setitem__)
     assert isinstance(xl.model, StepModel)
     first.add([Request(id="a", model=xl.model, item=xl.item(seed=5).of_pack(1, 3))])
     while first.step_of("a") < 2:
         assert first.boundary()
     kept = first.checkpoint("a")
-    second = Denoiser(SystemClock(), ended.__setitem__)
+    second = StepEngine(SystemClock(), ended.__setitem__)
     second.add(
         [Request(id="a", model=xl.model, item=xl.item(seed=5).of_pack(1, 3), checkpoint=kept)]
     )

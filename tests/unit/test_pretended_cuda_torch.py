@@ -20,17 +20,17 @@ import tiny_pipelines as tiny  # noqa: E402
 from pretended_cuda import PretendCuda, Taken  # noqa: E402
 from swell.core.clock import SystemClock  # noqa: E402
 from swell.core.errors import InvalidModel  # noqa: E402
+from swell.diffusion.step_engine import Request, StepEngine  # noqa: E402
+from swell.diffusion.torch_arrays import device_error  # noqa: E402
+from swell.runtime import model_residency as worker_device  # noqa: E402
+from swell.runtime.ipc import Pipe  # noqa: E402
+from swell.runtime.ipc_messages import Load  # noqa: E402
+from swell.runtime.model_residency import Device, check_device  # noqa: E402
 from swell.sdk.context import Item  # noqa: E402
 from swell.sdk.media import Image  # noqa: E402
 from swell.sdk.model import DeviceBroken  # noqa: E402
 from swell.sdk.model_loader import load_models  # noqa: E402
 from swell.sdk.step_model import whole  # noqa: E402
-from swell.torch_arrays import device_error  # noqa: E402
-from swell.worker import device as worker_device  # noqa: E402
-from swell.worker.denoise import Denoiser, Request  # noqa: E402
-from swell.worker.device import Device, check_device  # noqa: E402
-from swell.worker.frames import Load  # noqa: E402
-from swell.worker.pipe import Pipe  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -118,10 +118,10 @@ def draw(
         inputs: One for each sample.
         every: Adds a sample each so many boundaries; 0 adds all at first.
         shown: Receives previews.
-        options: Of `Denoiser`.
+        options: Of `StepEngine`.
     """
     results: dict[str, Any] = options.pop("into", {})
-    denoiser = Denoiser(SystemClock(), results.__setitem__, **options)
+    denoiser = StepEngine(SystemClock(), results.__setitem__, **options)
     listener = {} if shown is None else {"listener": shown}
     coming = [
         Request(id=str(n), model=model, item=Item(asked, seed=n, **listener))

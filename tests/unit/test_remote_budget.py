@@ -8,8 +8,8 @@ import pytest
 
 from manual_clock import ManualClock
 from swell.core.errors import InvalidModel
-from swell.models.remote import Budget, BudgetSpent, OpenAIImages, _link, _words_of
-from swell.worker.job import fault_of
+from swell.engines.external_api import Budget, BudgetSpent, OpenAIImages, _link, _words_of
+from swell.runtime.task_run import fault_of
 
 
 def test_a_budget_is_shared_by_all_who_have_the_name_and_lasts_a_day(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, TypeAdapter
 import swell
 from loopback import listening
 from swell.core.errors import InvalidModel, InvalidRequest
-from swell.models import remote
-from swell.models.remote_outputs import Meant
+from swell.engines import external_api as remote
+from swell.engines.external_api_outputs import Meant
 from swell.sdk.context import Item, Reject
 
 

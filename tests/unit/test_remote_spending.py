@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from loopback import listening
-from swell.models import remote
+from swell.engines import external_api as remote
 from swell.sdk.context import Cancelled, Item, Listener, Reject
 
 PRICE = 40

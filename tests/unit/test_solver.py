@@ -15,8 +15,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from swell.worker import solver
-from swell.worker.solver import (
+from swell.diffusion import solvers as solver
+from swell.diffusion.solvers import (
     Noise,
     Sigmas,
     Solver,

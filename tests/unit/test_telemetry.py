@@ -19,8 +19,8 @@ from swell.core.telemetry import Span, Trace, about, client_trace, trace_id_of
 from swell.net.otlp_exporter import GROUP, MAX_WAITING, OtlpTracer
 from swell.protocol.worker_messages import LeasedTask
 from swell.server.tasks.task_traces import Traces
-from swell.worker.desk import Desk
-from swell.worker.traces import TaskTraces
+from swell.worker.inflight import InflightTasks
+from swell.worker.task_spans import TaskTraces
 
 PARENT = f"00-{'4b' * 16}-{'00' * 7}0a-01"
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -169,7 +169,7 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_imported() -> None:
         "from pathlib import Path\n"
         "from swell.core.clock import SystemClock\n"
         "from swell.settings.load import Settings\n"
-        "import swell.bootstrap.tracing, swell.server.app, swell.worker.engine\n"
+        "import swell.bootstrap.tracing, swell.server.app, swell.worker.worker_loop\n"
         "assert swell.bootstrap.tracing.open_tracer(Settings(), 'x') is None\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"
     )
@@ -284,7 +284,7 @@ async def test_a_worker_tells_its_part_and_what_it_waited_for() -> None:
     traces = TaskTraces(clock, "gpu-1")
     traces.tracer = recorder
     task = a_lease(PARENT)
-    desk = Desk(2, traces)
+    desk = InflightTasks(2, traces)
     held = desk.hold(task, "key", clock.monotonic_s())
     clock.advance(1)
     traces.fetched(task, 0.0)

@@ -40,7 +40,7 @@ class Painter(StepModel):
     "solver", ["flow_euler", "euler", "euler_ancestral", "dpmpp_2m", "plms", "ddim"]
 )
 def test_latents_on_torch_are_those_on_numpy(solver: str) -> None:
-    from swell.torch_arrays import OUT_OF_MEMORY, TorchArrays  # noqa: PLC0415 - needs torch
+    from swell.diffusion.torch_arrays import OUT_OF_MEMORY, TorchArrays  # noqa: PLC0415 - needs torch
 
     host, device = Painter(), Painter()
     device.arrays = TorchArrays("cpu")
@@ -51,14 +51,14 @@ def test_latents_on_torch_are_those_on_numpy(solver: str) -> None:
 
 
 def test_a_cpu_has_nothing_to_wait_for() -> None:
-    from swell.torch_arrays import TorchArrays  # noqa: PLC0415 - needs torch
+    from swell.diffusion.torch_arrays import TorchArrays  # noqa: PLC0415 - needs torch
 
     assert TorchArrays("cpu").mark() is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_one_number_that_is_none_is_found(value: float) -> None:
-    from swell.torch_arrays import TorchArrays  # noqa: PLC0415 - needs torch
+    from swell.diffusion.torch_arrays import TorchArrays  # noqa: PLC0415 - needs torch
 
     arrays = TorchArrays("cpu")
     numbers = torch.zeros(3, 4, dtype=torch.float16)

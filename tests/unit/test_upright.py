@@ -7,10 +7,10 @@ import PIL.ExifTags
 import PIL.Image
 import pytest
 
+from swell.runtime.ipc_messages import Pixels
+from swell.runtime.task_run import _pack
 from swell.sdk.image_orientation import in_8_bits, upright
 from swell.sdk.media import Image
-from swell.worker.frames import Pixels
-from swell.worker.job import _pack
 
 RAMP = np.linspace(0, 65535, 16).astype(np.uint16).reshape(4, 4)
 

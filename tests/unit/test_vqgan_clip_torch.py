@@ -17,7 +17,7 @@ import pytest
 
 from pages import blocks
 from swell.core.errors import InvalidModel, SwellError
-from swell.families.recognise import is_vqgan_clip
+from swell.diffusion.families.detect_family import is_vqgan_clip
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.define import Definition
 from swell.sdk.media import Image

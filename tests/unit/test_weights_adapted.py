@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from lora_painter import SHAPES, layers, lora_file, packed, weights
 from swell.sdk.media import LoRA, combined
-from swell.weights import adapted as module
-from swell.weights.adapted import AdaptedWeights, LoraMemory
+from swell.weights import lora_weights as module
+from swell.weights.host_offload import HostCopy
 from swell.weights.lora import WrongLora
-from swell.weights.residency import HostCopy
+from swell.weights.lora_weights import AdaptedWeights, LoraMemory
 
 #: Of every layer, of some, of one; in both ways of naming, and in half precision.
 FILES = [

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from swell.weights import CompiledCache, CompiledKey, NotPrivate
-from swell.weights.compiled import processor
+from swell.weights.compile_cache import processor
 
 KEY = CompiledKey(("ab" * 32,), "v1", {"torch": "2.13.0"}, "cpu", "a cpu")
 
@@ -192,7 +192,7 @@ DIES = """
 import os, sys
 from pathlib import Path
 from swell.weights import CompiledCache
-from swell.weights.compiled import all_tried_out
+from swell.weights.compile_cache import all_tried_out
 
 cache = CompiledCache(Path(sys.argv[1]))
 place = cache.workplace()

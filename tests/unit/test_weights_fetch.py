@@ -19,10 +19,10 @@ from swell.core.clock import SystemClock
 from swell.core.errors import SwellError
 from swell.weights import load
 from swell.weights.cache import CacheFull, DigestMismatch, NotCached, PullFailed, WeightCache
-from swell.weights.fetch import REQUESTS, fetch
-from swell.weights.listing import Listing, Wanted, WantedFile
+from swell.weights.declared_weights import Provided
 from swell.weights.manifest import manifest_digest, note_manifest, write_manifest
-from swell.weights.provided import Provided
+from swell.weights.store_download import REQUESTS, fetch
+from swell.weights.weight_index import Listing, Wanted, WantedFile
 from weight_server import Trick, WeightServer, answer, cut_off, hold, weight_server
 
 pytestmark = pytest.mark.usefixtures("small_ranges")
@@ -239,7 +239,7 @@ async def test_redirects_are_followed(
 async def test_a_connection_that_keeps_still_is_given_up(
     server: WeightServer, cache: WeightCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.weights.sources.STALL_S", 0.4)
+    monkeypatch.setattr("swell.weights.store_reader.STALL_S", 0.4)
     source = write(tmp_path / NAME, size=20_000)
     listing = pushed(server, source)
     server.tricks[2 * RANGE] = hold(server)
@@ -251,7 +251,7 @@ async def test_a_connection_that_keeps_still_is_given_up(
 async def test_a_drip_is_given_up(
     server: WeightServer, cache: WeightCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.weights.sources.RANGE_S", 0.5)
+    monkeypatch.setattr("swell.weights.store_reader.RANGE_S", 0.5)
     source = write(tmp_path / NAME, size=20_000)
     listing = pushed(server, source)
 
@@ -275,11 +275,11 @@ async def test_a_drip_is_given_up(
 FETCHER = """
 import asyncio, sys
 from pathlib import Path
-import swell.weights.fetch as fetching
+import swell.weights.store_download as fetching
 from swell.core.clock import SystemClock
 from swell.weights.cache import WeightCache
 from swell.weights.manifest import read_manifest
-from swell.weights.sources import BackendSource, Place
+from swell.weights.store_reader import BackendSource, Place
 
 fetching.RANGE_BYTES = 4096
 url, manifest, folder = sys.argv[1:]

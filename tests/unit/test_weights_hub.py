@@ -25,7 +25,7 @@ from swell.weights import (
     Listing,
     WeightCache,
 )
-from swell.weights.pull import Hub, Progress, PullFailed, pull
+from swell.weights.download import Hub, Progress, PullFailed, pull
 
 pytest.importorskip("huggingface_hub")
 

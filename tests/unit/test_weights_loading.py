@@ -10,8 +10,8 @@ import pytest
 from weights_harness import safetensors
 
 from swell.weights import HostCopy, RefusedFormat, load, load_all, prefetch, stream
-from swell.weights.reading import BLOCK_BYTES, PART_BYTES, Reading, host_memory
-from swell.weights.residency import copy_block
+from swell.weights.fast_file_reader import BLOCK_BYTES, PART_BYTES, Reading, host_memory
+from swell.weights.host_offload import copy_block
 
 BIG = 2 * PART_BYTES + 12_345
 

@@ -17,7 +17,7 @@ from swell.core.clock import SystemClock
 from swell.core.errors import InvalidRequest, SwellError
 from swell.objects.object_store import check_key
 from swell.weights.cache import CacheUnusable, NotCached, WeightCache
-from swell.weights.listing import Entry, InvalidListing, Listing, Wanted
+from swell.weights.declared_weights import Provided
 from swell.weights.manifest import (
     manifest_digest,
     note_manifest,
@@ -25,10 +25,10 @@ from swell.weights.manifest import (
     read_manifest,
     write_manifest,
 )
-from swell.weights.provided import Provided
-from swell.weights.refusals import RefusedFormat
 from swell.weights.store import file_key, version_key
-from swell.worker.provision import Provision, Wish
+from swell.weights.weight_errors import RefusedFormat
+from swell.weights.weight_index import Entry, InvalidListing, Listing, Wanted
+from swell.worker.weight_prefetch import Provision, Wish
 from weight_server import WeightServer
 
 

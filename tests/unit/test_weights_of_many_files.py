@@ -9,10 +9,10 @@ from weights_harness import NAME, pushed
 
 from swell.core.clock import SystemClock
 from swell.weights.cache import WeightCache
-from swell.weights.fetch import fetch
-from swell.weights.listing import Listing
 from swell.weights.manifest import write_manifest
-from swell.weights.refusals import BrokenWeights
+from swell.weights.store_download import fetch
+from swell.weights.weight_errors import BrokenWeights
+from swell.weights.weight_index import Listing
 from weight_server import WeightServer
 
 FILES = 600
@@ -23,11 +23,11 @@ import asyncio, resource, sys
 from pathlib import Path
 from swell.core.clock import SystemClock
 from swell.weights.cache import WeightCache
-from swell.weights.fetch import fetch
-from swell.weights.listing import Wanted
+from swell.weights.store_download import fetch
+from swell.weights.weight_index import Wanted
 from swell.weights.manifest import manifest_digest, note_manifest, read_manifest
-from swell.weights.provided import Provided
-from swell.weights.sources import BackendSource, Place
+from swell.weights.declared_weights import Provided
+from swell.weights.store_reader import BackendSource, Place
 
 url, manifest, folder, most = sys.argv[1:]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.weights.formats import check_content
-from swell.weights.refusals import BrokenWeights, RefusedFormat
+from swell.weights.weight_errors import BrokenWeights, RefusedFormat
 
 
 def number(value: int) -> bytes:

@@ -16,13 +16,13 @@ from weights_harness import NAME, pushed, write
 from added_harness import NEW, add, dreams, hub_of_dreams, models, remove
 from hub_server import HubServer
 from swell.core.clock import SystemClock
-from swell.families.entries import path_of, read
+from swell.diffusion.families.model_config import path_of, read
 from swell.weights import Entry, Listing, NotCached, WeightCache
-from swell.weights.fetch import fetch
+from swell.weights.download import pull
+from swell.weights.fetch_intents import FetchIntents
 from swell.weights.manifest import manifest_digest, note_manifest
 from swell.weights.prune import Fate, Pruned, prune
-from swell.weights.pull import pull
-from swell.weights.wishing import Wishing
+from swell.weights.store_download import fetch
 from weight_server import WeightServer
 
 NETWORK = "unet/diffusion_pytorch_model.safetensors"
@@ -188,7 +188,7 @@ async def test_manifests_go_with_the_last_of_their_files_and_locks_with_whoever_
     (cache.folder / "manifests" / f"{'1' * 64}.json").write_text("{")
     cache.drop(cut_off.files[NAME].sha256)
     assert names_in(cache, "locks")
-    with Wishing(cache.folder) as wishing, cache.locked("2" * 64):
+    with FetchIntents(cache.folder) as wishing, cache.locked("2" * 64):
         wishing.tell(["acme/wished@v1"])
         would = pruned(cache, is_dry_run=True)
         assert names_in(cache, "manifests") == sorted(

@@ -25,8 +25,8 @@ from swell.weights import (
     WeightCache,
     load,
 )
-from swell.weights.listing import parse_wanted
-from swell.weights.pull import Hub, Progress, PullFailed, pull
+from swell.weights.download import Hub, Progress, PullFailed, pull
+from swell.weights.weight_index import parse_wanted
 
 COMMIT = "5f3c" * 10
 

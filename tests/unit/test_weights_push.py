@@ -14,15 +14,15 @@ from swell.core.clock import SystemClock
 from swell.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from swell.objects.folder import FolderObjects, TemporaryObjects
 from swell.objects.object_store import ObjectInfo
-from swell.weights.bake import bake
 from swell.weights.cache import DigestMismatch, PullFailed, WeightCache
-from swell.weights.fetch import fetch
-from swell.weights.listing import InvalidListing, Listing
+from swell.weights.image_layers import bake
 from swell.weights.manifest import manifest_digest
 from swell.weights.push import Pushed, PushProgress, push
-from swell.weights.refusals import RefusedFormat
-from swell.weights.sources import StoreSource
 from swell.weights.store import Found, WeightStore, file_key, version_key
+from swell.weights.store_download import fetch
+from swell.weights.store_reader import StoreSource
+from swell.weights.weight_errors import RefusedFormat
+from swell.weights.weight_index import InvalidListing, Listing
 
 
 async def up(store: WeightStore, *paths: Path, version: str = "v1", verify: bool = False) -> Pushed:

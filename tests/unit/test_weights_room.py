@@ -11,10 +11,10 @@ from weights_harness import NAME, RANGE, pushed, write
 from swell.core.clock import SystemClock
 from swell.core.errors import SwellError
 from swell.weights.cache import CacheFull, CacheUnusable, Partial, WeightCache
-from swell.weights.fetch import fetch
-from swell.weights.listing import Listing
 from swell.weights.manifest import manifest_digest
-from swell.worker.provision import Provision, Wish
+from swell.weights.store_download import fetch
+from swell.weights.weight_index import Listing
+from swell.worker.weight_prefetch import Provision, Wish
 from weight_server import WeightServer
 
 pytestmark = pytest.mark.usefixtures("small_ranges")

@@ -14,11 +14,11 @@ import pytest
 from weights_harness import NAME, RANGE, pushed, write
 
 from swell.core.clock import SystemClock
-from swell.weights.aside import aside, to_the_end
 from swell.weights.cache import Partial, WeightCache
-from swell.weights.fetch import fetch
-from swell.weights.listing import Listing
-from swell.weights.sources import BackendSource, Place
+from swell.weights.detached_threads import aside, to_the_end
+from swell.weights.store_download import fetch
+from swell.weights.store_reader import BackendSource, Place
+from swell.weights.weight_index import Listing
 from weight_server import WeightServer, hold
 
 pytestmark = pytest.mark.usefixtures("small_ranges")
@@ -132,7 +132,7 @@ async def test_while_a_file_reaches_the_disk_and_it_is_used_meanwhile(
 #: Asks a backend that keeps still, and gives up.
 ASKER = """
 import asyncio, sys
-from swell.weights.sources import BackendSource
+from swell.weights.store_reader import BackendSource
 
 async def ask():
     try:

@@ -10,7 +10,7 @@ from weights_harness import NAME, RANGE, pushed, write
 from swell.cli.tls import _ensure, open_cert
 from swell.core.clock import SystemClock
 from swell.weights.cache import PullFailed, WeightCache
-from swell.weights.fetch import fetch
+from swell.weights.store_download import fetch
 from weight_server import WeightServer, hold, weight_server
 
 pytestmark = pytest.mark.usefixtures("small_ranges")
@@ -55,7 +55,7 @@ async def test_nothing_is_asked_of_a_server_that_is_not_trusted(
 async def test_a_tls_connection_that_keeps_still_is_given_up(
     server: WeightServer, cache: WeightCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("swell.weights.sources.STALL_S", 0.4)
+    monkeypatch.setattr("swell.weights.store_reader.STALL_S", 0.4)
     source = write(tmp_path / NAME, size=20_000)
     listing = pushed(server, source)
     server.tricks[2 * RANGE] = hold(server)

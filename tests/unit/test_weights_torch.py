@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from weights_harness import safetensors
 
-from swell.weights.reading import Reading
+from swell.weights.fast_file_reader import Reading
 
 torch = pytest.importorskip("torch")
 

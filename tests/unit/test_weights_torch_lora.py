@@ -8,7 +8,7 @@ import pytest
 
 from lora_painter import Layers, layers, lora_file, weights
 from swell.sdk.media import LoRA
-from swell.weights.adapted import AdaptedWeights
+from swell.weights.lora_weights import AdaptedWeights
 
 torch = pytest.importorskip("torch")
 

@@ -17,20 +17,20 @@ from manual_clock import ManualClock
 from swell.core.clock import SystemClock
 from swell.core.errors import NotFound, Unavailable
 from swell.weights.cache import CacheUnusable, NotCached, WeightCache
-from swell.weights.listing import Listing, Wanted, WantedFile
+from swell.weights.declared_weights import PATIENCE_S, Provided
+from swell.weights.fetch_intents import FetchIntents, forget_the_dead, is_wished
 from swell.weights.manifest import manifest_digest
-from swell.weights.provided import PATIENCE_S, Provided
-from swell.weights.sources import Place
-from swell.weights.wishing import Wishing, forget_the_dead, is_wished
-from swell.worker.provision import Provision, Wish
+from swell.weights.store_reader import Place
+from swell.weights.weight_index import Listing, Wanted, WantedFile
+from swell.worker.weight_prefetch import Provision, Wish
 from weight_server import WeightServer, hold
 
 #: One worker that says what it will fetch, and is killed before it does.
 TELLER = """
 import sys
 from pathlib import Path
-from swell.weights.wishing import Wishing
-wishing = Wishing(Path(sys.argv[1]))
+from swell.weights.fetch_intents import FetchIntents
+wishing = FetchIntents(Path(sys.argv[1]))
 wishing.tell(["acme/poster@v1", "9f" * 32])
 print("told", flush=True)
 sys.stdin.read()
@@ -65,7 +65,7 @@ async def give_up(clock: ManualClock, path: "asyncio.Task[Path]") -> None:
 
 
 def test_what_is_told_is_known_until_it_is_taken_back(tmp_path: Path) -> None:
-    with Wishing(tmp_path) as one, Wishing(tmp_path) as other:
+    with FetchIntents(tmp_path) as one, FetchIntents(tmp_path) as other:
         one.tell(["acme/poster@v1", "9f" * 32])
         other.tell(["acme/other@v1"])
         for name in ("acme/poster@v1", "9f" * 32, "acme/other@v1"):
@@ -87,7 +87,7 @@ def test_what_a_killed_worker_had_told_is_over_and_the_next_one_removes_it(tmp_p
         assert forget_the_dead(tmp_path) == 0
         teller.send_signal(signal.SIGKILL)
     assert not is_wished(tmp_path, ["9f" * 32])
-    with Wishing(tmp_path) as next_one:
+    with FetchIntents(tmp_path) as next_one:
         next_one.tell(["acme/next@v1"])
         assert len(list((tmp_path / "wishes").iterdir())) == 1
 
@@ -95,7 +95,7 @@ def test_what_a_killed_worker_had_told_is_over_and_the_next_one_removes_it(tmp_p
 def test_where_it_cannot_be_told_the_reason_is(tmp_path: Path) -> None:
     (tmp_path / "wishes").write_text("")
     with pytest.raises(CacheUnusable, match="something else"):
-        Wishing(tmp_path).tell(["acme/poster@v1"])
+        FetchIntents(tmp_path).tell(["acme/poster@v1"])
     assert not is_wished(tmp_path, ["acme/poster@v1"])
 
 
@@ -109,7 +109,7 @@ async def test_who_waits_does_so_while_the_worker_that_will_fetch_it_lives(
     weights = waiting(manifest, cache, clock, pinned=pinned)
     digest = manifest.files[NAME].sha256
     for told in ({"acme/poster@v1"}, {manifest_digest(manifest) if pinned else digest}):
-        with Wishing(cache.folder) as wishing:
+        with FetchIntents(cache.folder) as wishing:
             wishing.tell(told)
             path = asyncio.create_task(asyncio.to_thread(weights.path, NAME))
             await wait_long(clock, path.done)
@@ -252,7 +252,7 @@ async def test_a_wish_that_was_not_pushed_is_not_waited_for_while_others_come(
 def test_a_wish_that_is_replaced_while_somebody_looks_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
 ) -> None:
-    with Wishing(tmp_path) as wishing:
+    with FetchIntents(tmp_path) as wishing:
         wishing.tell(["one", "two"])
         lock, replaced = fcntl.flock, 0
 

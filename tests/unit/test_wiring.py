@@ -224,7 +224,7 @@ def test_a_name_of_swell_is_imported_when_it_is_asked_for() -> None:
 @pytest.mark.slow
 def test_a_model_process_is_asked_for_before_a_worker_s_other_imports() -> None:
     code = (
-        "import sys, swell.cli.worker, swell.worker.run\n"
+        "import sys, swell.cli.worker, swell.runtime.model_process_client\n"
         "assert not {'numpy', 'PIL', 'aiohttp', 'structlog'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,13 +2,13 @@
 
 import pytest
 
-from swell.worker.at_work import QUICK_S, AtWork
-from swell.worker.frames import DRAWN
+from swell.runtime.ipc_messages import DRAWN
+from swell.worker.model_process_state import QUICK_S, ModelProcessState
 
 
-def with_batches(*batches: str) -> AtWork[str]:
+def with_batches(*batches: str) -> ModelProcessState[str]:
     """Batches of these letters, begun at 0."""
-    at: AtWork[str] = AtWork()
+    at: ModelProcessState[str] = ModelProcessState()
     for letters in batches:
         at.begin_batch({ord(letter): letter for letter in letters}, 0.0)
     return at
@@ -106,7 +106,7 @@ def test_of_one_that_was_ended_for_something_that_is_over_nobody_is_suspect() ->
 
 
 def test_seconds_per_task_rise_at_once_and_fall_slowly() -> None:
-    at: AtWork[str] = AtWork()
+    at: ModelProcessState[str] = ModelProcessState()
     for handle, (run_s, task_s) in enumerate([(1.0, 1.0), (0.0, 0.8), (2.0, 2.0)]):
         at.begin_batch({handle: "a"}, 10.0)
         at.end_call(10.0 + run_s, is_last=True)

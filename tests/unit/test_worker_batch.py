@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from swell.models.stub import Noop
 from swell.sdk.define import define
-from swell.worker.batch import Backlog, Batching, Line, batching_of, room_of
-from swell.worker.engine import default_slots
+from swell.worker.batching import Batching, BatchQueue, StepAdmission, batching_of, room_of
+from swell.worker.worker_loop import default_slots
 from swell_models.simulated_gpu import CurveModel
 
 PLAIN = Batching(model="test/a", max=4, by=(), defaults={})
@@ -25,8 +25,8 @@ entries = st.lists(
 )
 
 
-def filled(wanted: list[tuple[str, int, bool, bool]], limit: int) -> Backlog[int]:
-    backlog: Backlog[int] = Backlog()
+def filled(wanted: list[tuple[str, int, bool, bool]], limit: int) -> BatchQueue[int]:
+    backlog: BatchQueue[int] = BatchQueue()
     batching = Batching(model="test/a", max=limit, by=("key",), defaults={})
     for number, (key, samples, alone, is_back) in enumerate(wanted):
         put = backlog.put_back if is_back else backlog.add
@@ -34,7 +34,7 @@ def filled(wanted: list[tuple[str, int, bool, bool]], limit: int) -> Backlog[int
     return backlog
 
 
-def emptied(backlog: Backlog[int]) -> list[list[int]]:
+def emptied(backlog: BatchQueue[int]) -> list[list[int]]:
     batches = []
     while batch := backlog.take():
         batches.append(batch)
@@ -81,7 +81,7 @@ def test_whoever_waits_longest_leads_and_order_holds_within_a_key(
 
 
 def test_who_was_put_back_comes_before_who_waits() -> None:
-    backlog: Backlog[str] = Backlog()
+    backlog: BatchQueue[str] = BatchQueue()
     backlog.add("waits", PLAIN, "k", samples=1)
     for name in ("second", "first"):
         backlog.put_back(name, PLAIN, "k", samples=1)
@@ -89,14 +89,14 @@ def test_who_was_put_back_comes_before_who_waits() -> None:
 
 
 def test_a_large_task_does_not_let_later_ones_pass_it() -> None:
-    backlog: Backlog[str] = Backlog()
+    backlog: BatchQueue[str] = BatchQueue()
     for name, samples in (("a", 3), ("large", 3), ("b", 1)):
         backlog.add(name, PLAIN, "k", samples=samples)
     assert [backlog.take(), backlog.take()] == [["a"], ["large", "b"]]
 
 
 def test_clearing_gives_everybody_in_order() -> None:
-    backlog: Backlog[str] = Backlog()
+    backlog: BatchQueue[str] = BatchQueue()
     backlog.add("b", PLAIN, "k", samples=1)
     backlog.add("c", PLAIN, "l", samples=1)
     backlog.put_back("a", PLAIN, "l", samples=1)
@@ -106,7 +106,7 @@ def test_clearing_gives_everybody_in_order() -> None:
 
 def test_a_batch_lets_others_pass_as_long_as_it_says_and_nobody_waits_for_nothing() -> None:
     far = Batching(model="far", max=1, by=(), defaults={})
-    backlog: Backlog[str] = Backlog()
+    backlog: BatchQueue[str] = BatchQueue()
     backlog.add("far", far, "far", samples=1)
     for name in ("near 1", "near 2"):
         backlog.add(name, PLAIN, name, samples=1)
@@ -160,7 +160,7 @@ def test_there_is_room_for_a_step_and_for_who_comes_next() -> None:
 
 
 def test_tasks_go_in_until_there_is_no_room_and_then_one_for_one() -> None:
-    line: Line[str] = Line({"m": 3})
+    line: StepAdmission[str] = StepAdmission({"m": 3})
     for name, samples in (("a", 2), ("large", 9), ("c", 1)):
         line.add(name, "m", samples)
     assert [line.take(), line.take(), line.take()] == ["a", "large", None]
@@ -172,7 +172,7 @@ def test_tasks_go_in_until_there_is_no_room_and_then_one_for_one() -> None:
 
 
 def test_who_waits_for_one_model_does_not_hold_up_others() -> None:
-    line: Line[str] = Line({"m": 1, "n": 1})
+    line: StepAdmission[str] = StepAdmission({"m": 1, "n": 1})
     for name, model in (("a", "m"), ("b", "m"), ("c", "n")):
         line.add(name, model, 1)
     assert [line.take(), line.take(), line.take()] == ["a", "c", None]
@@ -181,7 +181,7 @@ def test_who_waits_for_one_model_does_not_hold_up_others() -> None:
 
 
 def test_one_that_is_alone_waits_for_an_empty_process_and_has_it_to_itself() -> None:
-    line: Line[str] = Line({"m": 9})
+    line: StepAdmission[str] = StepAdmission({"m": 9})
     line.add("a", "m", 1)
     line.add("b", "m", 1)
     assert line.take() == "a"
@@ -202,7 +202,7 @@ def test_who_kills_the_process_is_found_at_its_second_death(
     count: int, poison: int, room: int
 ) -> None:
     poison %= count
-    line: Line[int] = Line({"m": room})
+    line: StepAdmission[int] = StepAdmission({"m": room})
     for number in range(count):
         line.add(number, "m", 1)
     finished: list[int] = []

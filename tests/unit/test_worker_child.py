@@ -17,14 +17,16 @@ from pydantic import BaseModel, ConfigDict
 from added_harness import dreams, safetensors
 from swell.core.clock import SystemClock
 from swell.core.startup_phases import Phase, Span
-from swell.families.description import contents as read_contents
-from swell.families.entries import Entry
-from swell.families.entries import write as write_entry
-from swell.families.recognise import weight_files
-from swell.worker import child, job
-from swell.worker import draw as module_draw
-from swell.worker.child import serve
-from swell.worker.frames import (
+from swell.diffusion import step_runner as module_draw
+from swell.diffusion.families.detect_family import weight_files
+from swell.diffusion.families.model_config import Entry
+from swell.diffusion.families.model_config import write as write_entry
+from swell.diffusion.families.model_definition import contents as read_contents
+from swell.diffusion.step_cost_store import read_step_costs
+from swell.runtime import model_process_main as child
+from swell.runtime import task_run as job
+from swell.runtime.checkpoint_shm import CheckpointMemory, Kept, new_slate, read_slate
+from swell.runtime.ipc_messages import (
     DRAWN,
     HEAD_BYTES,
     MAX_OUTPUT_BYTES,
@@ -33,7 +35,6 @@ from swell.worker.frames import (
     Frame,
     HandedOver,
     HandOver,
-    Heeded,
     Load,
     Moved,
     Order,
@@ -47,18 +48,18 @@ from swell.worker.frames import (
     Results,
     Run,
     Step,
+    StepEngineConfig,
     Stop,
-    Studio,
+    StopAcknowledged,
     Turn,
     Watch,
     Work,
     decode_frame,
     encode_frame,
 )
-from swell.worker.frames import Shelf as WeightShelf
-from swell.worker.job import _may_have_seed
-from swell.worker.slate import Kept, Slate, new_slate, read_slate
-from swell.worker.step_cost_store import read_step_costs
+from swell.runtime.ipc_messages import WeightLocations as WeightShelf
+from swell.runtime.model_process_main import serve
+from swell.runtime.task_run import _may_have_seed
 
 MODELS = """
 import PIL.Image
@@ -194,7 +195,7 @@ def idle() -> Iterator[Line]:
     ours, theirs = socket.socketpair()
     ours.settimeout(60)
     slate = new_slate()
-    arguments = theirs, Slate(slate.fileno()), SystemClock()
+    arguments = theirs, CheckpointMemory(slate.fileno()), SystemClock()
     thread = threading.Thread(target=serve, args=arguments)
     thread.start()
     line = Line(ours, slate, thread)
@@ -934,7 +935,7 @@ def test_who_is_stopped_in_a_call_that_fails_is_not_run_anew(halves: Halves) -> 
     halves.begin({"what": "wait"}, {})
     assert isinstance(halves.line.hear(), Step)
     halves.line.say(Stop([1]))
-    assert isinstance(halves.line.hear(), Heeded)
+    assert isinstance(halves.line.hear(), StopAcknowledged)
     result = halves.line.result()
     assert result.stopped == [1]
     assert [done.output for done in result.done] == [b"[1,20]"]
@@ -948,7 +949,7 @@ def test_who_has_sent_a_file_is_not_run_anew_because_another_one_was_stopped(
     assert isinstance(halves.line.hear(), Part)
     assert isinstance(halves.line.hear(), Step)
     halves.line.say(Stop([2]))
-    assert isinstance(halves.line.hear(), Heeded)
+    assert isinstance(halves.line.hear(), StopAcknowledged)
     result = halves.line.result()
     assert result.stopped == [2]
     assert [(each.handle, each.detail) for each in result.faults] == [(1, CUT_SHORT)]
@@ -1169,7 +1170,9 @@ def test_batches_run_between_steps_and_say_so(drawing: Line) -> None:
 def test_step_costs_are_written_at_once_when_there_is_nothing_left_to_draw(
     drawing: Line, tmp_path: Path
 ) -> None:
-    drawing.say(Studio(step_costs=str(tmp_path / "costs")), draw(Order(1, b'{"steps":9}')))
+    drawing.say(
+        StepEngineConfig(step_costs=str(tmp_path / "costs")), draw(Order(1, b'{"steps":9}'))
+    )
     heard_until_done(drawing, 1)
     # What comes after it is answered after it.
     drawing.say(Run(3, "test/naps", [Order(3, b'{"s":0}')]))
@@ -1193,7 +1196,7 @@ def test_steps_have_the_rows_that_the_operator_chose_and_the_file_says_so(
     batching: str,
     rows: int,
 ) -> None:
-    drawing.say(Studio(exact=exact, step_costs=str(tmp_path / "costs")))
+    drawing.say(StepEngineConfig(exact=exact, step_costs=str(tmp_path / "costs")))
     drawing.say(draw(Order(1, b'{"steps":9,"picture":true}')))
     frames = heard_until_done(drawing, 1)
     (done,) = next(frame for frame in frames if isinstance(frame, Results)).done

@@ -17,8 +17,8 @@ from swell.core.task import (
     Timings,
 )
 from swell.protocol.worker_messages import Enclosure, LeasedTask, Progress
-from swell.worker import desk as desk_module
-from swell.worker.desk import MOST_QUICK, PAGE_BYTES, Desk, Held, Page
+from swell.worker import inflight as desk_module
+from swell.worker.inflight import MOST_QUICK, PAGE_BYTES, InflightTask, InflightTasks, ReportPage
 
 
 def a_leased_task(task_id: str = "t1", attempt: int = 1) -> LeasedTask:
@@ -32,12 +32,12 @@ def a_leased_task(task_id: str = "t1", attempt: int = 1) -> LeasedTask:
     )
 
 
-def hold(desk: Desk, task_id: str = "t1", attempt: int = 1) -> Held:
+def hold(desk: InflightTasks, task_id: str = "t1", attempt: int = 1) -> InflightTask:
     return desk.hold(a_leased_task(task_id, attempt), "key", 0.0)
 
 
 def test_a_slot_is_free_again_once_the_outcome_is_told_and_not_before() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     held = hold(desk)
     assert desk.free == 1
     desk.settle(held, Canceled())
@@ -49,7 +49,7 @@ def test_a_slot_is_free_again_once_the_outcome_is_told_and_not_before() -> None:
 
 
 def test_of_two_outcomes_the_first_counts() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     held = hold(desk)
     desk.settle(held, Canceled())
     desk.settle(held, Released())
@@ -57,7 +57,7 @@ def test_of_two_outcomes_the_first_counts() -> None:
 
 
 def test_what_was_paid_stands_in_whatever_the_task_comes_to() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     held = hold(desk)
     desk.pay(held.handle, 40)
     desk.pay(held.handle, 2)
@@ -69,7 +69,7 @@ def test_what_was_paid_stands_in_whatever_the_task_comes_to() -> None:
 
 
 def test_progress_that_was_not_told_is_replaced_and_places_grow() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     held = hold(desk)
     desk.tell(held, "progress", {"step": 1})
     desk.tell(held, "preview", {"image": "a"})
@@ -82,7 +82,7 @@ def test_progress_that_was_not_told_is_replaced_and_places_grow() -> None:
 
 
 def test_progress_that_has_time_is_small_news_and_goes_with_the_next_report() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     held = hold(desk)
     assert not desk.has_progress
     desk.tell(held, "progress", {"step": 1}, soon=False)
@@ -92,7 +92,7 @@ def test_progress_that_has_time_is_small_news_and_goes_with_the_next_report() ->
 
 
 def test_an_ended_task_tells_no_progress() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     held = hold(desk)
     desk.settle(held, Canceled())
     desk.tell(held, "progress", {})
@@ -100,7 +100,7 @@ def test_an_ended_task_tells_no_progress() -> None:
 
 
 def test_leases_are_named_only_when_a_heartbeat_is_due() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     hold(desk)
     assert desk.take().is_empty
     desk.beat()
@@ -109,13 +109,13 @@ def test_leases_are_named_only_when_a_heartbeat_is_due() -> None:
 
 
 def test_an_empty_desk_does_not_beat() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     desk.beat()
     assert not desk.news.is_set()
 
 
 def test_the_desk_is_clear_when_everything_is_told() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     held = hold(desk)
     assert not desk.is_clear.is_set()
     desk.settle(held, Canceled())
@@ -126,7 +126,7 @@ def test_the_desk_is_clear_when_everything_is_told() -> None:
 
 
 def test_a_new_attempt_of_a_task_does_not_end_with_the_old_one() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     old, new = hold(desk), hold(desk, attempt=2)
     desk.settle(old, Canceled())
     assert desk.held["t1"] is new
@@ -135,24 +135,24 @@ def test_a_new_attempt_of_a_task_does_not_end_with_the_old_one() -> None:
 
 
 def test_a_lease_is_told_again_while_it_is_held_and_of_a_later_stage_also_after_that() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     first = a_leased_task()
-    assert not desk.is_told_again(first)
+    assert not desk.is_duplicate_lease(first)
     held = desk.hold(first, "key", 0.0)
-    assert desk.is_told_again(first)
+    assert desk.is_duplicate_lease(first)
     # Another lease of the same task is news.
     second = msgspec.structs.replace(first, attempt=2, token="l", earlier=1)
-    assert not desk.is_told_again(second)
+    assert not desk.is_duplicate_lease(second)
     desk.settle(held, Canceled())
     desk.settle(desk.hold(second, "key", 0.0), Succeeded(output=msgspec.Raw(b"1")))
-    assert desk.is_told_again(second)
+    assert desk.is_duplicate_lease(second)
 
 
 def text_output(n_bytes: int) -> Succeeded:
     return Succeeded(output=msgspec.Raw(b'"' + b"x" * (n_bytes - 2) + b'"'))
 
 
-def told_in_pages(desk: Desk) -> list[Page]:
+def told_in_pages(desk: InflightTasks) -> list[ReportPage]:
     pages = []
     while not (page := desk.take()).is_empty:
         pages.append(page)
@@ -161,7 +161,7 @@ def told_in_pages(desk: Desk) -> list[Page]:
 
 
 def test_outcomes_that_are_large_together_are_told_in_several_pages() -> None:
-    desk = Desk(slots=9)
+    desk = InflightTasks(slots=9)
     for n in range(5):
         desk.settle(hold(desk, f"t{n}"), text_output(PAGE_BYTES // 3))
     first = desk.take()
@@ -179,7 +179,7 @@ def test_outcomes_that_are_large_together_are_told_in_several_pages() -> None:
 
 
 def test_an_outcome_larger_than_a_page_is_told_alone() -> None:
-    desk = Desk(slots=9)
+    desk = InflightTasks(slots=9)
     for n, size_bytes in enumerate([100, 2 * PAGE_BYTES, 100]):
         desk.settle(hold(desk, f"t{n}"), text_output(size_bytes))
     assert [len(page.settlements) for page in told_in_pages(desk)] == [1, 1, 1]
@@ -193,7 +193,7 @@ def a_picture(task_id: str, size_bytes: int) -> tuple[Succeeded, list[Enclosure]
 
 
 def test_files_go_with_their_outcome_until_it_is_told() -> None:
-    desk = Desk(slots=9)
+    desk = InflightTasks(slots=9)
     for name in ("t0", "t1"):
         desk.settle(hold(desk, name), *a_picture(name, 3))
     first = desk.take().settlements
@@ -209,7 +209,7 @@ def test_files_go_with_their_outcome_until_it_is_told() -> None:
 
 
 def test_files_of_an_outcome_that_does_not_count_are_dropped() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     held = hold(desk)
     desk.settle(held, Canceled())
     late, files = a_picture("t1", 3)
@@ -221,7 +221,7 @@ def test_files_of_an_outcome_that_does_not_count_are_dropped() -> None:
 
 def test_files_count_as_what_they_are_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk_module, "PAGE_BYTES", 12_500)
-    desk = Desk(slots=9)
+    desk = InflightTasks(slots=9)
     for name in ("t0", "t1", "t2"):
         desk.settle(hold(desk, name), *a_picture(name, 3000))
     page = desk.take()
@@ -232,7 +232,7 @@ def test_files_count_as_what_they_are_in_json(monkeypatch: pytest.MonkeyPatch) -
 
 def test_previews_are_told_in_several_pages_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(desk_module, "PAGE_BYTES", 10_000)
-    desk = Desk(slots=9)
+    desk = InflightTasks(slots=9)
     for n in range(4):
         desk.tell(hold(desk, f"t{n}"), "preview", {"image": "x" * 3000})
     assert [len(page.progress) for page in told_in_pages(desk)] == [2, 2]
@@ -264,7 +264,7 @@ def test_a_page_is_as_large_as_it_is_taken_for(wanted: list[Outcome]) -> None:
     limit_bytes = 30_000
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(desk_module, "PAGE_BYTES", limit_bytes)
-        desk = Desk(slots=20)
+        desk = InflightTasks(slots=20)
         for n, outcome in enumerate(wanted):
             desk.settle(hold(desk, f"{n:032}"), outcome)
         pages = told_in_pages(desk)
@@ -276,10 +276,10 @@ def test_a_page_is_as_large_as_it_is_taken_for(wanted: list[Outcome]) -> None:
 
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
 def test_halves_of_halves_tell_every_entry_once(n: int, m: int, k: int) -> None:
-    desk = Desk(slots=9)
+    desk = InflightTasks(slots=9)
     for each in range(n):
         desk.settle(hold(desk, f"t{each}"), Canceled())
-    page = Page(
+    page = ReportPage(
         desk.take().settlements,
         [Progress(task_id=f"p{each}", attempt=1, token="", place=1, kind="x") for each in range(m)],
         [Hold(task_id=f"h{each}", attempt=1, token="") for each in range(k)],
@@ -291,19 +291,19 @@ def test_halves_of_halves_tell_every_entry_once(n: int, m: int, k: int) -> None:
     assert [each for page in singles for each in page.holds] == page.holds
 
 
-def split(page: Page) -> list[Page]:
+def split(page: ReportPage) -> list[ReportPage]:
     halves = page.halves()
     if len(halves) <= 1:
         return halves
     return [single for half in halves for single in split(half)]
 
 
-def tell_file(desk: Desk, held: Held, index: int) -> None:
+def tell_file(desk: InflightTasks, held: InflightTask, index: int) -> None:
     desk.tell_file(held, index, {"index": index}, None, soon=True)
 
 
 def test_files_are_told_again_in_their_places_before_what_is_not_told_yet() -> None:
-    desk = Desk(slots=2)
+    desk = InflightTasks(slots=2)
     held, other = hold(desk), hold(desk, "t2")
     for index in range(2):
         tell_file(desk, held, index)
@@ -313,7 +313,7 @@ def test_files_are_told_again_in_their_places_before_what_is_not_told_yet() -> N
     desk.tell(held, "progress", {"step": 1})
     tell_file(desk, held, 2)
     desk.settle(other, Canceled())
-    desk.tell_files_again()
+    desk.resend_files()
     told = desk.take().progress
     assert [(each.kind, each.place, each.again) for each in told] == [
         *(("artifact", 1, True), ("artifact", 2, True)),
@@ -323,18 +323,18 @@ def test_files_are_told_again_in_their_places_before_what_is_not_told_yet() -> N
 
 
 def test_without_files_there_is_nothing_to_tell_again() -> None:
-    desk = Desk(slots=1)
+    desk = InflightTasks(slots=1)
     desk.tell(hold(desk), "progress", {"step": 1})
     desk.take()
     desk.told()
     desk.news.clear()
-    desk.tell_files_again()
+    desk.resend_files()
     assert desk.take().is_empty
     assert not desk.news.is_set()
 
 
 def test_as_many_quick_tasks_are_held_as_run_in_50_ms() -> None:
-    desk = Desk(2)
+    desk = InflightTasks(2)
     desk.fit(0.005)
     assert desk.free == 10
     desk.fit(1e-6)

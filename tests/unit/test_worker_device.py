@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from manual_clock import ManualClock
+from swell.diffusion.step_runner import LoadedStepModel, StepRunner
+from swell.runtime.checkpoint_shm import CheckpointMemory, new_slate
+from swell.runtime.ipc import Pipe
+from swell.runtime.ipc_messages import Load, Order, StepEngineConfig
+from swell.runtime.model_residency import CannotLoad, Device
+from swell.runtime.task_run import Reader
 from swell.sdk.model_loader import load_models
-from swell.worker.device import CannotLoad, Device
-from swell.worker.draw import Drawer, Easel
-from swell.worker.frames import Load, Order, Studio
-from swell.worker.job import Reader
-from swell.worker.pipe import Pipe
-from swell.worker.slate import Slate, new_slate
 
 MODELS = """
 import weakref
@@ -26,7 +26,7 @@ import swell
 from pydantic import BaseModel
 from swell.sdk.step_model import HostArrays
 from swell.weights import HostCopy
-from swell.worker.solver import Noise
+from swell.diffusion.solvers import Noise
 
 class OtherArrays(HostArrays):
     pass
@@ -119,18 +119,19 @@ class Atelier:
         ):
             kept.clear()
         self.easels = {
-            each.name: Easel(each.card(), Reader(each, random.Random())) for each in definitions
+            each.name: LoadedStepModel(each.card(), Reader(each, random.Random()))
+            for each in definitions
         }
         self.pipe = pipe
 
-    def drawer(self) -> Drawer:
-        return Drawer(
+    def drawer(self) -> StepRunner:
+        return StepRunner(
             self.easels,
             self.pipe,
-            Slate(self.slate.fileno()),
+            CheckpointMemory(self.slate.fileno()),
             self.clock,
             device=self.device,
-            studio=Studio(),
+            studio=StepEngineConfig(),
             moved=lambda load_s: None,
         )
 
@@ -159,7 +160,7 @@ def ateliers() -> Iterator[list[Atelier]]:
     gc.unfreeze()
 
 
-def finish(drawer: Drawer) -> None:
+def finish(drawer: StepRunner) -> None:
     for _ in range(1000):
         if not drawer.is_busy:
             return

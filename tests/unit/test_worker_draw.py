@@ -15,14 +15,12 @@ import PIL.Image
 import pytest
 
 from manual_clock import ManualClock
-from swell.sdk.context import Cancelled, Item
-from swell.sdk.model_loader import load_models
-from swell.sdk.step_model import HostArrays, StepModel
-from swell.worker.arena import SampleState
-from swell.worker.checkpoint import decode_checkpoint
-from swell.worker.device import Device
-from swell.worker.draw import CHECKPOINT_EVERY_S, Drawer, Easel
-from swell.worker.frames import (
+from swell.diffusion.batch_buffers import SampleState
+from swell.diffusion.step_runner import CHECKPOINT_EVERY_S, LoadedStepModel, StepRunner
+from swell.runtime.checkpoint_shm import CheckpointMemory, new_slate, read_slate
+from swell.runtime.checkpoints import decode_checkpoint
+from swell.runtime.ipc import Pipe
+from swell.runtime.ipc_messages import (
     HEAD_BYTES,
     HandedOver,
     Load,
@@ -30,12 +28,14 @@ from swell.worker.frames import (
     Part,
     Results,
     Step,
-    Studio,
+    StepEngineConfig,
     decode_frame,
 )
-from swell.worker.job import Reader
-from swell.worker.pipe import Pipe
-from swell.worker.slate import Slate, new_slate, read_slate
+from swell.runtime.model_residency import Device
+from swell.runtime.task_run import Reader
+from swell.sdk.context import Cancelled, Item
+from swell.sdk.model_loader import load_models
+from swell.sdk.step_model import HostArrays, StepModel
 
 MODEL = """
 import numpy as np
@@ -94,7 +94,7 @@ class Atelier:
         path = folder / "draws.py"
         path.write_text(MODEL)
         [definition] = load_models(str(path))
-        easel = Easel(definition.card(), Reader(definition, random.Random()))
+        easel = LoadedStepModel(definition.card(), Reader(definition, random.Random()))
         self.ours, theirs = socket.socketpair()
         self.theirs = theirs
         self.pipe = Pipe(theirs, self.clock)
@@ -106,13 +106,13 @@ class Atelier:
         self.model: Any = model
         model.arrays = CostlyArrays(self._read)
         model.at_step = lambda: self.clock.advance(STEP_S)  # type: ignore[attr-defined]
-        self.drawer = Drawer(
+        self.drawer = StepRunner(
             {"test/draws": easel},
             self.pipe,
-            Slate(self.slate.fileno()),
+            CheckpointMemory(self.slate.fileno()),
             self.clock,
             device=device,
-            studio=Studio(),
+            studio=StepEngineConfig(),
             moved=lambda load_s: None,
         )
 

@@ -20,10 +20,10 @@ from swell.core.errors import Conflict, Unavailable
 from swell.core.records import ModelCard
 from swell.core.store_types import Hold
 from swell.protocol.worker_messages import Ask, Registration, Upload
-from swell.worker.deliver import Courier, Delivered
-from swell.worker.encode import Encoded, FileNote, encode, file_names, wanted_format
-from swell.worker.fetch import FileFields, file_fields
-from swell.worker.frames import Blob, Pixels
+from swell.runtime.ipc_messages import Blob, Pixels
+from swell.worker.encode_outputs import Encoded, FileNote, encode, file_names, wanted_format
+from swell.worker.input_files import FileFields, file_fields
+from swell.worker.upload import Delivered, Uploader
 
 NOTE = FileNote("demo/x", "v1", msgspec.Raw(b'{"prompt":"a fox"}'))
 
@@ -158,7 +158,7 @@ async def deliver(dispatch: MemoryDispatch, hold: Hold, files: list[Encoded]) ->
     async def encoded(index: int) -> Encoded:
         return files[index]
 
-    courier = Courier(dispatch, dispatch.clock, lambda: "w")
+    courier = Uploader(dispatch, dispatch.clock, lambda: "w")
     return await courier.deliver(hold, [file.name for file in files], encoded)
 
 
@@ -228,7 +228,7 @@ async def test_a_file_is_on_its_way_while_the_next_one_is_encoded() -> None:
             await is_stored.wait()
         return Encoded(b"a", "text/plain", f"{index}.txt")
 
-    courier = Courier(dispatch, dispatch.clock, lambda: "w")
+    courier = Uploader(dispatch, dispatch.clock, lambda: "w")
     async with asyncio.timeout(10):
         delivered = await courier.deliver(await a_hold(dispatch), ["0.txt", "1.txt"], encoded)
     assert [artifact.key[-5:] for artifact in delivered.artifacts] == ["0.txt", "1.txt"]
@@ -242,7 +242,7 @@ async def test_files_of_all_tasks_share_a_bounded_number_of_lanes() -> None:
     async def encoded(index: int) -> Encoded:
         return files[index]
 
-    courier = Courier(dispatch, dispatch.clock, lambda: "w", max_uploads=3)
+    courier = Uploader(dispatch, dispatch.clock, lambda: "w", max_uploads=3)
     names = [file.name for file in files]
     await asyncio.gather(*(courier.deliver(hold, names, encoded) for hold in holds))
     assert dispatch.most_at_once == 3
@@ -259,7 +259,7 @@ async def test_a_file_that_cannot_be_encoded_stops_the_others() -> None:
         await never.wait()
         raise AssertionError
 
-    courier = Courier(dispatch, dispatch.clock, lambda: "w")
+    courier = Uploader(dispatch, dispatch.clock, lambda: "w")
     async with asyncio.timeout(10):
         with pytest.raises(ValueError, match="no such colour"):
             await courier.deliver(await a_hold(dispatch), ["0.txt", "1.txt"], encoded)
@@ -276,7 +276,7 @@ async def test_the_times_of_encoding_and_uploading_add_up_to_the_whole() -> None
         return Encoded(b"a", "text/plain", f"{index}.txt")
 
     hold = await a_hold(dispatch)
-    delivered = await Courier(dispatch, clock, lambda: "w").deliver(hold, ["0.txt"], encoded)
+    delivered = await Uploader(dispatch, clock, lambda: "w").deliver(hold, ["0.txt"], encoded)
     assert (delivered.encode_s, delivered.upload_s) == (2, 5)
 
 
@@ -288,7 +288,7 @@ async def test_small_files_travel_with_the_report_and_large_ones_by_themselves()
     async def encoded(index: int) -> Encoded:
         return files[index]
 
-    courier = Courier(dispatch, dispatch.clock, lambda: "w", enclose_bytes=lambda: 3)
+    courier = Uploader(dispatch, dispatch.clock, lambda: "w", enclose_bytes=lambda: 3)
     delivered = await courier.deliver(hold, [file.name for file in files], encoded)
     small, large = (artifact.key for artifact in delivered.artifacts)
     assert [(file.key, file.data) for file in delivered.enclosures] == [(small, b"abc")]
@@ -298,14 +298,14 @@ async def test_small_files_travel_with_the_report_and_large_ones_by_themselves()
 async def test_files_that_are_small_but_many_travel_by_themselves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("swell.worker.deliver.MAX_ENCLOSED_BYTES", 5)
+    monkeypatch.setattr("swell.worker.upload.MAX_ENCLOSED_BYTES", 5)
     dispatch = MemoryDispatch(ManualClock())
     hold = await a_hold(dispatch)
 
     async def encoded(index: int) -> Encoded:
         return Encoded(b"ab", "text/plain", f"{index}.txt")
 
-    courier = Courier(dispatch, dispatch.clock, lambda: "w", enclose_bytes=lambda: 2)
+    courier = Uploader(dispatch, dispatch.clock, lambda: "w", enclose_bytes=lambda: 2)
     delivered = await courier.deliver(hold, ["0.txt", "1.txt", "2.txt"], encoded)
     assert len(delivered.enclosures) == 2
     assert len(dispatch.objects) == 1

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 
 from conformance.dispatch import MemoryDispatch
 from swell.core.clock import SystemClock
+from swell.runtime.ipc_messages import Blob, Pixels
 from swell.settings.worker_settings import WorkerSettings
-from swell.worker import compress
-from swell.worker.compress import KINDS, MODES, in_ascii
-from swell.worker.encode import MAX_NOTE, FileNote, encode, note_text
-from swell.worker.encoders import Encoders, EncodingFailed, default_processes
-from swell.worker.engine import Worker
-from swell.worker.frames import Blob, Pixels
+from swell.worker import encode_image_main as compress
+from swell.worker.encode_image_main import KINDS, MODES, in_ascii
+from swell.worker.encode_outputs import MAX_NOTE, FileNote, encode, note_text
+from swell.worker.encoder_pool import Encoders, EncodingFailed, default_processes
+from swell.worker.worker_loop import Worker
 
 NOTE = FileNote("demo/x", "v1", msgspec.Raw(b'{"prompt":"a fox"}'))
 
@@ -68,9 +68,9 @@ OWNER = """
 import asyncio, os, sys
 from pathlib import Path
 import msgspec
-from swell.worker.encode import FileNote
-from swell.worker.encoders import Encoders
-from swell.worker.frames import Pixels
+from swell.worker.encode_outputs import FileNote
+from swell.worker.encoder_pool import Encoders
+from swell.runtime.ipc_messages import Pixels
 
 async def main():
     encoders = Encoders(2)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from swell.worker.environments import EnvironmentFailed, Environments
-from swell.worker.needs import Needs
+from swell.runtime.pep723 import Needs
+from swell.runtime.venvs import EnvironmentFailed, Environments
 
 pytestmark = pytest.mark.skipif(
     Path(sys.executable).with_name("uv").exists(), reason="that one would be taken"

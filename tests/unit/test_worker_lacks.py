@@ -10,11 +10,11 @@ from pydantic import BaseModel, Field
 
 import swell
 from swell import ui
+from swell.runtime.example_inputs import NOTHING_ELSE, made_example, made_file, other_value
+from swell.runtime.model_check_probe import Opened
+from swell.runtime.model_lint import Times, hints_of_card, hints_of_files, hints_of_times
 from swell.sdk.define import define
 from swell.sdk.missing_packages import distribution_of, how_to_get
-from swell.worker.lacks import Times, hints_of_card, hints_of_files, hints_of_times
-from swell.worker.made_inputs import NOTHING_ELSE, made_example, made_file, other_value
-from swell.worker.probe import Opened
 
 
 def codes(source: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from swell.worker.large_pages import with_large_pages
+from swell.runtime.hugepages import with_large_pages
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from swell.protocol.worker_messages import (
     ReportAnswer,
     Welcome,
 )
-from swell.worker.desk import Desk, Held
-from swell.worker.link import QUIET_S, BackendWatchdog, Link
+from swell.worker.backend_session import QUIET_S, BackendSession, BackendWatchdog
+from swell.worker.inflight import InflightTask, InflightTasks
 
 
 class Backend:
@@ -61,14 +61,14 @@ class Office:
     """A link that reports, and what it has to tell."""
 
     def __init__(self) -> None:
-        self.clock, self.backend, self.desk = ManualClock(), Backend(), Desk(slots=4)
+        self.clock, self.backend, self.desk = ManualClock(), Backend(), InflightTasks(slots=4)
         registration = Registration(name="tester", models=[])
         nobody: Any = None
         dispatch: Any = self.backend
-        self.link = Link(dispatch, self.clock, self.desk, registration, nobody)
+        self.link = BackendSession(dispatch, self.clock, self.desk, registration, nobody)
         self.link.takes_work = False
 
-    def hold(self, name: str = "t1") -> Held:
+    def hold(self, name: str = "t1") -> InflightTask:
         task = LeasedTask(
             task_id=name, attempt=1, token="k", model="m", version="v", input=msgspec.Raw(b"{}")
         )

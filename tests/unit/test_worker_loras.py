@@ -19,12 +19,12 @@ from swell.core.task import Canceled
 from swell.protocol.worker_messages import Incoming, LeasedTask
 from swell.sdk.define import define
 from swell.weights.cache import CacheFull, NotCached, WeightCache
-from swell.weights.listing import Listing
 from swell.weights.lora import WrongLora
-from swell.worker import loras as module
-from swell.worker.desk import Desk
-from swell.worker.fetch import FileFields, file_fields
-from swell.worker.loras import HeldLora, Loras
+from swell.weights.weight_index import Listing
+from swell.worker import lora_files as module
+from swell.worker.inflight import InflightTasks
+from swell.worker.input_files import FileFields, file_fields
+from swell.worker.lora_files import HeldLora, Loras
 
 INK, CHALK = lora_file(layers(1)), lora_file(layers(2))
 INK_URL, CHALK_URL = "https://example.com/ink.safetensors", "https://example.com/chalk?key=opens"
@@ -347,7 +347,7 @@ async def test_the_cache_keeps_its_budget_and_what_tasks_hold(
 
 
 async def test_a_file_is_held_until_its_task_has_ended(source: Source, cache: WeightCache) -> None:
-    desk = Desk(1)
+    desk = InflightTasks(1)
     task = LeasedTask(
         task_id="t", attempt=1, token="k", model="m", version="v", input=msgspec.Raw(b"{}")
     )

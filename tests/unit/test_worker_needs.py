@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.core.errors import InvalidModel
-from swell.worker.needs import (
+from swell.runtime.pep723 import (
     NOTHING,
     Needs,
     allows,

@@ -9,13 +9,13 @@ from conformance.dispatch import MemoryDispatch
 from manual_clock import ManualClock
 from swell.core.records import ModelCard
 from swell.protocol.worker_messages import Ask, Registration, Upload
-from swell.worker.deliver import Courier
-from swell.worker.desk import Desk, Held
-from swell.worker.encoders import Encoders
-from swell.worker.frames import Part, Pixels
-from swell.worker.outcomes import Delivery
-from swell.worker.parts import Brought, Parts
-from swell.worker.traces import TaskTraces
+from swell.runtime.ipc_messages import Part, Pixels
+from swell.worker.early_outputs import Brought, Parts
+from swell.worker.encoder_pool import Encoders
+from swell.worker.inflight import InflightTask, InflightTasks
+from swell.worker.task_results import Delivery
+from swell.worker.task_spans import TaskTraces
+from swell.worker.upload import Uploader
 
 SIDE = 16
 
@@ -29,18 +29,18 @@ async def encoders() -> AsyncIterator[Encoders]:
 
 
 def a_delivery(encoders: Encoders, dispatch: MemoryDispatch) -> Delivery:
-    courier = Courier(dispatch, dispatch.clock, lambda: "w")
+    courier = Uploader(dispatch, dispatch.clock, lambda: "w")
     traces = TaskTraces(dispatch.clock, "w")
     return Delivery(encoders, courier, "png", lambda: None, traces)
 
 
-async def a_held(dispatch: MemoryDispatch) -> tuple[Held, Parts]:
+async def a_held(dispatch: MemoryDispatch) -> tuple[InflightTask, Parts]:
     """Return a task that a worker has just taken, and its files: none is on its way."""
     card = ModelCard(name="test/files", version="1")
     worker = await dispatch.register(Registration(name="w", models=[card]))
     await dispatch.submit("test/files")
     grant = await dispatch.lease(Ask(worker_id=worker.worker_id, n=1))
-    held = Desk(slots=1).hold(grant.tasks[0], "key", 0.0)
+    held = InflightTasks(slots=1).hold(grant.tasks[0], "key", 0.0)
     held.parts = Parts()
     return held, held.parts
 

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from swell.core.clock import SystemClock
-from swell.sdk.model import DeviceBroken
-from swell.worker.device import means_broken
-from swell.worker.frames import (
+from swell.runtime.ipc import LARGE_BYTES, Pipe, WorkerGone
+from swell.runtime.ipc_messages import (
     HEAD_BYTES,
     Done,
     Frame,
@@ -23,7 +22,8 @@ from swell.worker.frames import (
     decode_frame,
     encode_frame,
 )
-from swell.worker.pipe import LARGE_BYTES, Pipe, WorkerGone
+from swell.runtime.model_residency import means_broken
+from swell.sdk.model import DeviceBroken
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from weights_harness import NAME, pushed, write
 from swell.core.clock import SystemClock
 from swell.core.errors import InvalidRequest, NotFound, Unavailable
 from swell.weights.cache import WeightCache
-from swell.weights.listing import InvalidListing, Listing
 from swell.weights.manifest import manifest_digest
-from swell.weights.sources import Place
-from swell.worker.provision import Provision, Wish, wishes_of
+from swell.weights.store_reader import Place
+from swell.weights.weight_index import InvalidListing, Listing
+from swell.worker.weight_prefetch import Provision, Wish, wishes_of
 from weight_server import WeightServer
 
 

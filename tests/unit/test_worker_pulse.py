@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from manual_clock import ManualClock
 from swell.cli import app
 from swell.core.clock import SystemClock
-from swell.worker.pulse import BEAT_S, STALE_S, Pulse, keep_pulse, read_pulse
+from swell.worker.liveness_file import BEAT_S, STALE_S, Pulse, keep_pulse, read_pulse
 
 
 async def settle() -> None:

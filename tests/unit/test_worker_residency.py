@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.worker.residency import Resident, forgotten, leaving, next_to_leave
+from swell.runtime.eviction_policy import Resident, forgotten, leaving, next_to_leave
 
 residents = st.lists(
     st.builds(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from swell.worker.scheduler import Decision, Policy, Sample, Scheduler, Urgency
-from swell.worker.step_cost import BUCKETS, CROWD, StepCost
+from swell.diffusion.batch_scheduler import Decision, Policy, Sample, Scheduler, Urgency
+from swell.diffusion.step_cost import BUCKETS, CROWD, StepCost
 
 GAINS = {1: 0.167, 2: 0.183, 3: 0.186, 4: 0.240, 6: 0.36, 8: 0.425}
 FULL = {1: 0.25, 2: 0.5}

@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import pytest
 
-from swell.worker.checkpoint import decode_checkpoint
-from swell.worker.slate import Kept, Page, Slate, new_slate, read_slate
+from swell.runtime.checkpoint_shm import CheckpointMemory, Kept, Page, new_slate, read_slate
+from swell.runtime.checkpoints import decode_checkpoint
 
 SAMPLE = {"seed": 7, "identity": "a model, 9 steps", "x_bytes": 48, "h_bytes": 16}
 
@@ -25,8 +25,8 @@ def file() -> Iterator[BinaryIO]:
 
 
 @pytest.fixture
-def slate(file: BinaryIO) -> Slate:
-    return Slate(file.fileno())
+def slate(file: BinaryIO) -> CheckpointMemory:
+    return CheckpointMemory(file.fileno())
 
 
 def write(page: Page, step: int, x_bytes: int = 48, h_bytes: int = 16) -> None:
@@ -47,7 +47,7 @@ def found(file: BinaryIO, *handles: int) -> dict[tuple[int, int], int]:
     return steps
 
 
-def test_what_was_written_last_is_found(file: BinaryIO, slate: Slate) -> None:
+def test_what_was_written_last_is_found(file: BinaryIO, slate: CheckpointMemory) -> None:
     page = slate.page(1, 3, **SAMPLE)
     assert found(file, 1) == {}
     for step in (1, 2, 5):
@@ -61,7 +61,7 @@ def test_what_was_written_last_is_found(file: BinaryIO, slate: Slate) -> None:
     assert (len(checkpoint.x), len(checkpoint.h or b"")) == (48, 16)
 
 
-def test_what_was_narrowed_is_found_so(file: BinaryIO, slate: Slate) -> None:
+def test_what_was_narrowed_is_found_so(file: BinaryIO, slate: CheckpointMemory) -> None:
     page = slate.page(1, 0, 7, "", 48, 0)
     for is_narrowed in (False, True):
         page.write(4, memoryview(bytes(48)), is_narrowed=is_narrowed)
@@ -70,13 +70,13 @@ def test_what_was_narrowed_is_found_so(file: BinaryIO, slate: Slate) -> None:
         assert (checkpoint.step, checkpoint.is_narrowed) == (4, is_narrowed)
 
 
-def test_a_solver_that_keeps_nothing_has_nothing(file: BinaryIO, slate: Slate) -> None:
+def test_a_solver_that_keeps_nothing_has_nothing(file: BinaryIO, slate: CheckpointMemory) -> None:
     slate.page(1, 0, 7, "", 48, 0).write(4, memoryview(bytes(48)))
     [kept] = read_slate(file.fileno(), [1])
     assert decode_checkpoint(kept.checkpoint).h is None
 
 
-def test_only_the_samples_of_those_tasks_are_found(file: BinaryIO, slate: Slate) -> None:
+def test_only_the_samples_of_those_tasks_are_found(file: BinaryIO, slate: CheckpointMemory) -> None:
     for handle in (1, 2, 3):
         for index in (0, 1):
             write(slate.page(handle, index, **SAMPLE), handle + index)
@@ -84,7 +84,7 @@ def test_only_the_samples_of_those_tasks_are_found(file: BinaryIO, slate: Slate)
 
 
 def test_a_page_that_was_given_back_is_empty_and_serves_the_next(
-    file: BinaryIO, slate: Slate
+    file: BinaryIO, slate: CheckpointMemory
 ) -> None:
     first = slate.page(1, 0, **SAMPLE)
     write(first, 1)
@@ -101,7 +101,9 @@ def test_a_page_that_was_given_back_is_empty_and_serves_the_next(
     assert found(file, 1, 2) == {(2, 0): 2}
 
 
-def test_a_small_sample_takes_no_page_of_a_large_one(file: BinaryIO, slate: Slate) -> None:
+def test_a_small_sample_takes_no_page_of_a_large_one(
+    file: BinaryIO, slate: CheckpointMemory
+) -> None:
     large = slate.page(1, 0, 7, "", 16 << 20, 0)
     slate.give_back(large)
     size = os.fstat(file.fileno()).st_size
@@ -111,7 +113,7 @@ def test_a_small_sample_takes_no_page_of_a_large_one(file: BinaryIO, slate: Slat
 
 
 @pytest.mark.slow
-def test_samples_of_any_sizes_are_found(file: BinaryIO, slate: Slate) -> None:
+def test_samples_of_any_sizes_are_found(file: BinaryIO, slate: CheckpointMemory) -> None:
     rng = random.Random(3)
     pages: list[tuple[int, Page]] = []
     for handle in range(300):
@@ -124,21 +126,25 @@ def test_samples_of_any_sizes_are_found(file: BinaryIO, slate: Slate) -> None:
     assert found(file, *range(300)) == {(handle, 0): 1 for handle, _ in pages}
 
 
-def test_pages_take_few_open_files(slate: Slate) -> None:
+def test_pages_take_few_open_files(slate: CheckpointMemory) -> None:
     before = len(os.listdir("/proc/self/fd"))
     pages = [slate.page(handle, 0, **SAMPLE) for handle in range(300)]
     assert len(pages) == 300
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
-def test_where_there_is_no_memory_a_page_is_refused(file: BinaryIO, slate: Slate) -> None:
+def test_where_there_is_no_memory_a_page_is_refused(
+    file: BinaryIO, slate: CheckpointMemory
+) -> None:
     with pytest.raises(OSError, match="no place"):
         slate.page(1, 0, 7, "", 1 << 40, 0)
     with Path("/dev/full").open("rb") as full, pytest.raises(OSError, match="Errno"):
-        Slate(full.fileno()).page(1, 0, **SAMPLE)
+        CheckpointMemory(full.fileno()).page(1, 0, **SAMPLE)
 
 
-def test_a_page_that_says_it_is_larger_than_any_is_left_out(file: BinaryIO, slate: Slate) -> None:
+def test_a_page_that_says_it_is_larger_than_any_is_left_out(
+    file: BinaryIO, slate: CheckpointMemory
+) -> None:
     """Its size would be what the reader takes of memory."""
     write(slate.page(1, 0, **SAMPLE), 1)
     os.ftruncate(file.fileno(), 1 << 45)
@@ -173,7 +179,7 @@ def test_whoever_kills_the_writer_finds_whole_checkpoints(file: BinaryIO) -> Non
 
 def _write_on(fd: int, handle: int, x_bytes: int, ready: int) -> None:
     try:
-        page = Slate(fd).page(handle, 0, 7, "", x_bytes, 64)
+        page = CheckpointMemory(fd).page(handle, 0, 7, "", x_bytes, 64)
         write(page, 1, x_bytes, 64)
         os.write(ready, b".")
         step = 1
@@ -206,7 +212,9 @@ def test_who_reads_while_the_writer_lives_finds_whole_ones_too(file: BinaryIO) -
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_slate_full_of_nonsense_is_survived(file: BinaryIO, slate: Slate, seed: int) -> None:
+def test_a_slate_full_of_nonsense_is_survived(
+    file: BinaryIO, slate: CheckpointMemory, seed: int
+) -> None:
     random_ = random.Random(seed)
     for handle in (1, 2, 3):
         write(slate.page(handle, 0, **SAMPLE), handle)

@@ -12,7 +12,7 @@ from sqlite_rig import turns
 from swell.core.clock import Clock, process_age_s
 from swell.core.errors import Internal, NotFound, SwellError, TooManyRequests, Unavailable
 from swell.core.startup_phases import MAX_BOOT_S, Phase, Span, Startup, StartupState, covered_s
-from swell.worker.startups import Beginning, Startups
+from swell.runtime.startup_timing import Beginning, Startups
 
 
 class Process:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from swell.core.records import ModelCard
-from swell.worker import step_cost_store
-from swell.worker.step_cost import StepCost
-from swell.worker.step_cost_store import (
+from swell.diffusion import step_cost_store
+from swell.diffusion.step_cost import StepCost
+from swell.diffusion.step_cost_store import (
     MOST_KEPT,
     read_step_costs,
     step_costs_path,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.worker.frames import Fault, Results, decode_frame, encode_frame
-from swell.worker.text import describe_error, mend, valid_text
+from swell.runtime.ipc_messages import Fault, Results, decode_frame, encode_frame
+from swell.runtime.unicode_repair import describe_error, mend, valid_text
 
 #: Hypothesis leaves surrogates out unless asked for.
 anything = st.text(st.characters(exclude_categories=[]))

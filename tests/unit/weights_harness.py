@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.weights.listing import Entry, Listing
+from swell.weights.weight_index import Entry, Listing
 from weight_server import WeightServer
 
 #: Bytes of a request in tests with `small_ranges`.

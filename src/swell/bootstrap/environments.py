@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from swell.core.errors import InvalidRequest
+from swell.runtime.model_process_client import Home
+from swell.runtime.pep723 import parted
+from swell.runtime.venvs import Environments
 from swell.settings.environment import process_environment
 from swell.settings.load import Settings
-from swell.worker.environments import Environments
-from swell.worker.needs import parted
-from swell.worker.run import Home
 
 
 def environments_of(settings: Settings) -> Environments:

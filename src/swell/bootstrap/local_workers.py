@@ -12,9 +12,9 @@ from swell.bootstrap.environments import environments_of
 from swell.core.clock import Clock
 from swell.core.provider import Instance, LaunchRequest
 from swell.providers.process import ProcessProvider
+from swell.runtime.pep723 import parted
 from swell.settings.environment import process_environment
 from swell.settings.load import Settings, environment_of, secret_keys, values_of
-from swell.worker.needs import parted
 
 #: Settings that workers of this machine inherit: groups, and single ones.
 _INHERITED: Final = ("worker", "log", "telemetry", "data_dir")

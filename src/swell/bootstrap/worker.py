@@ -14,16 +14,16 @@ from swell.bootstrap.tracing import open_tracer
 from swell.core.clock import Clock, process_age_s, since_boot_s
 from swell.core.errors import InvalidRequest
 from swell.net.tls_context import trusting
+from swell.runtime.ipc_messages import Load, WeightLocations
+from swell.runtime.model_process_client import Home, ModelProcess, Origin
+from swell.runtime.startup_timing import Beginning, Startups
 from swell.settings.load import Settings
-from swell.worker.frames import Load, Shelf
-from swell.worker.run import Home, ModelProcess, Origin
-from swell.worker.startups import Beginning, Startups
 
 if TYPE_CHECKING:
     from swell.protocol.worker_messages import Dispatch
     from swell.weights.cache import WeightCache
-    from swell.weights.sources import Source
-    from swell.worker.engine import Worker
+    from swell.weights.store_reader import Source
+    from swell.worker.worker_loop import Worker
 
 
 async def begin_worker(settings: Settings, clock: Clock, home: Home | None = None) -> Origin:
@@ -80,7 +80,7 @@ def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None)
     Raises:
         InvalidRequest: The worker has no token.
     """
-    from swell.worker.engine import Worker
+    from swell.worker.worker_loop import Worker
 
     name = worker_name(settings)
     worker = Worker(
@@ -146,9 +146,9 @@ def _weight_cache(settings: Settings) -> "WeightCache":
     return WeightCache(_weights_folder(settings), chosen.cache_bytes, below=chosen.baked_dir)
 
 
-def _shelf(settings: Settings) -> Shelf:
+def _shelf(settings: Settings) -> WeightLocations:
     chosen = settings.worker
-    return Shelf(
+    return WeightLocations(
         str(_weights_folder(settings).absolute()),
         None if chosen.baked_dir is None else str(chosen.baked_dir.absolute()),
         _digests_in(chosen.weights_file),
@@ -174,7 +174,7 @@ def _begin_provision(
     settings: Settings, clock: Clock, startups: Startups
 ) -> "asyncio.Task[None] | None":
     """Start to download pushed weights; None if everything is here."""
-    from swell.worker.provision import Provision, wishes_of
+    from swell.worker.weight_prefetch import Provision, wishes_of
 
     chosen = settings.worker
     wishes = wishes_of(chosen.models, chosen.weights, chosen.weights_file)
@@ -193,7 +193,7 @@ def _begin_provision(
 
 def _weight_source(settings: Settings, clock: Clock) -> "Source":
     """Return the source of pushed weights: the store if the settings name it, or the backend."""
-    from swell.weights.sources import BackendSource, StoreSource
+    from swell.weights.store_reader import BackendSource, StoreSource
 
     chosen = settings.worker
     if not settings.weights.url:

@@ -7,7 +7,15 @@ from rich.markup import escape
 
 from swell.cli.output import talk
 from swell.core.errors import SwellError
-from swell.families.entries import Entry, added, check_files, check_name, find, name_of, read
+from swell.diffusion.families.model_config import (
+    Entry,
+    added,
+    check_files,
+    check_name,
+    find,
+    name_of,
+    read,
+)
 from swell.settings.load import Settings
 
 

@@ -12,12 +12,7 @@ from swell.cli.inputs import InputFile, as_data_uri
 from swell.core.clock import Clock
 from swell.core.errors import InvalidInput, InvalidRequest
 from swell.core.records import ModelCard
-from swell.sdk.media import File
-from swell.settings.worker_settings import WorkerSettings
-from swell.worker.alone import InputRejected, LocalResult, RunFailed
-from swell.worker.child import SEED_BITS
-from swell.worker.encode import FileNote, encode, wanted_format
-from swell.worker.frames import (
+from swell.runtime.ipc_messages import (
     DRAWN,
     Done,
     Fault,
@@ -26,9 +21,14 @@ from swell.worker.frames import (
     Refused,
     Results,
     Step,
-    Studio,
+    StepEngineConfig,
 )
-from swell.worker.run import Home, ModelProcess, ProcessDied, describe_exit
+from swell.runtime.local_run import InputRejected, LocalResult, RunFailed
+from swell.runtime.model_process_client import Home, ModelProcess, ProcessDied, describe_exit
+from swell.runtime.model_process_main import SEED_BITS
+from swell.sdk.media import File
+from swell.settings.worker_settings import WorkerSettings
+from swell.worker.encode_outputs import FileNote, encode, wanted_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ async def run_beside(
             for name, value in read(card).items()
         }
         if card.step_bucket:
-            process.draw_like(Studio(exact=settings.is_exact))
+            process.draw_like(StepEngineConfig(exact=settings.is_exact))
         await process.ready()
         load_s = clock.monotonic_s() - started_s
         raw = msgspec.json.encode(values)

@@ -23,8 +23,8 @@ from swell.containers.engines import ENGINES, Built, check_registry, check_tag, 
 from swell.containers.kept import Kept
 from swell.containers.look import looking
 from swell.core.errors import InvalidRequest
+from swell.runtime.pep723 import needs_of
 from swell.settings.environment import configure_libraries, process_environment
-from swell.worker.needs import needs_of
 
 if TYPE_CHECKING:
     # Imported while the models are looked at.

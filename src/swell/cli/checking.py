@@ -1,6 +1,6 @@
 """`swell models check`: each model in a process of its own, which may hang or die.
 
-What happens in the process is in `swell.worker.examine`.
+What happens in the process is in `swell.runtime.model_check`.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from swell.cli.output import CommandFailed
 from swell.cli.outputs import misfit
 from swell.core.clock import Clock
 from swell.core.errors import InvalidModel, NotFound
+from swell.runtime.model_check import PROBE
+from swell.runtime.model_process_client import Home, describe_exit
 from swell.sdk.media import Attachment, Audio, File, Image, Video
-from swell.worker.examine import PROBE
-from swell.worker.run import Home, describe_exit
 
 #: How long a process that has been told to end may take to do so, in seconds.
 _GRACE_S: Final = 3.0
@@ -89,7 +89,7 @@ def check(
 def _run(ref: str, index: int, terms: Terms, clock: Clock, tell: Tell) -> dict[str, Any]:
     """Check one model, and return all that its process told, and how it died if it did."""
     limit_s = terms.limit_s
-    command = [terms.home.python, "-m", "swell.worker.examine"]
+    command = [terms.home.python, "-m", "swell.runtime.model_check"]
     with tempfile.TemporaryFile() as file:
         arguments = [str(file.fileno()), ref, str(index), terms.device, str(limit_s)]
         arguments.append(str(terms.probe_s))

@@ -29,9 +29,9 @@ from swell.core.clock import Clock, SystemClock
 from swell.core.errors import SwellError
 from swell.core.redact import hide_secrets
 from swell.db.sqlite.sqlite_database import library_version
+from swell.runtime.pep723 import needs_of
 from swell.sdk.model_loader import load_models
 from swell.settings.load import Settings, load
-from swell.worker.needs import needs_of
 
 #: Durable commits take about as long as one fsync; slower disks make a slow queue.
 _SLOW_FSYNC_S = 0.02

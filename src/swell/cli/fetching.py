@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from swell.core.errors import SwellError
-from swell.families.entries import Entry, added, path_of, read
-from swell.families.parts import used_parts
-from swell.families.read_me import README
-from swell.families.recognise import read_json
+from swell.diffusion.families.detect_family import read_json
+from swell.diffusion.families.licence import README
+from swell.diffusion.families.model_config import Entry, added, path_of, read
+from swell.diffusion.families.pipeline_folder import used_parts
 from swell.settings.load import Settings
 from swell.weights import Listing, WeightCache
-from swell.weights.pull import HUB, Hub, pull
+from swell.weights.download import HUB, Hub, pull
 
 #: Files of a part other than weights.
 _FILES: Final = ("*.json", "*.txt", "*.model")
@@ -52,7 +52,7 @@ async def pull_model(
 
     Raises:
         InvalidModel: The repository is none of a model of diffusers.
-        PullFailed, RefusedFormat, CacheFull: As `swell.weights.pull.pull`.
+        PullFailed, RefusedFormat, CacheFull: As `swell.weights.download.pull`.
     """
     cache = cache_of(settings)
 

@@ -9,7 +9,7 @@ from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import CommandFailed, print_json, talk
 from swell.core.clock import SystemClock
 from swell.core.errors import InvalidRequest
-from swell.worker.pulse import STALE_S, read_pulse
+from swell.worker.liveness_file import STALE_S, read_pulse
 
 
 def health(

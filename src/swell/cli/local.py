@@ -10,11 +10,11 @@ from swell.cli.inputs import InputFile, as_data_uri
 from swell.cli.outputs import artifact_index
 from swell.cli.pictures import FOLDER, free_path, save
 from swell.core.clock import Clock
+from swell.runtime.local_run import Loaded, LocalResult, load_model, run_together
+from swell.runtime.local_run import check_input as worker_check_input
+from swell.runtime.model_process_main import SEED_BITS
 from swell.sdk.define import Definition
 from swell.sdk.media import File, Image
-from swell.worker.alone import Loaded, LocalResult, load_model, run_together
-from swell.worker.alone import check_input as worker_check_input
-from swell.worker.child import SEED_BITS
 
 __all__ = [
     "Loaded",

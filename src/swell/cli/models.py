@@ -29,9 +29,9 @@ from swell.cli.trying import try_model
 from swell.cli.voting import votes
 from swell.core.clock import SystemClock
 from swell.core.telemetry import printable
-from swell.families.measured import Taken, keep
+from swell.diffusion.families.measurements import Taken, keep
 from swell.settings.environment import configure_libraries
-from swell.weights.pull import Progress, pull
+from swell.weights.download import Progress, pull
 
 #: So many choices of an input are named; the page of a model names them all.
 _MOST_CHOICES = 6

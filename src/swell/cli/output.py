@@ -49,9 +49,9 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     #: The server refused.
     REFUSED = 4
-    #: The worker had no answer from its backend for too long: `swell.worker.engine.NO_BACKEND`.
+    #: The backend did not answer for too long: `swell.worker.worker_loop.NO_BACKEND`.
     NO_BACKEND = 5
-    #: The worker's GPU stays unusable: `swell.worker.frames.DEVICE_BROKEN`.
+    #: The worker's GPU stays unusable: `swell.runtime.ipc_messages.DEVICE_BROKEN`.
     DEVICE_BROKEN = 75
     INTERRUPTED = 130
 

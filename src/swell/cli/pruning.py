@@ -10,7 +10,7 @@ import typer
 from swell.cli.fetching import cache_of
 from swell.cli.output import print_json, seconds, table, talk
 from swell.core.clock import SystemClock
-from swell.families.entries import Entry, InvalidEntry, added, name_of, read
+from swell.diffusion.families.model_config import Entry, InvalidEntry, added, name_of, read
 from swell.settings.load import Settings
 from swell.weights import WeightCache
 from swell.weights.prune import Fate, Pruned, prune

@@ -22,10 +22,10 @@ from swell.core.errors import InvalidRequest
 from swell.settings.environment import configure_libraries
 from swell.settings.load import Settings
 from swell.weights.cache import WeightCache
-from swell.weights.listing import Entry, Listing, read_listing
+from swell.weights.download import pull
 from swell.weights.manifest import manifest_digest, note_manifest
-from swell.weights.pull import pull
 from swell.weights.push import Pushed, PushProgress, push
+from swell.weights.weight_index import Entry, Listing, read_listing
 
 #: How often to write a line of progress to a log, in seconds.
 _LINE_S: Final = 10.0

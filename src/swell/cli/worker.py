@@ -18,11 +18,11 @@ from swell.cli.output import talk
 from swell.core.clock import Clock, SystemClock
 from swell.settings.environment import configure_libraries
 from swell.settings.load import Settings
-from swell.worker.pulse import keep_pulse
+from swell.worker.liveness_file import keep_pulse
 
 if TYPE_CHECKING:
     # Imported when the model process has been asked for.
-    from swell.worker.engine import Worker
+    from swell.worker.worker_loop import Worker
 
 
 def run_worker(

@@ -5,8 +5,8 @@ from pathlib import Path
 from swell.containers.packing import Packed
 from swell.core.errors import InvalidRequest
 from swell.weights.cache import NotCached, WeightCache
-from swell.weights.listing import Listing, read_listing
 from swell.weights.manifest import noted_manifest
+from swell.weights.weight_index import Listing, read_listing
 
 
 def find_listed(packed: Packed, cache_dir: Path) -> list[Listing]:

@@ -22,8 +22,8 @@ from swell.core.errors import InvalidModel, InvalidRequest, NotFound
 from swell.core.redact import hide_secrets
 
 if TYPE_CHECKING:
-    from swell.weights.listing import Listing
-    from swell.worker.run import Home
+    from swell.runtime.model_process_client import Home
+    from swell.weights.weight_index import Listing
 
 #: Where torch without CUDA is.
 CPU_TORCH: Final = "https://download.pytorch.org/whl/cpu"

@@ -22,7 +22,7 @@ from swell.containers.pins import Pins
 from swell.containers.wheels import wheel, wheel_name
 
 if TYPE_CHECKING:
-    from swell.weights.listing import Listing
+    from swell.weights.weight_index import Listing
 
 #: Any time will do, as long as it is the same: the first that every archive can tell.
 _WHEN_S: Final = 315_532_800
@@ -80,7 +80,7 @@ def write_context(folder: Path, parts: Parts, swell: Callable[[], bytes] = wheel
         link.symlink_to(content_place(digest, is_baked=parts.is_baked))
     if parts.is_baked:
         # What looks for weights is of no use to builds that leave them out.
-        from swell.weights.bake import bake  # noqa: PLC0415
+        from swell.weights.image_layers import bake  # noqa: PLC0415
 
         bake(packed.contents, folder / "weights", parts.manifests)
     _even(folder)

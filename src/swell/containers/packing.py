@@ -24,13 +24,13 @@ from swell.containers.places import HOME, MODELS, Places
 from swell.containers.secrets_in import looks_secret
 from swell.containers.sources import SWELL, Code, Module, Nowhere, code_of, place_of, texts_in
 from swell.core.errors import InvalidModel, InvalidRequest
-from swell.families.entries import Content, as_toml, check_files, read
-from swell.families.entries import Entry as Added
+from swell.diffusion.families.model_config import Content, as_toml, check_files, read
+from swell.diffusion.families.model_config import Entry as Added
+from swell.runtime.pep723 import NOTHING, Needs, parted
 from swell.sdk.built_in_names import built_in_module
 from swell.weights.files import content_of_link
 from swell.weights.formats import WEIGHT_SUFFIXES
-from swell.weights.listing import Entry, Listing
-from swell.worker.needs import NOTHING, Needs, parted
+from swell.weights.weight_index import Entry, Listing
 
 #: Where things are in an image.
 WEIGHTS: Final = HOME / "weights"
@@ -46,7 +46,10 @@ _SECRET_BYTES: Final = 64 << 10
 _LISTINGS: Final = ("weights.toml", "weights.json")
 
 #: What added models need, in whose code nothing of theirs is imported by name.
-_FAMILIES: Final = ("swell.families.pipeline_torch", "swell.families.stable_diffusion_torch")
+_FAMILIES: Final = (
+    "swell.diffusion.families.diffusers_pipeline_torch",
+    "swell.diffusion.families.stable_diffusion_torch",
+)
 _DIFFUSERS: Final = ("diffusers", "transformers", "accelerate", "torch", "safetensors")
 
 
@@ -175,7 +178,7 @@ class Packer:
     def _pack_module(self, module: Module) -> None:
         place = self._places.below(module.path, module.root)
         self._packed.files[self._places.take(module.path, place)] = module.path
-        # What `swell.weights.provided` reads, and the worker fetches by.
+        # What `swell.weights.declared_weights` reads, and the worker fetches by.
         for beside in map(module.path.with_name, _LISTINGS):
             if beside.is_file():
                 listing = self._places.below(beside, module.root)
@@ -324,7 +327,7 @@ def _demo_modules(entry: Added) -> tuple[str, ...]:
     if entry.portraits:
         return "swell_models.added_portraits", "swell_models.added_portraits_torch"
     # It reads what models say of their parts, which is of no use to others.
-    from swell.families.recognise import is_vqgan_clip  # noqa: PLC0415
+    from swell.diffusion.families.detect_family import is_vqgan_clip  # noqa: PLC0415
 
     if is_vqgan_clip(Path(entry.folder)):
         return "swell_models.vqgan_clip", "swell_models.vqgan_clip_torch"
@@ -340,7 +343,7 @@ def _encoder_of(entry: Added) -> Path | None:
     if not entry.ip_adapter:
         return None
     # It reads what models say of their parts, which is of no use to others.
-    from swell.families.description import describe  # noqa: PLC0415
+    from swell.diffusion.families.model_definition import describe  # noqa: PLC0415
 
     adapter = describe(entry).adapter
     return None if adapter is None else adapter.encoder

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Final
 
-from swell.worker.needs import distribution
+from swell.runtime.pep723 import distribution
 
 _EXTRAS: Final = re.compile(r"\s*[A-Za-z0-9._-]+\s*\[([^\]]*)\]")
 _EXTRA: Final = re.compile(r"""extra\s*==\s*["']([A-Za-z0-9._-]+)["']""")

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from swell.core.errors import SwellError
+from swell.runtime.pep723 import Needs
+from swell.runtime.venvs import Environments
 from swell.settings.environment import process_environment
-from swell.worker.environments import Environments
-from swell.worker.needs import Needs
 
 
 def main() -> int:

@@ -25,7 +25,12 @@ _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 SWELL: Final = Path(str(swell.__file__)).resolve().parent
 
 #: Parts of it in which models are, whose imports are theirs.
-_MODELS: Final = ("swell.models", "swell.families", "swell.weights", "swell.torch_arrays")
+_MODELS: Final = (
+    "swell.models",
+    "swell.diffusion.families",
+    "swell.weights",
+    "swell.diffusion.torch_arrays",
+)
 
 #: Goes into an image file by file, installed or not: most of the distribution is weights.
 _DEMOS: Final = "swell_models"

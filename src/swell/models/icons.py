@@ -34,7 +34,7 @@ from pydantic_core import PydanticCustomError
 
 from swell import ui
 from swell.core.records import Speed
-from swell.models.embedded import session, weights
+from swell.models.onnx_sessions import session, weights
 from swell.models.pictures import Pixels, closed
 from swell.models.subjects import Subjects
 from swell.models.upscale import Upscaler

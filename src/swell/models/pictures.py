@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from swell.models.embedded import weights
+from swell.models.onnx_sessions import weights
 from swell.sdk.image_orientation import upright
 from swell.sdk.media import Image, Within
 

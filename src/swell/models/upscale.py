@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from swell import ui
 from swell.core.records import Speed
-from swell.models.embedded import session, weights
+from swell.models.onnx_sessions import session, weights
 from swell.models.pictures import Pixels, closed, opened, sample
 from swell.sdk.context import Cancelled, Item
 from swell.sdk.media import Image, Within

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from swell.models.embedded import weights
+from swell.models.onnx_sessions import weights
 
 _WORD: Final = re.compile(r"[^\W_]+(?:[-\u2019'][^\W_]+)*|[\u2019']|[^\w\s]+|_+", re.UNICODE)
 #: Longest phrase of the list, in words.

@@ -24,7 +24,7 @@ NOT_FINITE: Final = (
 )
 
 #: The step engine. It is a layer above this module, and imported when a model needs it.
-_ENGINE: Final = "swell.worker.draw_items"
+_ENGINE: Final = "swell.diffusion.run_locally"
 
 
 class Arrays(Protocol):
@@ -98,8 +98,8 @@ class Sampler:
         solver: `euler`, `euler_ancestral`, `dpmpp_2m`, `plms`, `flow_euler`, `ddim` or `lcm`.
         steps: Number of steps.
         options: Options of the schedule and of the solver, by their names in
-            `swell.worker.solver`. diffusers calls them the scheduler's configuration: `spacing`,
-            `offset`, `karras`, `shift`, `mu`, `eta`, `prediction` and others. `betas`,
+            `swell.diffusion.solvers`. diffusers calls them the scheduler's configuration:
+            `spacing`, `offset`, `karras`, `shift`, `mu`, `eta`, `prediction` and others. `betas`,
             `beta_start`, `beta_end` and `train_steps` describe the noise of training. `strength`
             below 1 starts from a picture; `skip` says the same as a number of skipped steps.
             `sigmas` (steps + 1 of them, the last 0) and `timesteps` replace the schedule; a flow
@@ -211,7 +211,7 @@ class StepModel(Model):
 
         Called before `encode` and `denoise` of samples with another set than the last, and after
         `onload`; `()` for none. It may change what these two use, never what `decode` and `preview`
-        use, and the result must depend on the set alone: `swell.weights.adapted` does that. An
+        use, and the result must depend on the set alone: `swell.weights.lora_weights` does that. An
         exception fails the samples with that set.
         """
         raise NotImplementedError

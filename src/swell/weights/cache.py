@@ -6,7 +6,7 @@
     partial/9f86….part       what has come of a file so far; taken up again after a break
     listings/owner/name/version.json
     manifests/9f86….json    the files of a version that was pushed
-    wishes/…                what workers are about to fetch; see `swell.weights.wishing`
+    wishes/…                what workers are about to fetch; see `swell.weights.fetch_intents`
     addresses/…             which content an address led to lately, under the address's SHA-256
     folders/owner/name/version/…   links, for libraries that want a folder
     locks/…
@@ -36,10 +36,10 @@ from typing import IO, Any, Final
 import msgspec
 
 from swell.core.errors import InvalidRequest, NotFound, SwellError
-from swell.weights import descriptors
+from swell.weights import fd_limits as descriptors
 from swell.weights.disk import CacheFull, CacheUnusable, disk_errors, sync_folder, write_whole
 from swell.weights.formats import check_content
-from swell.weights.listing import Entry, InvalidListing, Listing, check_digest
+from swell.weights.weight_index import Entry, InvalidListing, Listing, check_digest
 
 __all__ = [
     "CacheFull",

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from swell.weights.files import NoFile, open_file
 from swell.weights.onnx import check_locations
-from swell.weights.refusals import BrokenWeights, RefusedFormat
+from swell.weights.weight_errors import BrokenWeights, RefusedFormat
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,7 +1,7 @@
 """Files of Hugging Face repositories, through the hub's own client.
 
 huggingface_hub lists a repository and gives the URL of a file's bytes; hf_xet streams files from
-Xet storage. `swell.weights.pull` retries, resumes and checks digests.
+Xet storage. `swell.weights.download` retries, resumes and checks digests.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from swell.weights.cache import PullFailed
 from swell.weights.formats import check_name, is_allowed
-from swell.weights.listing import InvalidListing, Wanted, WantedFile, check_digest
+from swell.weights.weight_index import InvalidListing, Wanted, WantedFile, check_digest
 
 try:
     import hf_xet

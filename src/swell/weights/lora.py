@@ -33,11 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swell.core.errors import InvalidRequest
+from swell.weights.fast_file_reader import Reading, host_memory
 from swell.weights.files import NoFile, open_file
 from swell.weights.formats import Header, Tensor, parse_header
-from swell.weights.loading import view
-from swell.weights.reading import Reading, host_memory
-from swell.weights.refusals import BrokenWeights, RefusedFormat
+from swell.weights.safetensors_loader import view
+from swell.weights.weight_errors import BrokenWeights, RefusedFormat
 
 Singles = NDArray[np.float32]
 

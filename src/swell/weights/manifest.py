@@ -14,7 +14,7 @@ import msgspec
 
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.disk import write_whole
-from swell.weights.listing import Entry, InvalidListing, Listing, check_digest
+from swell.weights.weight_index import Entry, InvalidListing, Listing, check_digest
 
 #: The limits of a manifest from a store, which nothing has checked yet.
 MAX_MANIFEST_BYTES: Final = 64 << 20

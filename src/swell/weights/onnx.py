@@ -17,7 +17,7 @@ from io import BufferedReader
 from pathlib import PurePosixPath
 from typing import Final
 
-from swell.weights.refusals import BrokenWeights, RefusedFormat
+from swell.weights.weight_errors import BrokenWeights, RefusedFormat
 
 #: Message → number of a field → the message it holds, where that leads to tensors.
 _INNER: Final[Mapping[str, Mapping[int, str]]] = {

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Final
 
 from swell.weights.cache import NotCached, WeightCache
-from swell.weights.listing import Entry, InvalidListing, Listing
+from swell.weights.fetch_intents import forget_the_dead, is_wished
 from swell.weights.manifest import noted_manifest
-from swell.weights.refusals import RefusedFormat
-from swell.weights.wishing import forget_the_dead, is_wished
+from swell.weights.weight_errors import RefusedFormat
+from swell.weights.weight_index import Entry, InvalidListing, Listing
 
 #: Where files get their names when they are whole. Writing one takes no longer than this.
 _DRAFTS: Final = ("addresses", "listings", "manifests", "unsynced", "wishes")

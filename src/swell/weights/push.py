@@ -15,8 +15,8 @@ from swell.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from swell.weights.cache import DigestMismatch
 from swell.weights.files import open_file
 from swell.weights.formats import check_content
-from swell.weights.listing import Entry, Listing
 from swell.weights.store import Found, WeightStore
+from swell.weights.weight_index import Entry, Listing
 
 #: Files that are uploaded, or read to be verified, at once. The parts of each are uploaded in
 #: parallel too.

@@ -15,8 +15,8 @@ import msgspec
 
 from swell.core.errors import Conflict, NotFound, SwellError
 from swell.objects.object_store import Objects
-from swell.weights.listing import InvalidListing, Listing, check_identity
 from swell.weights.manifest import MAX_MANIFEST_BYTES, read_manifest, write_manifest
+from swell.weights.weight_index import InvalidListing, Listing, check_identity
 
 #: The validity of a signed URL, in seconds.
 _URL_S: Final = 3600.0

@@ -28,7 +28,7 @@ import msgspec
 import torch
 
 from swell.settings.environment import process_environment, replace_environment
-from swell.weights.compiled import CompiledCache, CompiledKey, NotPrivate, processor
+from swell.weights.compile_cache import CompiledCache, CompiledKey, NotPrivate, processor
 
 
 class _Packed(msgspec.Struct, frozen=True):

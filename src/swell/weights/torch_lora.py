@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from swell.weights.adapted import AdaptedWeights
 from swell.weights.lora import Change, joined
+from swell.weights.lora_weights import AdaptedWeights
 
 
 class TorchAdaptedWeights(AdaptedWeights):

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from swell.weights.fast_file_reader import Reading, host_memory
 from swell.weights.formats import Tensor, read_header
-from swell.weights.reading import Reading, host_memory
-from swell.weights.residency import copy_block
+from swell.weights.host_offload import copy_block
 
 _TYPES: Final[Mapping[str, torch.dtype]] = {
     "BOOL": torch.bool,

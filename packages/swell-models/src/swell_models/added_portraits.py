@@ -25,9 +25,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.errors import InvalidModel
-from swell.families.asked import course, loras, reference_scale, seed, side, unwanted
-from swell.families.recognise import Facts
-from swell.models import embedded, pictures
+from swell.diffusion.families.detect_family import Facts
+from swell.diffusion.families.input_schema import (
+    course,
+    loras,
+    reference_scale,
+    seed,
+    side,
+    unwanted,
+)
+from swell.models import onnx_sessions as embedded
+from swell.models import pictures
 from swell.sdk.context import Reject
 from swell.sdk.media import Image
 from swell_models import faces, scenes

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from swell.families.description import Described
-from swell.families.latent_torch import Latent, Picture, Words
+from swell.diffusion.families.latent_diffusion_torch import Latent, Picture, Words
+from swell.diffusion.families.model_definition import Described
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan, whole

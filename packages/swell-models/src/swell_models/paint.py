@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.records import Speed
-from swell.models.embedded import session, weights
+from swell.models.onnx_sessions import session, weights
 from swell.models.pictures import LIMITS, Pixels, closed, opened, resized, sample
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image

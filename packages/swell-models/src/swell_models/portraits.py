@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.records import Speed
-from swell.models.embedded import weights
+from swell.models.onnx_sessions import weights
 from swell.models.pictures import LIMITS, Pixels, opened, resized, sample
 from swell.models.upscale import Upscaler
 from swell.sdk.context import Cancelled, Item, Reject

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from swell.models.embedded import session, weights
+from swell.models.onnx_sessions import session, weights
 
 # --- numbers
 

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from swell import ui
 from swell.core.records import Speed
-from swell.models.embedded import session, weights
+from swell.models.onnx_sessions import session, weights
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.media import Audio
 from swell.sdk.model import Model

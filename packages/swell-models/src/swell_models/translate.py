@@ -29,7 +29,7 @@ from pydantic import BaseModel, Field
 
 from swell import ui
 from swell.core.records import Speed
-from swell.models.embedded import weights
+from swell.models.onnx_sessions import weights
 from swell.models.word_lists import ENDINGS, FUNCTION_WORDS, fold, word_lists, words_of
 from swell.sdk.context import Item, Reject
 from swell.sdk.model import Model

@@ -13,7 +13,7 @@ from swell.server.request import Call, Reply
 from swell.server.route import Response, worker_route
 from swell.server.service import Service
 from swell.weights.manifest import write_manifest
-from swell.weights.sources import MOST_URLS, WeightsAnswer, WeightsRequest
+from swell.weights.store_reader import MOST_URLS, WeightsAnswer, WeightsRequest
 
 _encode = msgspec.json.Encoder().encode
 

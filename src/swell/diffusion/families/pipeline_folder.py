@@ -1,0 +1,240 @@
+"""The parts that a folder of diffusers names, and which of them may be opened.
+
+A folder comes from anywhere. Its `model_index.json` says where parts lie and which classes read
+them, and an index of shards says which files hold a part's weights: all of that is checked before
+anything is read. What could run a program is refused: pickles, code, classes that read whatever a
+folder tells them to, and pipelines within pipelines. Pure but for looking at names and settings.
+"""
+
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from swell.core.errors import InvalidModel
+from swell.diffusion.families.config_json import check_text, is_class, read_json
+from swell.weights.formats import PICKLE_SUFFIXES, check_content
+
+#: Parts that are not loaded: what is shown is the operator's choice, made for all models alike.
+UNUSED: Final = frozenset({"safety_checker"})
+
+#: Whose classes read parts.
+LIBRARIES: Final = ("diffusers", "transformers")
+
+#: Parts that families drawn in steps may have; their pipelines in diffusers have no others.
+_STEP_PARTS: Final = frozenset(
+    {
+        "vae",
+        "unet",
+        "transformer",
+        "text_encoder",
+        "text_encoder_2",
+        "text_encoder_3",
+        "tokenizer",
+        "tokenizer_2",
+        "tokenizer_3",
+        "scheduler",
+        "safety_checker",
+        "feature_extractor",
+        "image_encoder",
+        "controlnet",
+    }
+)
+
+#: Classes that are whatever a folder says, and those that read folders of parts themselves.
+_OPEN_CLASS: Final = re.compile(r"Auto(?!encoder)\w*|\w*Pipeline")
+
+#: What weights of a library's parts are called.
+_STEMS: Final[Mapping[str, str]] = {
+    "diffusers": "diffusion_pytorch_model",
+    "transformers": "model",
+}
+
+#: What pipelines are kept in.
+_PIPELINE_FILE: Final = "model_index.json"
+
+#: What transformers reads beside a part's own weights, unasked.
+_ADAPTER_FILE: Final = "adapter_config.json"
+
+
+def parts_of(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return library and class of each part that `model_index.json` has, by its name.
+
+    Raises:
+        InvalidModel: A name leads elsewhere, or what is said of a part cannot be understood.
+    """
+    found = {}
+    for name, told in index.items():
+        if name.startswith("_") or not (isinstance(told, list) and len(told) == 2):
+            continue
+        if not is_class(name):
+            raise InvalidModel(
+                f"model_index.json names a part {name[:80]!r}: a part is a folder in the"
+                " same place, named with letters, digits and _"
+            )
+        if told[0] is None:
+            continue
+        if not all(map(is_class, told)):
+            raise InvalidModel(
+                f"model_index.json says of {name} {str(told)[:80]}: give a library and a class"
+            )
+        found[name] = (told[0], told[1])
+    return found
+
+
+def used_parts(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return library and class of each part that is loaded, by its name."""
+    return {name: told for name, told in parts_of(index).items() if name not in UNUSED}
+
+
+def missing_parts(index: Mapping[str, Any]) -> list[str]:
+    """Return the names of parts that a folder says it is without."""
+    return [name for name, told in index.items() if told == [None, None]]
+
+
+def check_parts(folder: Path, index: Mapping[str, Any], *, in_steps: bool) -> None:
+    """Check that each part is there, and that nothing in it runs a program when it is opened.
+
+    Args:
+        folder: With `model_index.json`.
+        index: What that says.
+        in_steps: Whether its pipeline is of a family that is drawn in steps.
+
+    Raises:
+        InvalidModel: One is missing, is only there as a pickle, or is not what it may be.
+    """
+    for name, (library, kind) in used_parts(index).items():
+        if in_steps and name not in _STEP_PARTS:
+            raise InvalidModel(
+                f"model_index.json names {name}, which {index.get('_class_name')} has no use for: "
+                "take it out"
+            )
+        if in_steps and library not in LIBRARIES:
+            raise InvalidModel(
+                f"{name} is a {kind} of {library}: only parts of diffusers and transformers are "
+                "read"
+            )
+        if _OPEN_CLASS.fullmatch(kind):
+            raise InvalidModel(
+                f"{name} is a {kind}: name the class of the part itself, which is no pipeline and "
+                "begins with no Auto"
+            )
+        if not (folder / name).is_dir():
+            raise InvalidModel(f"the folder has no {name}/, which model_index.json names")
+        check_folder(folder / name)
+        if library == "transformers":
+            check_names(folder / name, library)
+
+
+def check_names(part: Path, library: str) -> None:
+    """Check that a part's weights have the names by which its library finds them.
+
+    Networks of diffusers that are drawn in steps are read by Swell, under any names.
+
+    Raises:
+        InvalidModel: They have others.
+    """
+    stem = _STEMS.get(library)
+    names = [path.name for path in part.iterdir()]
+    if stem is None or not any(name.endswith(".safetensors") for name in names):
+        return
+    # With what stands for a precision between; an index names the shards.
+    found = re.compile(rf"{stem}(\.\w+)?\.safetensors(\.index(\.\w+)?\.json)?")
+    if not any(found.fullmatch(name) for name in names):
+        raise InvalidModel(
+            f"{part.name}/ has no {stem}.safetensors, nor an index of its shards, and {library} "
+            "looks for no other name: give a folder as diffusers saves it, or rename the file"
+        )
+
+
+def check_folder(part: Path) -> None:
+    """Check that a part's folder may be opened.
+
+    Raises:
+        InvalidModel: It holds code, a pipeline, what is no file or has no name in UTF-8, or
+            weights that are there as pickles alone.
+    """
+    names = sorted(each.relative_to(part).as_posix() for each in part.rglob("*"))
+    for name in names:
+        check_text(name)
+        _check_kind(part, name)
+    weights = [name for name in names if name.lower().endswith(".safetensors")]
+    pickles = [name for name in names if name.lower().endswith(PICKLE_SUFFIXES)]
+    if not any("/" not in name for name in weights) and (pickles or "config.json" in names):
+        among = f" and has {pickles[0]}" if pickles else ""
+        raise InvalidModel(
+            f"{part.name}/ has no .safetensors file{among}: convert its weights, other formats are "
+            "pickles and are not opened"
+        )
+    for name in names:
+        last = name.rpartition("/")[2]
+        if last == _PIPELINE_FILE:
+            raise InvalidModel(
+                f"{part.name}/ is itself a pipeline: give a folder with a single pipeline"
+            )
+        if last.endswith(".py"):
+            raise InvalidModel(
+                f"{part.name}/ has code, {last}: no code from a folder is run, so take it out"
+            )
+        if last == _ADAPTER_FILE:
+            raise InvalidModel(
+                f"{part.name}/ has {last}: merge the adapter into the weights, or give it as a LoRA"
+            )
+    for name in names:
+        if name.endswith(".index.json") and "/" not in name:
+            _check_shards(part, name)
+
+
+def _check_kind(part: Path, name: str) -> None:
+    """Check that whoever reads a part meets files and folders alone.
+
+    Raises:
+        InvalidModel: It is a pipe or a device, or a folder that has the name of weights.
+    """
+    path = part / name
+    is_weights = name.lower().endswith(".safetensors")
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # a link that leads nowhere: whoever needs what it is called says so
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or (is_weights and stat.S_ISDIR(mode)):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise InvalidModel(f"{part.name}/{name} is {what} and no file: take it out")
+
+
+def check_weights(part: Path) -> None:
+    """Check that a part's files of weights are whole, by their heads and sizes.
+
+    Raises:
+        RefusedFormat: One is an archive or a pickle under another name.
+        BrokenWeights: One is no safetensors file, or was cut off.
+    """
+    for path in sorted(part.glob("*.safetensors")):
+        check_content(f"{part.name}/{path.name}", path)
+
+
+def _check_shards(part: Path, name: str) -> None:
+    """Check that an index of shards names files of weights beside it.
+
+    Raises:
+        InvalidModel: It names something else, or a file that is not there.
+    """
+    if ".safetensors." not in name:
+        return  # that of pickles, which is not read
+    told = read_json(part.parent, f"{part.name}/{name}").get("weight_map")
+    if told == {}:
+        raise InvalidModel(f"{part.name}/{name}: weight_map names no files: take the index out")
+    shards: Sequence[Any] = list(told.values()) if isinstance(told, dict) else [None]
+    for shard in shards:
+        if not (isinstance(shard, str) and shard.endswith(".safetensors") and _is_plain(shard)):
+            raise InvalidModel(
+                f"{part.name}/{name}: weight_map names {str(shard)[:80]!r}, which is not"
+                " a .safetensors file in that folder"
+            )
+        if not (part / shard).is_file():
+            raise InvalidModel(f"{part.name}/ has no {shard}, which {name} names: fetch it again")
+
+
+def _is_plain(name: str) -> bool:
+    return not set(name) & set("/\\\0")

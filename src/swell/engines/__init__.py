@@ -1,0 +1,1 @@
+"""Engines of others as models: cog images and remote APIs."""

@@ -1,0 +1,1 @@
+"""The model process: its main loop, messages, model residency and checkpoints."""

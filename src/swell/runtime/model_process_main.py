@@ -1,0 +1,719 @@
+"""The model process: imports the models, loads those that fit, then works until its worker is gone.
+
+It is one thread. The worker's messages are read between batches and between steps, and, while a
+model runs, whenever it asks `cancelled`: so a cancellation arrives within one step.
+
+Models that draw in steps share one loop (`draw.py`), and tasks join it at any time. A batch of
+another model runs between two of its steps. Where both want to, they take turns: after a batch the
+steps have the process for as long as that took, at most `TURN_S`. So a batch waits for the one
+before, as long again, and a step; a sample waits, at each boundary, for one batch at most. Where
+not all models fit on the device together, a change of models is paid back first: whoever it was
+made for, steps or batches, has the process for at least `PAYS_BACK` times as long as it took, as
+long as there is something to do: the next batch is waited for, but only for a moment.
+"""
+
+import collections
+import ctypes
+import gc
+import os
+import random
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import msgspec
+import PIL.Image
+import pydantic
+
+from swell.core.clock import Clock, SystemClock
+from swell.core.errors import InvalidModel, SwellError
+from swell.core.startup_phases import Phase, PhaseLog, logging_to
+from swell.diffusion.row_limit import RowLimit, ran_out, went_well
+from swell.diffusion.solvers import Noise
+from swell.diffusion.step_runner import LoadedStepModel, StepRunner
+from swell.runtime.checkpoint_shm import CheckpointMemory
+from swell.runtime.ipc import Pipe, WorkerGone
+from swell.runtime.ipc_messages import (
+    DEVICE_BROKEN,
+    Described,
+    HandOver,
+    Load,
+    Order,
+    Phased,
+    Ready,
+    Refused,
+    Run,
+    StepEngineConfig,
+    Turn,
+)
+from swell.runtime.model_residency import (
+    CannotLoad,
+    Device,
+    check_device,
+    clear_traceback_frames,
+    is_out_of_memory,
+    means_broken,
+)
+from swell.runtime.task_run import (
+    EARLY_AFTER_S,
+    Job,
+    Outbox,
+    Reader,
+    fault_of,
+    fault_of_input,
+    peak_bytes,
+    thumbnail,
+    with_traceback,
+)
+from swell.runtime.task_run import SEED_BITS as SEED_BITS
+from swell.runtime.unicode_repair import describe_error
+from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.define import Definition, is_function_model
+from swell.sdk.model import DeviceBroken
+from swell.sdk.model_loader import load_models
+from swell.sdk.step_model import StepModel
+from swell.weights.compile_cache import all_tried_out, keep_compiled_in
+from swell.weights.declared_weights import await_contents, look_for_weights_in
+
+__all__ = ["SEED_BITS", "Runner", "main", "serve"]
+
+#: After a batch, steps that wait have the process for as long as it took, but at most so long.
+TURN_S: Final = 2.0
+
+#: After a model was brought, steps that wait have the process for so many times what that took.
+PAYS_BACK: Final = 4.0
+
+#: A next batch that was told of comes within so long, or never: who waited has gone, or a task of
+#: another model is served first.
+NEXT_BATCH_S: Final = 0.25
+
+#: More samples run together after so many calls in a row that had room for as many as may, times
+#: two for each call that had not.
+PATIENCE: Final = 32
+
+#: After so many samples of a chunk that failed alone with the same error, the first ones of it and
+#: then the last, the others are not tried: it is no fault of a sample.
+MOST_ALIKE: Final = 3
+
+#: Values of `by` fields whose row limit is remembered.
+MOST_ROW_LIMITS: Final = 256
+
+#: Linux: the signal to get when the parent dies (prctl.h).
+PR_SET_PDEATHSIG: Final = 1
+
+#: Samples, each with the task that it is of.
+_Samples: TypeAlias = list[tuple[Item[Any], Job]]
+
+#: Stands for the result of a sample that is to run anew.
+_ANEW: Final = object()
+
+#: Of a sample that cannot run anew, though it is not known to be at fault.
+_CUT_SHORT: Final = RuntimeError(
+    "the batch ended early, after this task had already delivered a file or a charge"
+)
+
+
+@dataclass(slots=True)
+class _Tried:
+    """What came of the calls that a chunk took."""
+
+    #: The most samples that a call gave results for.
+    fits: int = 0
+    #: Whether any call found no memory, and one with a single sample.
+    lacks: bool = False
+    lacks_alone: bool = False
+    #: What samples failed with that were alone.
+    alone: list[Exception] = field(default_factory=list)
+    #: Whether the last one was alone, too: the first may be of one who asked for the same thrice.
+    has_tried_last: bool = False
+
+    @property
+    def fail_alike(self) -> bool:
+        """Whether it seems that every sample would fail, whichever it is."""
+        if self.fits or len(self.alone) < MOST_ALIKE:
+            return False
+        return len({(type(error), describe_error(error)) for error in self.alone}) == 1
+
+    @property
+    def blames_nobody(self) -> bool:
+        """Whether no sample is to be tried any more."""
+        return self.has_tried_last and self.fail_alike
+
+
+class Runner:
+    """Runs the batches of one model.
+
+    An error of a call is the fault of one sample until shown otherwise: the others run anew. Where
+    memory runs out, fewer run together from then on.
+
+    Args:
+        definition: What it is.
+        device: Where it is.
+        reader: Of its orders.
+        pipe: To the worker.
+        clock: What tells the time.
+    """
+
+    def __init__(
+        self, definition: Definition, device: Device, reader: Reader, pipe: Pipe, clock: Clock
+    ) -> None:
+        self._name = definition.name
+        self._device = device
+        self._by = definition.facts.batch_by
+        is_function = is_function_model(device.model(self._name))
+        # A function runs its inputs one after another, so each result can go when it is there.
+        self._max = 1 if is_function else definition.facts.max_batch
+        self._reader = reader
+        self._pipe = pipe
+        self._clock = clock
+        #: What is known of how many samples have room together, by their `by` fields, where not as
+        #: many have as a batch may hold.
+        self._row_limits: dict[str, RowLimit] = {}
+
+    def run(
+        self, batch: int, orders: Sequence[Order], bring: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """Run a batch and send what became of it.
+
+        Args:
+            batch: Its number.
+            orders: Its tasks.
+            bring: Has the model on the device, and returns how long that took; may raise
+                `CannotLoad`.
+        """
+        results = Outbox(batch, self._pipe, self._clock)
+        items: _Samples = []
+        for order in orders:
+            self._prepare(order, items, results)
+        failed = self._bring(bring, items)
+        for key, group in self._groups(items).items():
+            at = 0
+            while at < len(group):
+                most = self._most(key)
+                self._run_chunk(key, group[at : at + most], results, failed)
+                at += most
+        results.flush(is_last=True)
+        if self._pipe.stopped or self._pipe.watched:
+            for order in orders:
+                self._pipe.forget(order.handle)
+
+    def _prepare(self, order: Order, items: _Samples, results: Outbox) -> None:
+        try:
+            checked = self._reader.read(order)
+            inputs = self._reader.inputs(checked)
+            count = order.count if inputs is None else order.count * len(inputs)
+            seed = self._reader.seed(order, checked, count)
+        except pydantic.ValidationError as error:
+            results.faults.append(fault_of_input(order.handle, error))
+            return
+        except Exception as error:  # a check of the model's own broke
+            fault = with_traceback(fault_of(order.handle, error, 0.0), error)
+            results.faults.append(fault)
+            return
+        job = Job(order.handle, count, seed, checked, self._pipe, self._clock)
+        if inputs is not None:
+            job.pack = len(inputs)
+        for index in range(count):
+            own = checked if inputs is None else inputs[index % len(inputs)]
+            item = Item(own, seed=seed + index, index=index, count=count, listener=job)
+            items.append((item, job))
+
+    def _bring(self, bring: Callable[[], float], items: _Samples) -> CannotLoad | None:
+        if not items:
+            return None
+        try:
+            load_s = bring()
+        except CannotLoad as error:
+            return error
+        for _, job in items:
+            job.load_s = load_s
+        return None
+
+    def _groups(self, items: _Samples) -> dict[str, _Samples]:
+        """Return what may run together: equal in every `by` field as validated."""
+        if not self._by:
+            return {"": items}
+        groups: dict[str, _Samples] = {}
+        for item, job in items:
+            key = repr([getattr(item.input, field) for field in self._by])
+            groups.setdefault(key, []).append((item, job))
+        return groups
+
+    def _run_chunk(
+        self, key: str, chunk: _Samples, results: Outbox, failed: CannotLoad | None
+    ) -> None:
+        """Run what runs together; what fails of it runs anew in halves, until it fails alone."""
+        tried = _Tried()
+        waiting = [chunk]
+        while waiting:
+            if tried.fail_alike and not tried.has_tried_last:
+                count = len(tried.alone)
+                waiting += self._run_part([waiting[0].pop()], tried, results, failed)
+                # It may have been stopped.
+                tried.has_tried_last = tried.fits > 0 or len(tried.alone) > count
+                waiting = [part for part in waiting if part]
+            else:
+                waiting += reversed(self._run_part(waiting.pop(), tried, results, failed))
+        self._learn(key, tried)
+
+    def _run_part(
+        self, part: _Samples, tried: _Tried, results: Outbox, failed: CannotLoad | None
+    ) -> list[_Samples]:
+        """Run some; return those that are to run anew, by what of them runs together."""
+        # What is stopped before it begins need not begin, even if the model never looks.
+        self._pipe.listen()
+        stopped = self._pipe.stopped
+        live = [(item, job) for item, job in part if job.error is None]
+        if stopped:
+            live = [(item, job) for item, job in live if job.handle not in stopped]
+        start_s = self._clock.monotonic_s()
+        why: Exception | None = failed
+        if why is None and tried.blames_nobody:
+            why = tried.alone[-1]
+        answers: list[Any] = [why] * len(live)
+        anew: list[_Samples] = []
+        if why is None and live:
+            answers, anew = self._call(live, tried)
+        run_s = self._clock.monotonic_s() - start_s
+        share_s = run_s / max(1, len(live))
+        for (item, job), answer in zip(live, answers, strict=True):
+            job.run_s += run_s
+            job.device_s += share_s
+            if isinstance(answer, Exception):
+                job.error = job.error or answer
+            elif answer is not _ANEW:
+                job.results[item.index] = answer
+        if anew:
+            again = {id(item) for each in anew for item, _ in each}
+            part = [(item, job) for item, job in part if id(item) not in again]
+        self._count_off(part, live, results)
+        return anew
+
+    def _count_off(self, part: _Samples, live: _Samples, results: Outbox) -> None:
+        is_any_left = False
+        for _, job in part:
+            job.left -= 1
+            if job.left == 0:
+                results.add(job)
+            else:
+                is_any_left = True
+        if is_any_left:
+            self._tell_early(live)
+        results.tick()
+
+    def _tell_early(self, live: _Samples) -> None:
+        """Send what is whole of tasks that are not done."""
+        for _, job in live:
+            if job.left and job.error is None and job.run_s >= EARLY_AFTER_S:
+                for part in job.parts():
+                    self._pipe.send(part)
+
+    def _call(self, live: _Samples, tried: _Tried) -> tuple[list[Any], list[_Samples]]:
+        """Return what the model gives, `_ANEW` for those that are to run anew, and these.
+
+        Raises:
+            WorkerGone: It is.
+        """
+        items = [item for item, _ in live]
+        for _, job in live:
+            job.has_told = False
+        try:
+            answers = self._device.model(self._name).run(items)
+        except WorkerGone:
+            raise
+        except Cancelled as error:
+            return self._others(live, error)
+        except Exception as error:
+            return self._halves(live, error, tried)
+        if isinstance(answers, list | tuple) and len(answers) == len(items):
+            tried.fits = max(tried.fits, len(items))
+            return list(answers), []
+        wrong = TypeError(
+            f"run() must return a list with one result for each of its {len(items)} items, "
+            f"and returned {_shape(answers)}"
+        )
+        return [wrong] * len(items), []
+
+    def _others(self, live: _Samples, error: Cancelled) -> tuple[list[Any], list[_Samples]]:
+        """Have those run anew who are not to stop: another one of theirs has ended the call."""
+        if not any(item.cancelled for item, _ in live):
+            return [error] * len(live), []
+        others = [(item, job) for item, job in live if not (item.cancelled or job.early)]
+        answers = _answers(live, others, _CUT_SHORT)
+        for place, (item, _) in enumerate(live):
+            if item.cancelled:
+                answers[place] = error
+        return answers, [others] if others else []
+
+    def _halves(
+        self, live: _Samples, error: Exception, tried: _Tried
+    ) -> tuple[list[Any], list[_Samples]]:
+        """Have those run anew, in halves, who share a call that failed.
+
+        Whoever has told what cannot be taken back, such as a file or a payment, would tell it
+        twice, and fails; with what, is nobody's but who is to blame.
+        """
+        check_device(error)
+        is_alone = len(live) == 1
+        if is_out_of_memory(self._device.model(self._name), error):
+            # Whoever comes next needs what the call held.
+            clear_traceback_frames(error)
+            gc.collect()
+            tried.lacks, tried.lacks_alone = True, tried.lacks_alone or is_alone
+        if is_alone:
+            if not isinstance(error, Reject):
+                tried.alone.append(error)
+            return [error], []
+        others = [(item, job) for item, job in live if not job.has_told]
+        if others:
+            why = f"{type(error).__name__}: {describe_error(error)}"
+            sys.stderr.write(f"{len(live)} samples of {self._name} run again in halves: {why}\n")
+        half = (len(others) + 1) // 2
+        parts = [part for part in (others[:half], others[half:]) if part]
+        return _answers(live, others, _CUT_SHORT), parts
+
+    # --- how many have room together -------------------------------------------------------------
+
+    def _most(self, key: str) -> int:
+        """Return how many samples with these `by` fields run together, at most."""
+        limit = self._row_limits.get(key)
+        return self._max if limit is None else limit.rows
+
+    def _learn(self, key: str, tried: _Tried) -> None:
+        """Remember how many had room, where not all had; try more after many calls that had.
+
+        One that finds no memory alone tells nothing of the others.
+        """
+        limit = self._row_limits.get(key)
+        if not tried.lacks:
+            if limit is not None:
+                self._row_limits[key] = went_well(limit, tried.fits)
+        elif tried.fits and not tried.lacks_alone:
+            limit = limit or RowLimit(self._max, self._max, patience=PATIENCE)
+            limit = ran_out(limit, limit.rows)
+            # Who lacked it last is remembered longest.
+            self._row_limits.pop(key, None)
+            self._row_limits[key] = msgspec.structs.replace(limit, rows=tried.fits)
+            while len(self._row_limits) > MOST_ROW_LIMITS:
+                del self._row_limits[next(iter(self._row_limits))]
+
+
+def _answers(live: _Samples, others: _Samples, error: Exception) -> list[Any]:
+    """Return `_ANEW` for these others, and the error for the rest."""
+    again = {id(item) for item, _ in others}
+    return [_ANEW if id(item) in again else error for item, _ in live]
+
+
+def _shape(answers: Any) -> str:
+    if isinstance(answers, list | tuple):
+        return f"{len(answers)}"
+    return f"a {type(answers).__name__}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """The models of this process: those that run batches, and those that draw in steps."""
+
+    device: Device
+    runners: dict[str, Runner]
+    easels: dict[str, LoadedStepModel]
+
+
+def _import(refs: Sequence[str]) -> dict[str, list[Definition]]:
+    """Return the models by the references that name them."""
+    # What is imported stays: looking for garbage in it takes a fifth of the time that torch and
+    # diffusers need, and again as long while the models are made.
+    gc.disable()
+    try:
+        return {ref: load_models(ref) for ref in refs}
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _imported(work: Load, log: PhaseLog, clock: Clock) -> list[tuple[str, Definition]]:
+    """Return the models with their references; contents that they want are there then.
+
+    Code is imported while contents come. What an added model is, its folder's files tell, which are
+    links to contents: it is looked at when these are there.
+    """
+    added = [ref for ref in work.refs if ref.endswith(".toml")]
+    code = [ref for ref in work.refs if ref not in added]
+    found: dict[str, list[Definition]] = {}
+    for refs in (code, added):
+        if refs:
+            with log.phase(Phase.IMPORT, ""):
+                found |= _import(refs)
+        if refs is code and added:
+            _await_contents(work, clock)
+    return [(ref, definition) for ref in work.refs for definition in found[ref]]
+
+
+def _await_contents(work: Load, clock: Clock) -> None:
+    if work.weights is not None and work.weights.contents:
+        await_contents(work.weights.contents, clock)
+
+
+def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
+    """Import and describe the models; load and warm those that fit on the device."""
+    log = PhaseLog(clock.monotonic_s, lambda: pipe.send(Phased(list(log.spans))))
+    logging_to(log)
+    if work.weights is not None:
+        look_for_weights_in(work.weights.cache_dir, work.weights.baked_dir)
+        if work.weights.compiled_dir is not None:
+            keep_compiled_in(work.weights.compiled_dir, work.weights.compiled_bytes)
+    found = _imported(work, log, clock)
+    definitions = [definition for _, definition in found]
+    may_fail = {definition.name for ref, definition in found if ref in work.optional}
+    names = [definition.name for definition in definitions]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InvalidModel(f"{twice} is named twice: give each model a different name")
+    cards = [definition.card() for definition in definitions]
+    pipe.send(Described(cards))
+    _await_contents(work, clock)
+    device = Device(definitions, work, pipe, clock, may_fail, log)
+    load_s = device.start()
+    loaded = _Loaded(device, {}, {})
+    rng = random.Random()
+    for definition, card in zip(definitions, cards, strict=True):
+        if definition.name in device.left_out:
+            continue
+        reader = Reader(definition, rng)
+        if isinstance(device.model(definition.name), StepModel):
+            loaded.easels[definition.name] = LoadedStepModel(card, reader)
+        else:
+            loaded.runners[definition.name] = Runner(definition, device, reader, pipe, clock)
+    if loaded.easels:
+        # The first picture would hold up steps while numpy's random numbers and Pillow get ready.
+        Noise(0).draw((1,))
+        thumbnail(lambda: PIL.Image.new("RGB", (8, 8)))
+    drawing = [device.model(name) for name in loaded.easels]
+    pipe.send(
+        Ready(
+            load_s,
+            peak_bytes(),
+            device.residents,
+            device.expected_s(),
+            invariant=[m.name for m in drawing if isinstance(m, StepModel) and m.batch_invariant],
+            memory_bytes=device.memory_bytes(),
+            left_out=device.left_out,
+        )
+    )
+    return loaded
+
+
+class _Loop:
+    """Batches and steps, in turn."""
+
+    def __init__(self, loaded: _Loaded, pipe: Pipe, slate: CheckpointMemory, clock: Clock) -> None:
+        self._loaded = loaded
+        self._slate = slate
+        self._device = loaded.device
+        self._pipe = pipe
+        self._clock = clock
+        self._drawer = self._new_drawer(StepEngineConfig())
+        self._batches: collections.deque[Run] = collections.deque()
+        #: Until when steps have the process.
+        self._turn_until_s = 0.0
+        #: Until when batches have it, if more of the model that was brought for them are to come;
+        #: and until when the next of them is waited for.
+        self._batches_until_s = 0.0
+        self._next_batch_until_s = 0.0
+        self._has_more = False
+
+    def _new_drawer(self, studio: StepEngineConfig) -> StepRunner:
+        return StepRunner(
+            self._loaded.easels,
+            self._pipe,
+            self._slate,
+            self._clock,
+            device=self._device,
+            studio=studio,
+            moved=self._pay_back,
+        )
+
+    def run(self) -> None:
+        """Work until the worker is gone.
+
+        Raises:
+            WorkerGone: It is.
+        """
+        while True:
+            if not (self._batches or self._drawer.is_busy):
+                self._take(self._pipe.next())
+            self._hear()
+            if self._batches and not self._is_turn_of_steps():
+                self._run_batch(self._batches.popleft())
+            if self._drawer.is_busy and not self._is_turn_of_batches():
+                self._drawer.step()
+
+    def _hear(self) -> None:
+        """Take what the worker says, until the next step is due."""
+        while True:
+            while (work := self._pipe.take()) is not None:
+                self._take(work)
+            if self._batches or not self._drawer.is_busy:
+                return
+            due_s = self._batch_due_s if self._is_turn_of_batches() else self._drawer.due_s
+            if not due_s:
+                return  # at once
+            left_s = due_s - self._clock.monotonic_s()
+            if left_s <= 0 or not self._pipe.wait(left_s):
+                return
+
+    def _take(self, work: Load | StepEngineConfig | Run | HandOver) -> None:
+        match work:
+            case StepEngineConfig():
+                self._drawer = self._new_drawer(work)
+            case HandOver():
+                self._drawer.hand_over()
+            case Run() if self._drawer.draws(work.model):
+                self._drawer.add(work.model, work.orders)
+            case Run():
+                self._batches.append(work)
+
+    @property
+    def _batch_due_s(self) -> float:
+        return min(self._batches_until_s, self._next_batch_until_s)
+
+    def _is_turn_of_steps(self) -> bool:
+        return self._drawer.is_busy and self._clock.monotonic_s() < self._turn_until_s
+
+    def _is_turn_of_batches(self) -> bool:
+        """Say whether steps would have to bring a model while batches are about to come for which
+        another one was just brought.
+        """
+        if not (self._has_more and self._clock.monotonic_s() < self._batch_due_s):
+            return False
+        return not any(self._device.has(model) for model in self._drawer.wanted)
+
+    def _run_batch(self, work: Run) -> None:
+        self._has_more = work.model in work.wanted
+        if self._loaded.easels:
+            self._pipe.send(Turn(work.batch))
+        # Who is to blame if the process dies now must be known: not the batch before, whose result
+        # may still be on its way.
+        self._pipe.flush()
+        start_s = self._clock.monotonic_s()
+        bring = partial(self._bring, work)
+        self._loaded.runners[work.model].run(work.batch, work.orders, bring)
+        self._device.use(work.model)
+        now_s = self._clock.monotonic_s()
+        self._next_batch_until_s = now_s + NEXT_BATCH_S
+        turn_until_s = now_s + min(now_s - start_s, TURN_S)
+        self._turn_until_s = max(self._turn_until_s, turn_until_s)
+
+    def _bring(self, work: Run) -> float:
+        """Have the model of a batch on the device.
+
+        Raises:
+            CannotLoad: It is not there.
+        """
+        if self._device.has(work.model):
+            return 0.0
+        self._drawer.clear()
+        wanted = {*self._drawer.wanted, *work.wanted, *(each.model for each in self._batches)}
+        try:
+            load_s = self._device.bring(work.model, wanted)
+        finally:
+            self._drawer.look()
+        if any(self._device.has(model) for model in self._drawer.wanted):
+            self._pay_back(load_s)
+        else:
+            self._batches_until_s = self._clock.monotonic_s() + PAYS_BACK * load_s
+        return load_s
+
+    def _pay_back(self, load_s: float) -> None:
+        """Let steps have the process until a change of models has paid."""
+        self._turn_until_s = self._clock.monotonic_s() + PAYS_BACK * load_s
+
+
+def serve(sock: socket.socket, slate: CheckpointMemory, clock: Clock) -> int:
+    """Do what the worker says until it is gone; return the exit code."""
+    pipe = Pipe(sock, clock)
+    try:
+        load = pipe.next()
+        assert isinstance(load, Load), "the first frame names the models"
+        try:
+            loaded = _load(load, pipe, clock)
+        except SwellError as error:
+            pipe.send(Refused(error.code, error.detail))
+            return 1
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send(
+                Refused(
+                    "model_load_failed",
+                    f"loading failed: {type(error).__name__}: {describe_error(error)}",
+                )
+            )
+            return 1
+        _collect_rarely()
+        _work(_Loop(loaded, pipe, slate, clock))
+    except WorkerGone:
+        return DEVICE_BROKEN if means_broken(pipe.error) else 0
+    except DeviceBroken as error:
+        sys.stderr.write(f"the GPU is unusable, so the model process ends: {error}\n")
+        return DEVICE_BROKEN
+    return 0
+
+
+def _work(loop: _Loop) -> None:
+    """Work until the worker is gone.
+
+    Raises:
+        WorkerGone: It is.
+        DeviceBroken: Also where an error of the device came up between two calls of a model.
+    """
+    try:
+        loop.run()
+    except RuntimeError as error:
+        check_device(error)
+        raise
+
+
+def _collect_rarely() -> None:
+    """Spare the garbage collector what lives as long as the process.
+
+    Looking through all that a framework has imported takes longer than a step.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _follow_parent(parent_pid: int) -> None:
+    """Die with the worker, also where it is killed and this process is busy in native code."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        # It died before the line above.
+        os._exit(0)
+
+
+def main() -> None:
+    """Entry point: `python -m swell.runtime.model_process_main FD PARENT_PID SLATE_FD`."""
+    fd, parent_pid, slate_fd = map(int, sys.argv[1:4])
+    _follow_parent(parent_pid)
+    # The worker decides when this process ends; a Ctrl-C in the terminal is for the worker.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # What a model prints is talk, and stdout is for data.
+    os.dup2(2, 1)
+    code = serve(socket.socket(fileno=fd), CheckpointMemory(slate_fd), SystemClock())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code != DEVICE_BROKEN:
+        all_tried_out()
+    # Skip the destructors of native libraries: nothing is left to save.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,623 @@
+"""Tasks inside the model process: what they ask, what comes of them, how the worker hears it."""
+
+import io
+import random
+import resource
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import PIL.Image
+import pydantic
+from pydantic import BaseModel
+
+from swell.core.clock import Clock
+from swell.core.results import MOST_WARNINGS, TaskWarning
+from swell.runtime.ipc import Pipe, Sent
+from swell.runtime.ipc_messages import (
+    MAX_FRAME_BYTES,
+    MAX_OUTPUT_BYTES,
+    Blob,
+    Done,
+    Fault,
+    Frame,
+    Order,
+    Paid,
+    Part,
+    Pixels,
+    Preview,
+    Results,
+    Step,
+)
+from swell.runtime.model_residency import CannotLoad, check_device
+from swell.runtime.unicode_repair import describe_error, mend
+from swell.sdk.context import Cancelled, Listener, Reject
+from swell.sdk.define import Definition
+from swell.sdk.image_orientation import in_8_bits, upright
+from swell.sdk.media import Attachment, File, Image, flatten
+from swell.sdk.multi_sample_inputs import inputs_of, pack_fields
+from swell.sdk.step_model import NOT_FINITE, whole
+from swell.weights.lora import WrongLora
+
+#: Progress of one task is told at most this often, except for its last step; and, where it is
+#: drawn step by step, for the first time after so long.
+PROGRESS_EVERY_S: Final = 0.1
+FIRST_PROGRESS_S: Final = 0.05
+
+#: The same where nobody follows the task; from its answer the worker hears that somebody does.
+UNWATCHED_EVERY_S: Final = 0.5
+
+#: A preview of one task is made at most this often.
+PREVIEW_EVERY_S: Final = 0.4
+
+#: Files of a task go out before its end once it has run for so long: sooner nobody is helped.
+EARLY_AFTER_S: Final = 0.05
+
+#: Longest side of a preview.
+PREVIEW_PX: Final = 256
+
+#: Results of a batch that runs one by one are held back no longer than this.
+FLUSH_EVERY_S: Final = 0.004
+
+#: Results are sent once they have this many bytes; more in one frame only keeps memory busy.
+FLUSH_BYTES: Final = 64 * 1024 * 1024
+
+#: Room in a frame for all that is not the bytes of files and output.
+_FRAME_MARGIN_BYTES: Final = 1024 * 1024
+
+#: Of a traceback, the end is told: so many characters.
+MAX_TRACEBACK: Final = 16_000
+
+#: Seeds that are drawn fit a signed 32-bit integer, which every framework takes.
+SEED_BITS: Final = 31
+
+#: Largest seed of a sample that can be recorded.
+MAX_SEED: Final = (1 << 63) - 1
+
+
+# --- what is asked -------------------------------------------------------------------------------
+
+
+class Reader:
+    """Reads the orders of one model."""
+
+    def __init__(self, definition: Definition, rng: random.Random) -> None:
+        self._validate = definition.input_type.model_validate_json
+        self._packs = pack_fields(definition.input_type)
+        self._may_have_seed = _may_have_seed(definition.input_type)
+        self._rng = rng
+
+    def read(self, order: Order) -> Any:
+        """Return the input as validated.
+
+        Raises:
+            pydantic.ValidationError: It is not valid.
+        """
+        context = {"files": order.files, "loras": order.loras}
+        return self._validate(order.input, context=context if order.files or order.loras else None)
+
+    def inputs(self, checked: Any) -> list[Any] | None:
+        """Return the inputs of the samples that one input asks for; None where it is one."""
+        return inputs_of(checked, self._packs) if self._packs else None
+
+    def seed(self, order: Order, checked: Any, count: int) -> int:
+        """Return the seed of the first sample.
+
+        It is the input's own, which the model draws from, or the task's where the input has none;
+        one below 0 counts as none.
+
+        Args:
+            order: What came.
+            checked: Its input, as validated.
+            count: How many samples there are.
+
+        Raises:
+            pydantic.ValidationError: The seed of the last one cannot be recorded.
+        """
+        own = getattr(checked, "seed", None) if self._may_have_seed else None
+        if not isinstance(own, int) or isinstance(own, bool) or own < 0:
+            return self._rng.getrandbits(SEED_BITS) if order.seed is None else order.seed
+        most = MAX_SEED - (count - 1)
+        if own > most:
+            raise pydantic.ValidationError.from_exception_data(
+                "seed",
+                [{"type": "less_than_equal", "loc": ("seed",), "input": own, "ctx": {"le": most}}],
+            )
+        return own
+
+
+def _may_have_seed(kind: type[BaseModel]) -> bool:
+    """Whether inputs of a type may have a seed of their own.
+
+    To look for one that is not there takes pydantic as long as to validate a small input.
+    """
+    is_usual = getattr(kind, "__getattr__", None) is getattr(BaseModel, "__getattr__", None)
+    if not is_usual or kind.model_config.get("extra") == "allow":
+        return True
+    return "seed" in kind.model_fields or hasattr(kind, "seed")
+
+
+def _defaults(checked: Any) -> dict[str, Any]:
+    """Return the settings that the input leaves to the model, as far as they are plain values."""
+    if not isinstance(checked, BaseModel):
+        return {}
+    given = checked.model_fields_set
+    return {
+        name: value
+        for name, value in checked.__dict__.items()
+        if name not in given and name != "seed" and isinstance(value, str | int | float)
+    }
+
+
+class Job(Listener):
+    """A task while it runs: its samples, what they gave, and who hears them."""
+
+    __slots__ = (
+        "_clock",
+        "_pipe",
+        "count",
+        "device_s",
+        "early",
+        "engine",
+        "error",
+        "flat",
+        "handle",
+        "has_told",
+        "left",
+        "load_s",
+        "pack",
+        "previewed_s",
+        "results",
+        "run_s",
+        "seed",
+        "sent",
+        "settings",
+        "told_s",
+        "warnings",
+    )
+
+    def __init__(
+        self, handle: int, count: int, seed: int, checked: Any, pipe: Pipe, clock: Clock
+    ) -> None:
+        self.handle = handle
+        self.count = count
+        #: How many of its samples are one result, which is then a list; None for one by itself.
+        self.pack: int | None = None
+        self.seed = seed
+        self.left = count
+        self.results: list[Any] = [None] * count
+        #: How many of its files went out before its end.
+        self.sent = 0
+        #: What the first samples gave, as JSON values, all of whose files did.
+        self.flat: list[Any] | None = None
+        #: Those files of the next sample that did, as the model made them.
+        self.early: list[Attachment] | None = None
+        #: Whether the model has told of it what cannot be taken back, in the present call.
+        self.has_told = False
+        self.error: Exception | None = None
+        self.warnings: tuple[TaskWarning, ...] = ()
+        self.run_s = 0.0
+        #: Its share of the device's time: with others beside it less than it ran.
+        self.device_s = 0.0
+        #: How long it waited for its model to come to the device.
+        self.load_s = 0.0
+        #: What the files of its pictures say beside input and seed.
+        self.settings: dict[str, Any] = _defaults(checked)
+        #: What drew them, where that is told.
+        self.engine: Mapping[str, str] = {}
+        self.told_s = -1.0
+        self.previewed_s = -1.0
+        self._pipe = pipe
+        self._clock = clock
+
+    @property
+    def progress_every_s(self) -> float:
+        """Seconds between two words of progress."""
+        is_watched = self.handle in self._pipe.watched
+        return PROGRESS_EVERY_S if is_watched else UNWATCHED_EVERY_S
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether somebody looks at previews of it."""
+        return self.handle in self._pipe.watched and self.handle not in self._pipe.stopped
+
+    def progress(self, done: int, total: int) -> None:
+        """See `Listener.progress`. Samples that ran before count as whole."""
+        # A model may count in parts of a step.
+        done, total = int(done), int(total)
+        self._pipe.listen()
+        now_s = self._clock.monotonic_s()
+        if done < total and now_s - self.told_s < self.progress_every_s:
+            return
+        self.told_s = now_s
+        before = (self.count - self.left) * total
+        self._pipe.send(
+            Step(self.handle, min(before + done, self.count * total), self.count * total)
+        )
+
+    def preview(self, make: Callable[[], Any]) -> None:
+        self._pipe.listen()
+        now_s = self._clock.monotonic_s()
+        if now_s - self.previewed_s < PREVIEW_EVERY_S or not self.is_shown:
+            return
+        self.previewed_s = now_s
+        jpeg = thumbnail(make)
+        if jpeg is not None:
+            self._pipe.send(Preview(self.handle, self.count - self.left, jpeg))
+
+    def is_cancelled(self) -> bool:
+        """See `Listener.is_cancelled`. Whoever looks for one task has been told of all."""
+        self._pipe.listen()
+        stopped = self._pipe.stopped
+        if stopped:
+            self._pipe.heed()
+        return self.handle in stopped
+
+    def ready(self, index: int, file: Attachment) -> None:
+        """See `Listener.ready`. What comes before samples that are not whole waits for them."""
+        if index != len(self.flat or ()) or self.handle in self._pipe.stopped:
+            return
+        part = self._part(file, self.seed + index)
+        if part is not None:
+            self.early, self.has_told = [*(self.early or ()), file], True
+            self._pipe.send(part)
+
+    def paid(self, micros: int) -> None:
+        """See `Listener.paid`. Told at once: it is paid, whatever becomes of this process."""
+        if micros:
+            self.has_told = True
+            self._pipe.send(Paid(self.handle, micros))
+
+    def warn(self, warning: TaskWarning) -> None:
+        """See `Listener.warn`. Pictures of one task often repeat a warning."""
+        if warning not in self.warnings and len(self.warnings) < MOST_WARNINGS:
+            self.warnings = (*self.warnings, warning)
+
+    def parts(self) -> list[Frame]:
+        """Return the files of samples that are whole, as far as all before them are.
+
+        Those of a sample that gave something else than files wait for the task's end.
+        """
+        found: list[Frame] = []
+        flat = self.flat = self.flat or []
+        while len(flat) < self.count and self.results[len(flat)] is not None:
+            index = len(flat)
+            try:
+                result = self.results[index] = whole(self.results[index])
+            except Exception:
+                # What comes of the task tells it.
+                return found
+            files = _files_of(result)
+            told = self.early or []
+            if files is None or any(a is not b for a, b in zip(told, files, strict=False)):
+                return found
+            is_list = isinstance(result, list | tuple)
+            self.results[index] = files if is_list else files[0]
+            for file in files[len(told) :]:
+                part = self._part(file, self.seed + index)
+                if part is None:
+                    return found
+                self.early = [*(self.early or ()), file]
+                found.append(part)
+            first = self.sent - len(files)
+            named = [{"$artifact": first + number} for number in range(len(files))]
+            flat.append(named if is_list else named[0])
+            # Pictures are large.
+            self.results[index], self.early = True, None
+        return found
+
+    def _part(self, file: Attachment, seed: int) -> Part | None:
+        """Return the next file on its way; None where it cannot be told."""
+        try:
+            packed = _pack(file, seed, self.told_of_files())
+            _check_size(b"", [packed])
+        except Exception:
+            return None
+        self.sent += 1
+        return Part(self.handle, self.sent - 1, seed, self.seed, packed)
+
+    def told_of_files(self) -> dict[str, Mapping[str, Any]]:
+        """Return what the files of its pictures say beside input and seed."""
+        told = {"settings": self.settings, "engine": self.engine}
+        return {name: values for name, values in told.items() if values}
+
+
+def _files_of(result: Any) -> list[Attachment] | None:
+    """Return what a sample gave, where that is a file or a list of files."""
+    each_alone = list(result) if isinstance(result, list | tuple) else [result]
+    files = [Image(each) if isinstance(each, PIL.Image.Image) else each for each in each_alone]
+    return files if files and all(isinstance(each, Image | File) for each in files) else None
+
+
+def thumbnail(make: Callable[[], Any]) -> bytes | None:
+    """Return a small JPEG of the picture that `make` gives; None, and a traceback, if it fails."""
+    picture = picture_of(make)
+    return None if picture is None else small_jpeg(picture)
+
+
+def picture_of(make: Callable[[], Any]) -> PIL.Image.Image | None:
+    """Return the picture that `make` gives; None, and a traceback, if it fails."""
+    try:
+        picture = make()
+        return (picture if isinstance(picture, Image) else Image(picture)).pil()
+    except Exception:
+        # A picture that only shows what is to come must not fail what comes.
+        traceback.print_exc()
+        return None
+
+
+def small_jpeg(picture: PIL.Image.Image) -> bytes | None:
+    """Return a small JPEG of a picture; None, and a traceback, if it fails."""
+    try:
+        small = picture.convert("RGB")
+        small.thumbnail((PREVIEW_PX, PREVIEW_PX))
+        file = io.BytesIO()
+        small.save(file, "JPEG", quality=70)
+    except Exception:
+        traceback.print_exc()
+        return None
+    return file.getvalue()
+
+
+# --- what comes of it ----------------------------------------------------------------------------
+
+
+class OutputTooLarge(Exception):
+    """A model returned more than can be taken."""
+
+
+class Outbox:
+    """Results of one batch on their way to the worker.
+
+    Args:
+        batch: Its number.
+        pipe: To the worker.
+        clock: What tells the time.
+        aside: Whether results are packed in a thread, each by itself, so that the model goes on.
+    """
+
+    def __init__(self, batch: int, pipe: Pipe, clock: Clock, *, aside: bool = False) -> None:
+        self._batch = batch
+        self._aside = aside
+        self._pipe = pipe
+        self._clock = clock
+        self._flushed_s = clock.monotonic_s()
+        self._done: list[Done] = []
+        self._stopped: list[int] = []
+        self._stopped_s: list[float] = []
+        self._waiting_bytes = 0
+        self._logged: Exception | None = None
+        self.faults: list[Fault] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not (self._done or self._stopped or self.faults)
+
+    def add(self, job: Job) -> Sent | None:
+        """Take a job whose samples have all run; return what a thread was given of it."""
+        if job.handle in self._pipe.stopped or isinstance(job.error, Cancelled):
+            self._stopped.append(job.handle)
+            self._stopped_s.append(job.device_s)
+        elif job.error is not None:
+            self._add_fault(job, job.error)
+        elif self._aside:
+            return self._pipe.send_made(partial(_results_of, self._batch, job))
+        else:
+            self._add_result(job)
+        self.tick()
+        return None
+
+    def tick(self) -> None:
+        """Show that a call of the model has ended, also where no task has."""
+        if self._clock.monotonic_s() - self._flushed_s >= FLUSH_EVERY_S:
+            self.flush()
+
+    def _add_result(self, job: Job) -> None:
+        try:
+            output, packed = _packed(job)
+            size_bytes = _check_size(output, packed)
+        except Exception as error:
+            self._add_fault(job, error)
+            return
+        if self._waiting_bytes + size_bytes > FLUSH_BYTES:
+            self.flush()
+        self._waiting_bytes += size_bytes
+        self._done.append(_done(job, output, packed))
+
+    def _add_fault(self, job: Job, error: Exception) -> None:
+        # One exception may have failed a whole batch: its traceback is worth telling once.
+        fault = _fault(job, error)
+        if error is not self._logged and not isinstance(error, Reject | WrongLora | OutputTooLarge):
+            fault = with_traceback(fault, error)
+            self._logged = error
+        self.faults.append(fault)
+
+    def flush(self, *, is_last: bool = False) -> None:
+        """Send what is there; nothing is a sign of life."""
+        told = self._done, self.faults, self._stopped
+        self._pipe.send(Results(self._batch, *told, is_last, peak_bytes(), self._stopped_s))
+        self._done, self.faults, self._stopped, self._stopped_s = [], [], [], []
+        self._waiting_bytes = 0
+        self._flushed_s = self._clock.monotonic_s()
+
+
+def with_traceback(fault: Fault, error: Exception) -> Fault:
+    """Return a fault with what its worker logs of it: only the worker knows whose task it is."""
+    text = "".join(traceback.format_exception(error))
+    return msgspec.structs.replace(fault, traceback=text[-MAX_TRACEBACK:])
+
+
+def _done(job: Job, output: bytes, files: list[Pixels | Blob]) -> Done:
+    told = job.run_s, files, job.load_s, job.device_s, job.sent, job.warnings
+    return Done(job.handle, output, job.seed, *told)
+
+
+def _results_of(batch: int, job: Job) -> list[Frame]:
+    """Return the frame with what came of one job."""
+    done: list[Done] = []
+    faults: list[Fault] = []
+    try:
+        output, packed = _packed(job)
+        _check_size(output, packed)
+        done.append(_done(job, output, packed))
+    except Exception as error:
+        fault = _fault(job, error)
+        if not isinstance(error, Reject | OutputTooLarge):
+            fault = with_traceback(fault, error)
+        faults.append(fault)
+    # Nobody else keeps it, and pictures are large.
+    job.results.clear()
+    return [Results(batch, done, faults, [], False, peak_bytes())]
+
+
+def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:
+    """Return a job's output as JSON, and its files, each with the seed of its sample.
+
+    Files that were told before are left out.
+
+    Raises:
+        TypeError: What the model gave is no result, or has not the files that it told before.
+    """
+    files: list[Attachment] = []
+    values: list[Any] = []
+    if job.sent:
+        # Whatever stands for those that went out with their samples.
+        files += [_GONE] * (job.sent - len(job.early or ()))
+        values += job.flat or ()
+    seeds: list[int] = [job.seed] * len(files)
+    for index, result in enumerate(job.results[len(values) :], len(values)):
+        values.append(flatten(whole(result), files))
+        seeds += [job.seed + index] * (len(files) - len(seeds))
+    if job.early:
+        _check_told(job.early, files[job.sent - len(job.early) : job.sent])
+    if job.pack is not None:
+        values = [values[at : at + job.pack] for at in range(0, len(values), job.pack)]
+    output = _json(values[0] if len(values) == 1 else values)
+    if len(files) == job.sent:
+        return output, []
+    about = job.told_of_files()
+    rest = list(zip(files, seeds, strict=True))[job.sent :]
+    return output, [_pack(file, seed, about) for file, seed in rest]
+
+
+def _check_told(early: Sequence[Attachment], files: Sequence[Attachment]) -> None:
+    if len(files) < len(early) or any(a is not b for a, b in zip(early, files, strict=True)):
+        raise TypeError(
+            "a result must begin with the files that were passed to ready(), in the same order"
+        )
+
+
+#: Stands for a file that went out before.
+_GONE: Final = File(b"")
+
+
+def _pack(file: Attachment, seed: int, told: Mapping[str, Any]) -> Pixels | Blob:
+    if not isinstance(file, Image):
+        return Blob(file.read(), file.content_type, file.name)
+    encoded = file.encoded
+    if encoded is not None and not file.format:
+        return Blob(encoded, "image/*", "")
+    # What comes as a file may say how it was held, which is lost with the file.
+    picture = in_8_bits(file.pil()) if encoded is None else upright(file)
+    if picture.mode == "F" and not np.isfinite(np.asarray(picture)).all():
+        raise FloatingPointError(NOT_FINITE)
+    if picture.has_transparency_data:
+        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    elif picture.mode not in ("RGB", "L"):
+        picture = picture.convert("RGB")
+    return Pixels(
+        picture.mode,
+        picture.width,
+        picture.height,
+        picture.tobytes(),
+        file.format or "",
+        _json({**told, **file.metadata}),
+        seed,
+    )
+
+
+def _check_size(output: bytes, files: Sequence[Pixels | Blob]) -> int:
+    """Return how many bytes a result has.
+
+    Raises:
+        OutputTooLarge: It cannot be taken; the text says what to do.
+    """
+    if len(output) > MAX_OUTPUT_BYTES:
+        raise OutputTooLarge(
+            f"the output has {len(output):,} bytes of JSON, and the limit is "
+            f"{MAX_OUTPUT_BYTES:,}: return a swell.File or swell.Image instead, "
+            "which the server stores as a file"
+        )
+    size_bytes = len(output) + sum(len(file.data) for file in files)
+    if size_bytes > MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:
+        raise OutputTooLarge(
+            f"the files of the output have {size_bytes:,} bytes together and at most "
+            f"{MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:,} are taken: return smaller ones"
+        )
+    return size_bytes
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(mend(value))
+
+
+def _fault(job: Job, error: Exception) -> Fault:
+    fault = fault_of(job.handle, error, job.run_s)
+    return msgspec.structs.replace(fault, load_s=job.load_s, device_s=job.device_s)
+
+
+def fault_of(handle: int, error: Exception, run_s: float) -> Fault:
+    """Return what is told of a task whose model raised something.
+
+    Raises:
+        DeviceBroken: The task is not to blame.
+    """
+    check_device(error)
+    detail = describe_error(error)
+    if isinstance(error, Reject | WrongLora):
+        return Fault(handle, "rejected", "The model refused this input", detail, False, run_s)
+    if isinstance(error, OutputTooLarge):
+        return Fault(handle, "output_too_large", "The output is too large", detail, False, run_s)
+    if isinstance(error, CannotLoad):
+        return Fault(handle, "model_load_failed", "The model cannot be loaded", detail, True, run_s)
+    detail = f"{type(error).__name__}: {detail}"
+    return Fault(handle, "model_error", "The model failed", detail, True, run_s)
+
+
+def fault_of_input(handle: int, error: pydantic.ValidationError) -> Fault:
+    """Return what is told of an input that is not valid: each value by its JSON pointer."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    told = [
+        f"/{'/'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in problems[:5]
+    ]
+    return Fault(handle, "invalid_input", "A value is not allowed", "; ".join(told), False, 0.0)
+
+
+def engine_build(device: str, batching: str) -> dict[str, str]:
+    """Return what a picture depends on beside model version, input and seed, for its file.
+
+    Libraries count as far as they are imported by now.
+    """
+    build = {"batching": batching, "device": device, "swell": version("swell")}
+    for name in ("numpy", "onnxruntime", "torch", "diffusers"):
+        found = getattr(sys.modules.get(name), "__version__", None)
+        if isinstance(found, str):
+            # That of torch is a kind of text which no message can carry.
+            build[name] = str(found)
+    return build
+
+
+def peak_bytes() -> int:
+    """Return the largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,506 @@
+"""The conversation between a worker and the backend.
+
+Three calls may be open at the same time, each a connection of its own:
+
+    report   outcomes, progress and heartbeats; under load its answer also brings the next tasks
+    work     the long poll for tasks, open only while slots are free and no report is about to ask
+    listen   a long poll for no tasks, so that a worker whose slots are full hears of cancellations
+
+Whatever finished while a report was in flight goes into the next one, which is sent at once: under
+load the batches grow by themselves, and without load nothing waits.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+import structlog
+
+from swell.core.clock import Clock
+from swell.core.errors import (
+    Forbidden,
+    NotFound,
+    SwellError,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from swell.core.retry import RetryPolicy
+from swell.core.startup_phases import Startup
+from swell.core.store_types import Hold
+from swell.core.task import Failed, TaskError
+from swell.core.telemetry import about
+from swell.protocol.worker_messages import (
+    Ask,
+    BackendUnavailable,
+    Dispatch,
+    Enclosure,
+    Grant,
+    LeasedTask,
+    Registration,
+    Report,
+    ReportAnswer,
+    Welcome,
+)
+from swell.runtime.unicode_repair import valid_text
+from swell.worker.inflight import InflightTasks, ReportPage
+
+_log = structlog.get_logger("swell.worker")
+
+#: A backend ends the long polls of a worker that has said goodbye at once.
+LAST_POLL_S: Final = 1.0
+
+#: A worker that goes at once waits no longer for an answer, in seconds.
+LAST_ANSWER_S: Final = 0.25
+
+#: Progress that nobody follows is told no sooner after the last report, unless with the next one.
+QUIET_S: Final = 0.25
+
+#: A long poll that ends sooner with nothing to tell was cut short.
+EARLY_S: Final = 0.1
+
+#: What is told in place of an outcome that the backend refuses.
+_REFUSED: Final = frozenset({"output_too_large", "output_refused"})
+
+AnswerT = TypeVar("AnswerT")
+
+#: Waits while the backend is away. Results are kept meanwhile.
+_BACKOFF: Final = RetryPolicy(base_s=0.1, cap_s=5.0)
+
+
+class WorkerCallbacks(Protocol):
+    """Who acts on what the backend says."""
+
+    @property
+    def can_run(self) -> bool:
+        """Whether it could run a task now; where not, none is asked for."""
+        ...
+
+    def admit(self, tasks: Sequence[LeasedTask]) -> None:
+        """Take leased tasks in."""
+        ...
+
+    def cancel(self, task_ids: Sequence[str]) -> None:
+        """Stop tasks, if they are held."""
+        ...
+
+    def watch(self, task_ids: Sequence[str]) -> None:
+        """Hear that somebody follows these tasks step by step."""
+        ...
+
+    def drain(self) -> None:
+        """Finish what is held, take nothing new, go."""
+        ...
+
+
+class BackendWatchdog:
+    """Calls `end` once the backend has answered no call for `limit_s`.
+
+    Args:
+        clock: The time.
+        limit_s: In seconds; None to wait for ever.
+        end: Called with each unanswered call after that.
+    """
+
+    def __init__(self, clock: Clock, limit_s: float | None, end: Callable[[], None]) -> None:
+        self._clock = clock
+        self._limit_s = limit_s
+        self._end = end
+        #: When the first call failed since the last answer, in monotonic seconds.
+        self._since_s: float | None = None
+
+    def note(self, error: SwellError | None = None) -> None:
+        """Note the result of a call. An error of the backend itself is an answer, too."""
+        now_s = self._clock.monotonic_s()
+        if not isinstance(error, Unavailable) or isinstance(error, BackendUnavailable):
+            self._since_s = None
+        elif self._since_s is None:
+            self._since_s = now_s
+        elif self._limit_s is not None and now_s - self._since_s >= self._limit_s:
+            self._end()
+
+
+class BackendSession:
+    """A worker's registration and its three conversations."""
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        clock: Clock,
+        desk: InflightTasks,
+        registration: Registration,
+        guest: WorkerCallbacks,
+        startup: Callable[[], Startup | None] = lambda: None,
+        watchdog: BackendWatchdog | None = None,
+    ) -> None:
+        self._dispatch = dispatch
+        self._clock = clock
+        self._desk = desk
+        self._registration = registration
+        self._guest = guest
+        self._startup = startup
+        self._watchdog = watchdog or BackendWatchdog(clock, None, lambda: None)
+        self._rng = random.Random()
+        self._registering = asyncio.Lock()
+        self._welcome: Welcome | None = None
+        #: Tasks that the open `work` call may bring.
+        self._polled = 0
+        self._is_report_asking = False
+        #: Whether an answer that may have brought tasks got lost. No two calls that may bring some
+        #: are open at a time, so that what is on the desk then is all that was heard of.
+        self._is_unsure = False
+        self._unanswered: ReportPage | None = None
+        #: When the last report was answered.
+        self._told_s = clock.monotonic_s() - QUIET_S
+        self._wake = asyncio.Event()
+        #: Set while the `work` call is not open.
+        self._is_quiet = asyncio.Event()
+        self._is_quiet.set()
+        self._reporting = asyncio.Lock()
+        self.takes_work = True
+
+    @property
+    def welcome(self) -> Welcome:
+        """What the backend said when the worker registered."""
+        assert self._welcome is not None, "register first"
+        return self._welcome
+
+    @property
+    def worker_id(self) -> str:
+        """The id that the backend gave."""
+        return self.welcome.worker_id
+
+    def nudge(self) -> None:
+        """Look again whether a long poll should be open."""
+        self._wake.set()
+
+    async def register(self) -> Welcome:
+        """Introduce the worker; waits while the backend is away.
+
+        Raises:
+            Unauthenticated: The token is not known.
+        """
+        attempt = 0
+        while True:
+            try:
+                told = msgspec.structs.replace(
+                    self._registration, sent_at=self._clock.now(), startup=self._startup()
+                )
+                self._welcome = await self._dispatch.register(told)
+                self._watchdog.note()
+                return self._welcome
+            except Unavailable as error:
+                attempt += 1
+                await self._back_off(attempt, error)
+
+    async def _again(self, refused: Welcome) -> None:
+        """Register again, once for all conversations that were refused."""
+        async with self._registering:
+            if self._welcome is refused:
+                _log.warning("registering again: the backend does not know this worker")
+                await self.register()
+                self._desk.resend_files()
+
+    async def _call(
+        self, make: Callable[[str], Awaitable[AnswerT]], *, asks: bool = False, brings: bool = False
+    ) -> AnswerT:
+        """Call until the backend answers.
+
+        Args:
+            make: Makes the call.
+            asks: Whether the answer may bring tasks, and the call tells what is known.
+            brings: Whether the answer may bring tasks all the same.
+        """
+        attempt = 0
+        while True:
+            welcome = self.welcome
+            try:
+                answer = await make(welcome.worker_id)
+            except NotFound:
+                await self._again(welcome)
+            except Unavailable as error:
+                self._is_unsure = self._is_unsure or asks or brings
+                attempt += 1
+                await self._back_off(attempt, error)
+            else:
+                self._watchdog.note()
+                self._is_unsure = self._is_unsure and not asks
+                if attempt:
+                    # Who answers now may be another one, or one that was started anew.
+                    self._desk.resend_files()
+                return answer
+
+    @property
+    def _known(self) -> list[Hold] | None:
+        """What a call that asks for tasks has to tell of those that are known."""
+        if not self._is_unsure:
+            return None
+        page = self._unanswered
+        return self._desk.known([] if page is None else page.settlements)
+
+    async def _back_off(self, attempt: int, error: Unavailable) -> None:
+        delay_s = _BACKOFF.delay_s(attempt, self._rng)
+        if attempt in (1, 5) or attempt % 20 == 0:
+            _log.warning("the backend is away", detail=error.detail, retry_in_s=round(delay_s, 2))
+        self._watchdog.note(error)
+        await self._clock.sleep(delay_s)
+
+    # work
+
+    async def take_work(self) -> None:
+        """Keep the long poll for tasks open while it is wanted, for ever."""
+        while True:
+            n = self._credit()
+            if n <= 0:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            self._polled = n
+            self._is_quiet.clear()
+            try:
+                grant = await self._poll(n)
+            finally:
+                self._polled = 0
+                self._is_quiet.set()
+            self._hear(grant)
+            if self._desk.held:
+                # Full, or draining: from now on only `listen` hears of cancellations.
+                self._desk.busy.set()
+
+    @property
+    def _wants_work(self) -> bool:
+        return self.takes_work and self._guest.can_run
+
+    def _credit(self) -> int:
+        if not self._wants_work or self._is_report_asking or self._desk.has_outcomes:
+            return 0
+        return self._desk.free
+
+    async def listen(self) -> None:
+        """Hear of cancellations while the slots are full, for ever."""
+        while True:
+            if self._polled or not self._desk.held:
+                await self._desk.busy.wait()
+                # Short tasks end before anybody could cancel them: do not open a call for those.
+                await self._clock.sleep(0.1)
+                if self._polled or not self._desk.held:
+                    self._desk.busy.clear()
+                    continue
+            grant = await self._poll(0)
+            self._hear(grant)
+
+    async def _poll(self, n: int) -> Grant:
+        wait_s = self.welcome.max_wait_s
+        start_s = self._clock.monotonic_s()
+        grant = await self._call(
+            lambda worker_id: self._dispatch.lease(
+                Ask(
+                    worker_id=worker_id,
+                    n=n,
+                    wait_s=wait_s,
+                    residents=self._desk.residents,
+                    known=self._known if n else None,
+                )
+            ),
+            asks=n > 0,
+        )
+        is_empty = not (grant.tasks or grant.cancels or grant.drain)
+        if is_empty and self._clock.monotonic_s() - start_s < EARLY_S:
+            # A backend that is about to go ends its long polls: do not ask it in circles.
+            await self._clock.sleep(EARLY_S)
+        return grant
+
+    def _hear(self, answer: Grant | ReportAnswer) -> None:
+        if answer.tasks:
+            self._guest.admit(answer.tasks)
+        if answer.cancels:
+            self._guest.cancel(answer.cancels)
+        if isinstance(answer, ReportAnswer):
+            if answer.watched:
+                self._guest.watch(answer.watched)
+            if answer.tell_files:
+                self._desk.resend_files()
+        if answer.drain:
+            self._guest.drain()
+
+    # reports
+
+    async def report(self) -> None:
+        """Tell what there is to tell as soon as it is there, for ever."""
+        while True:
+            await self._desk.news.wait()
+            self._desk.news.clear()
+            await self.report_once()
+
+    async def report_small_news(self) -> None:
+        """See that what has time is told in time, for ever.
+
+        From the answer the worker hears who is followed, so where nothing else is told it is told
+        at once.
+        """
+        while True:
+            await self._desk.small_news.wait()
+            self._desk.small_news.clear()
+            await self._clock.sleep(max(0.0, self._told_s + QUIET_S - self._clock.monotonic_s()))
+            if self._desk.has_progress:
+                self._desk.news.set()
+
+    async def report_once(self, *, goodbye: bool = False) -> None:
+        """Tell what there is to tell, and ask for as many tasks as will then be free."""
+        async with self._reporting:
+            page = self._desk.take()
+            if not page.is_empty or goodbye:
+                await self._tell(page, goodbye=goodbye)
+
+    async def _tell(self, page: ReportPage, *, goodbye: bool) -> None:
+        self._unanswered = page
+        ask = 0
+        if page.settlements and self._wants_work and not self._polled:
+            ask = self._desk.free + len(page.settlements) - self._desk.onward(page.settlements)
+        self._is_report_asking = ask > 0
+        try:
+            await self._tell_all(page, ask=ask, goodbye=goodbye)
+        finally:
+            self._is_report_asking = False
+        self._unanswered = None
+        self._told_s = self._clock.monotonic_s()
+        self._desk.told()
+        self._wake.set()
+
+    async def _tell_all(self, page: ReportPage, *, ask: int = 0, goodbye: bool = False) -> None:
+        """Tell a page; one that is refused is told in parts, down to the entry to blame.
+
+        Raises:
+            Unauthenticated, Forbidden: It is the worker that is refused, and not what it tells.
+        """
+        onward = self._desk.onward(page.settlements) if self._wants_work and not goodbye else 0
+        asks = ask > 0 or (onward > 0 and not self._polled)
+        try:
+            answer = await self._call(
+                lambda worker_id: self._dispatch.report(
+                    _report(
+                        *(page, worker_id, self._desk),
+                        ask=ask,
+                        onward=onward,
+                        goodbye=goodbye,
+                        known=self._known if asks else None,
+                    )
+                ),
+                asks=asks,
+                brings=onward > 0,
+            )
+        except (Unauthenticated, Forbidden):
+            raise
+        except SwellError as error:
+            parts = page.halves()
+            if len(parts) <= 1:
+                parts = _instead(page, error)
+            for part in parts[:-1]:
+                await self._tell_all(part)
+            for part in parts[-1:]:
+                await self._tell_all(part, ask=ask, goodbye=goodbye)
+            return
+        if answer.stale:
+            _log.warning("outcomes came too late", task_ids=answer.stale)
+        self._hear(answer)
+
+    async def say_goodbye(self) -> None:
+        """Tell that the worker goes, and hear whether the open long poll still brought tasks."""
+        await self.report_once(goodbye=True)
+        try:
+            async with asyncio.timeout(LAST_POLL_S):
+                await self._is_quiet.wait()
+        except TimeoutError:
+            _log.warning("the backend did not end the long poll of a worker that goes")
+
+    async def say_goodbye_at_once(self) -> None:
+        """Tell everything that is left, and nothing after it; takes no longer than it must."""
+        # An answer that is on its way may bring tasks. If none comes, what the open report has told
+        # is told again. The lock is kept: who speaks after the goodbye would register again.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_ANSWER_S):
+                await self._reporting.acquire()
+        await self._tell_rest()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_ANSWER_S):
+                await self._is_quiet.wait()
+        if self._desk.has_outcomes:
+            # The long poll brought tasks after all.
+            await self._tell_rest()
+
+    async def _tell_rest(self) -> None:
+        pages = [] if self._unanswered is None else [self._unanswered]
+        while self._desk.has_outcomes:
+            pages.append(self._desk.take())
+        outcomes = [ReportPage(page.settlements, [], []) for page in pages if page.settlements]
+        for page in outcomes[:-1]:
+            await self._tell_all(page)
+        await self._tell_all(outcomes[-1] if outcomes else ReportPage([], [], []), goodbye=True)
+        self._unanswered = None
+        self._desk.told()
+
+
+def _instead(page: ReportPage, error: SwellError) -> list[ReportPage]:
+    """Return what is told instead of a page of at most one entry that the backend refuses."""
+    if not page.settlements:
+        _log.error("the backend refuses a report", detail=error.detail)
+        return []
+    [settlement] = page.settlements
+    told_of = about(settlement.task_id, settlement.attempt)
+    outcome = settlement.outcome
+    if isinstance(outcome, Failed) and outcome.error.code in _REFUSED:
+        _log.error("backend: cannot deliver an outcome", **told_of, detail=error.detail)
+        return []
+    _log.warning("the backend refuses an outcome", **told_of, detail=error.detail)
+    told = valid_text(error.detail)[:500]
+    if isinstance(error, TooLarge):
+        failure = TaskError(
+            code="output_too_large",
+            title="The output is too large",
+            detail=f"the backend rejects it ({told}): return a swell.File or swell.Image "
+            "instead, which the server stores as a file",
+        )
+    else:
+        failure = TaskError(
+            code="output_refused",
+            title="The output was refused",
+            detail=f"the backend does not take it ({told})",
+        )
+    failed = Failed(error=failure, retryable=False)
+    return [ReportPage([msgspec.structs.replace(settlement, outcome=failed)], [], [])]
+
+
+def _enclosed(page: ReportPage, desk: InflightTasks) -> list[Enclosure]:
+    """Return the files that travel with a page, each once."""
+    with_ends = desk.enclosed(page.settlements)
+    early = desk.enclosed_early(page.progress) if page.progress else []
+    return list({file.key: file for file in [*with_ends, *early]}.values()) if early else with_ends
+
+
+def _report(
+    page: ReportPage,
+    worker_id: str,
+    desk: InflightTasks,
+    *,
+    ask: int,
+    onward: int = 0,
+    goodbye: bool,
+    known: list[Hold] | None,
+) -> Report:
+    return Report(
+        worker_id=worker_id,
+        progress=page.progress,
+        settlements=page.settlements,
+        enclosures=_enclosed(page, desk),
+        holds=page.holds,
+        ask=ask,
+        onward=onward,
+        residents=desk.residents,
+        known=known,
+        switches=desk.switches,
+        startups=list(desk.startups),
+        goodbye=goodbye,
+    )

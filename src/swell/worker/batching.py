@@ -1,0 +1,250 @@
+"""What runs together. Pure.
+
+A batch holds one model and one batch key, never more samples than the model takes, and is led by
+whoever waits longest. A task that must run alone shares with nobody, so that what it breaks is only
+its own. Where not all models fit on the device, a batch whose model would have to be brought lets
+others pass, as long as its owner says.
+
+Models that draw in steps need no batches: a task goes to the model process as soon as there is room
+(`StepAdmission`). Room is counted in samples of each model: those that run together and a few more,
+so that one can start when another ends, and short tasks can pass long ones. The others wait in
+order. After a process has died, the tasks that it was drawing are drawn one
+at a time, so that a task that kills its process kills no other attempt.
+"""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from swell.core.records import ModelCard
+from swell.diffusion.step_cost import CROWD
+
+#: Samples that a model process holds at least. Where one picture fills the device, this is all that
+#: the schedule can choose from: with five, short tasks wait outside behind long ones, and at nine
+#: tenths of capacity the mean slowdown is 1.4 times that with eight. Each one more is also a task
+#: that an idle worker might have run at once. See tests/simulation, `engine_timeslice.py`.
+LEAST_ROOM: Final = 8
+
+EntryT = TypeVar("EntryT")
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How a model wants its inputs grouped."""
+
+    model: str
+    max: int
+    by: tuple[str, ...]
+    #: Values of the `by` fields where an input leaves them out.
+    defaults: Mapping[str, Any]
+
+    def key(self, raw: bytes | msgspec.Raw) -> Hashable:
+        """Return what inputs must share to run together.
+
+        An input that is not an object gets a key as well: the model process says what is wrong.
+        """
+        if not self.by:
+            return self.model
+        try:
+            fields = msgspec.json.decode(raw, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            return (self.model, b"")
+        values = [fields.get(name, self.defaults.get(name)) for name in self.by]
+        return (self.model, msgspec.json.encode(values, order="sorted"))
+
+
+def batching_of(card: ModelCard) -> Batching:
+    """Return how the model of this card wants its inputs grouped."""
+    properties = card.input_schema.get("properties", {})
+    defaults = {name: properties.get(name, {}).get("default") for name in card.batch_by}
+    return Batching(model=card.name, max=card.max_batch, by=card.batch_by, defaults=defaults)
+
+
+def room_of(card: ModelCard, *, is_pinned: bool = False) -> int:
+    """Return how many samples the process of a model that draws in steps holds; else 0.
+
+    Those that one step has, and as many again; a crowd for the largest step, if all have guidance;
+    or `LEAST_ROOM`.
+
+    Args:
+        card: Of the model.
+        is_pinned: Whether every step has `card.step_bucket` rows, as in exact mode.
+    """
+    rows = card.step_bucket if is_pinned else card.step_rows
+    return card.step_bucket and max(LEAST_ROOM, 2 * card.step_bucket, int(CROWD * rows / 2))
+
+
+@dataclass(slots=True)
+class _Place(Generic[EntryT]):
+    order: int
+    entry: EntryT
+    samples: int
+
+
+def _at_once(model: str, entry: object) -> bool:
+    return False
+
+
+class BatchQueue(Generic[EntryT]):
+    """Who waits for the model, by batch key."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Hashable, deque[_Place[EntryT]]] = {}
+        self._limits: dict[Hashable, int] = {}
+        self._models: dict[Hashable, str] = {}
+        self._order = 0
+        self._early = 0
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def models(self) -> set[str]:
+        """The models that somebody waits for."""
+        return set(self._models.values())
+
+    def add(
+        self, entry: EntryT, batching: Batching, key: Hashable, *, samples: int, alone: bool = False
+    ) -> None:
+        """Put an entry at the end of the line."""
+        self._order += 1
+        self._put(_Place(self._order, entry, samples), batching, key, alone)
+
+    def put_back(
+        self, entry: EntryT, batching: Batching, key: Hashable, *, samples: int, alone: bool = False
+    ) -> None:
+        """Put an entry before everybody else; of several, put the last one back first."""
+        self._early -= 1
+        self._put(_Place(self._early, entry, samples), batching, key, alone)
+
+    def _put(self, place: _Place[EntryT], batching: Batching, key: Hashable, alone: bool) -> None:
+        if alone:
+            key = (key, place.order)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = deque()
+            self._limits[key] = 1 if alone else batching.max
+            self._models[key] = batching.model
+        if place.order < 0:
+            queue.appendleft(place)
+        else:
+            queue.append(place)
+        self._length += 1
+
+    def take(self, lets_pass: Callable[[str, EntryT], bool] = _at_once) -> list[EntryT]:
+        """Remove and return the next batch, in order; empty if nobody waits.
+
+        An entry with more samples than a batch may hold comes by itself: the model process cuts it.
+
+        Args:
+            lets_pass: Whether the first entry of a line, which waits for this model, lets those
+                of other lines go first.
+        """
+        if not self._queues:
+            return []
+
+        def rank(key: Hashable) -> tuple[bool, int]:
+            head = self._queues[key][0]
+            return lets_pass(self._models[key], head.entry), head.order
+
+        key = min(self._queues, key=rank)
+        queue, room = self._queues[key], self._limits[key]
+        first = queue.popleft()
+        batch, room = [first.entry], room - first.samples
+        while queue and queue[0].samples <= room:
+            place = queue.popleft()
+            room -= place.samples
+            batch.append(place.entry)
+        if not queue:
+            del self._queues[key], self._limits[key], self._models[key]
+        self._length -= len(batch)
+        return batch
+
+    def clear(self) -> Sequence[EntryT]:
+        """Remove and return everybody, longest waiting first."""
+        places = sorted(
+            (place for queue in self._queues.values() for place in queue),
+            key=lambda place: place.order,
+        )
+        self._queues.clear()
+        self._limits.clear()
+        self._models.clear()
+        self._length = 0
+        return [place.entry for place in places]
+
+
+# --- models that draw in steps -------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Stand(Generic[EntryT]):
+    entry: EntryT
+    model: str
+    samples: int
+    alone: bool
+
+
+class StepAdmission(Generic[EntryT]):
+    """Tasks that are drawn in steps: those that wait, and those in the model process.
+
+    An entry that is `alone` enters an empty process, and no other enters until it has left.
+
+    Args:
+        rooms: Model → samples of it that the process holds. A task of more than that comes when
+            none of that model is there.
+    """
+
+    def __init__(self, rooms: Mapping[str, int] | None = None) -> None:
+        self.rooms = dict(rooms or {})
+        self._waiting: deque[_Stand[EntryT]] = deque()
+        self._inside: dict[EntryT, _Stand[EntryT]] = {}
+        #: Model → its samples that are inside.
+        self._samples: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, entry: EntryT, model: str, samples: int, *, alone: bool = False) -> None:
+        """Put an entry at the end of the line."""
+        self._waiting.append(_Stand(entry, model, samples, alone))
+
+    def put_back(self, entry: EntryT, model: str, samples: int, *, alone: bool = False) -> None:
+        """Put an entry before all others; of several, put the last one back first."""
+        self._waiting.appendleft(_Stand(entry, model, samples, alone))
+
+    def take(self) -> EntryT | None:
+        """Return the next entry for the model process, or None if it has no room for any."""
+        if self._inside and next(iter(self._inside.values())).alone:
+            return None
+        full: set[str] = set()
+        for place, stand in enumerate(self._waiting):
+            if stand.alone and self._inside:
+                break
+            if stand.model not in full and self._has_room(stand.model):
+                del self._waiting[place]
+                self._inside[stand.entry] = stand
+                self._samples[stand.model] = self._samples.get(stand.model, 0) + stand.samples
+                return stand.entry
+            full.add(stand.model)
+            if len(full) == len(self.rooms):
+                break
+        return None
+
+    def _has_room(self, model: str) -> bool:
+        inside = self._samples.get(model, 0)
+        return not inside or inside < self.rooms.get(model, 0)
+
+    def leave(self, entry: EntryT) -> None:
+        """Note that an entry has left the model process. One that is not there means nothing."""
+        stand = self._inside.pop(entry, None)
+        if stand is not None:
+            self._samples[stand.model] -= stand.samples
+
+    def leave_all(self) -> None:
+        """Note that the model process is gone."""
+        self._inside.clear()
+        self._samples.clear()

@@ -1,0 +1,175 @@
+"""Results to files: names, types, and the note that a picture carries.
+
+Pure but for Pillow. What takes time is in `compress.py`, which runs in processes of its own.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import PIL.Image
+
+from swell.core.task import Artifact
+from swell.runtime.ipc_messages import Blob, Pixels
+from swell.worker.encode_image_main import KINDS, compress, in_ascii
+
+#: Longest note, in characters of ASCII: JPEG has 64 KiB for Exif.
+MAX_NOTE: Final = 60_000
+
+#: Texts of an input are cut to so many characters where a note is too long.
+_CUT_TEXT: Final = 400
+
+_EXTENSIONS: Final = {
+    "image/png": "png",
+    "image/webp": "webp",
+    "image/jpeg": "jpg",
+    "image/gif": "gif",
+    "image/avif": "avif",
+    "image/svg+xml": "svg",
+    "audio/wav": "wav",
+    "audio/mpeg": "mp3",
+    "video/mp4": "mp4",
+    "video/webm": "webm",
+    "model/gltf-binary": "glb",
+    "application/json": "json",
+    "text/plain": "txt",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FileNote:
+    """What a picture's file says about how it came to be."""
+
+    model: str
+    version: str
+    #: The task's input, as JSON.
+    input: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A file ready to be delivered."""
+
+    data: bytes
+    content_type: str
+    #: File name, such as `0.png`.
+    name: str
+    width: int | None = None
+    height: int | None = None
+
+    def artifact(self, key: str) -> Artifact:
+        """Return what the outcome says about it, once it lies under `key`."""
+        return Artifact(
+            key=key,
+            content_type=self.content_type,
+            bytes=len(self.data),
+            width=self.width,
+            height=self.height,
+        )
+
+
+def wanted_format(raw: msgspec.Raw, default: str) -> str:
+    """Return the format that an input asks for in `output_format` or `format`, or `default`."""
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return default
+    for name in ("output_format", "format"):
+        asked = str(fields.get(name, "")).lower().replace("jpg", "jpeg")
+        if asked in KINDS:
+            return asked
+    return default
+
+
+def kind_of(file: Pixels, default: str) -> str:
+    """Return what a picture becomes: the model's own wish comes first."""
+    return file.format if file.format in KINDS else default
+
+
+def file_names(files: Sequence[Pixels | Blob], default_format: str, first: int = 0) -> list[str]:
+    """Return the names that files will have, before they are encoded.
+
+    Args:
+        files: Of one task.
+        default_format: What pictures become.
+        first: The number of the first of them.
+    """
+    return [
+        _name(index, f"image/{kind_of(file, default_format)}")
+        if isinstance(file, Pixels)
+        else _as_it_is(file, index).name
+        for index, file in enumerate(files, first)
+    ]
+
+
+def encode(file: Pixels | Blob, index: int, default_format: str, note: FileNote) -> Encoded:
+    """Return file number `index` of a task as bytes, here and now."""
+    if isinstance(file, Blob):
+        return _as_it_is(file, index)
+    kind = kind_of(file, default_format)
+    picture = PIL.Image.frombytes(file.mode, (file.width, file.height), file.data)
+    return picture_file(file, index, kind, compress(picture, kind, note_text(file, note)))
+
+
+def picture_file(file: Pixels, index: int, kind: str, data: bytes) -> Encoded:
+    """Return what a picture has become, as file number `index` of its task."""
+    content_type = f"image/{kind}"
+    return Encoded(data, content_type, _name(index, content_type), file.width, file.height)
+
+
+def note_text(file: Pixels, note: FileNote) -> str:
+    """Return, as JSON of at most `MAX_NOTE` characters, how a picture came to be."""
+    for told in _notes(file, note):
+        text = msgspec.json.encode(told).decode()
+        if len(text) <= MAX_NOTE and len(in_ascii(text)) <= MAX_NOTE:
+            break
+    return text
+
+
+def _notes(file: Pixels, note: FileNote) -> Iterator[dict[str, Any]]:
+    """Tell all, then without long texts of the input, such as files in it, then less and less."""
+    origin = {"model": note.model, "version": note.version, "seed": file.seed}
+    own = msgspec.json.decode(file.metadata, type=dict[str, Any])
+    yield {**origin, "input": note.input, **own}
+    yield {**origin, "input": _cut(msgspec.json.decode(note.input)), **own}
+    yield {**origin, **own}
+    yield origin
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _CUT_TEXT:
+        return f"{value[:_CUT_TEXT]}… ({len(value):,} characters)"
+    if isinstance(value, list):
+        return [_cut(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _cut(part) for key, part in value.items()}
+    return value
+
+
+def _as_it_is(file: Blob, index: int) -> Encoded:
+    content_type, width, height = file.content_type, None, None
+    if content_type.startswith("image/"):
+        try:
+            with PIL.Image.open(io.BytesIO(file.data)) as picture:
+                width, height = picture.size
+                content_type = PIL.Image.MIME.get(picture.format or "", content_type)
+        except Exception:
+            # It is drawn in lines, of a kind of its own, or so large that Pillow refuses it.
+            if content_type == "image/*":
+                content_type = _type_of(file.data)
+    return Encoded(file.data, content_type, file.name or _name(index, content_type), width, height)
+
+
+def _type_of(data: bytes) -> str:
+    """Return what a picture is by its first bytes, of the kinds that a model may return."""
+    for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF"):
+        _, is_kind = PIL.Image.OPEN.get(kind, (None, None))
+        if is_kind is not None and is_kind(data[:16]) is True:
+            return PIL.Image.MIME[kind]
+    return "application/octet-stream"
+
+
+def _name(index: int, content_type: str) -> str:
+    return f"{index}.{_EXTENSIONS.get(content_type, 'bin')}"
