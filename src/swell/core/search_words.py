@@ -27,10 +27,12 @@ _FILES: Final = ("http://", "https://", "data:")
 
 def words_of(text: str) -> tuple[str, ...]:
     """Return each word of a text once, in lower case and without accents, in order."""
-    # Some characters decompose only after they are lower case.
-    small = unicodedata.normalize("NFKD", text[:_MAX_CHARS]).casefold()
-    plain = unicodedata.normalize("NFKD", small).casefold()
-    bare = "".join(char for char in plain if not unicodedata.combining(char))
+    bare = text[:_MAX_CHARS].casefold()
+    if not bare.isascii():
+        # Some characters decompose only after they are lower case.
+        small = unicodedata.normalize("NFKD", text[:_MAX_CHARS]).casefold()
+        plain = unicodedata.normalize("NFKD", small).casefold()
+        bare = "".join(char for char in plain if not unicodedata.combining(char))
     return tuple(dict.fromkeys(word[:_MAX_WORD_CHARS] for word in _WORD.findall(bare)))
 
 

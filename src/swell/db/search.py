@@ -123,4 +123,6 @@ def _text(key_id: str, input_json: str) -> str:
 
 def _token(word: str) -> str:
     """Return a word in ASCII. A prefix of a word stays a prefix of its token."""
+    if word.isascii():
+        return word
     return "".join(char if char.isascii() else f"={ord(char):06x}" for char in word)
