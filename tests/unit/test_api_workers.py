@@ -665,7 +665,7 @@ async def test_a_lease_after_which_something_fails_costs_no_attempt(
     worker = await world.register()
     task = await world.create()
 
-    async def fail(events: object) -> None:
+    def fail(events: object) -> None:
         monkeypatch.undo()
         raise Unavailable("the bus is away")
 

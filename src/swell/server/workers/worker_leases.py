@@ -203,7 +203,7 @@ async def take_tasks(
     tasks = await service.broker.lease(lease_request(service, worker, n), until=until)
     if service.publisher is not None:
         service.publisher.leased(tasks)
-    _note_started(service, worker, tasks)
+    await _note_started(service, worker, tasks)
     return tasks
 
 
@@ -239,16 +239,20 @@ async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> l
         if task is not None and task.queue in request.queues
     ]
     tasks = [task for task in await service.store.start(starts) if task is not None]
-    _note_started(service, worker, tasks)
+    await _note_started(service, worker, tasks)
     return tasks
 
 
-def _note_started(service: Service, worker: Worker, tasks: Sequence[Task]) -> None:
+async def _note_started(service: Service, worker: Worker, tasks: Sequence[Task]) -> None:
     if not tasks:
         return
     service.fleet.hold(worker, tasks)
     service.metrics.observe((), swell_lease_tasks=len(tasks))
-    service.bus.publish([event_of(task) for task in tasks])
+    try:
+        service.bus.publish([event_of(task) for task in tasks])
+    except BaseException:
+        await undo_leases(service, holds_of(tasks))
+        raise
 
 
 def holds_of(tasks: Sequence[Task]) -> list[Hold]:

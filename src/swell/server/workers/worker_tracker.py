@@ -129,12 +129,14 @@ class LeaseTracker:
         #: Task id → its last attempt that has ended.
         self._over: OrderedDict[str, int] = OrderedDict()
 
-    def hold(self, worker: Worker, tasks: Iterable[Task]) -> None:
+    def hold(self, worker: Worker, tasks: Sequence[Task]) -> None:
         """Note the leases that this backend has granted to a worker."""
         for task in tasks:
-            token = task.lease_token or ""
-            lease = _Lease(task.attempt, token, worker.info.id, task.queue.partition(":")[0])
-            self._add_lease(task.id, lease)
+            if task.id in self._leases:
+                self._drop_lease(task.id, task.attempt)
+            token, (model, _, _) = task.lease_token or "", task.queue.partition(":")
+            self._leases[task.id] = _Lease(task.attempt, token, worker.info.id, model)
+        worker.meter.take(len(tasks), self._clock.monotonic_s())
 
     def note_lease(self, task_id: str, summary: TaskSummary) -> None:
         """Note a lease that another backend has granted.
