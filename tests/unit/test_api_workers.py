@@ -605,7 +605,7 @@ async def test_a_report_that_is_stale_does_not_have_the_lease_of_another_forgott
     assert fleet.is_held(msgspec.convert(hold(lease), Hold))
     worker = fleet.workers.get(other)
     assert worker is not None
-    assert worker.held == 1
+    assert worker.meter.held == 1
 
 
 # ---- leases whose answer does not reach their worker

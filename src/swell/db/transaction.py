@@ -86,11 +86,6 @@ class State:
         versions = f"{model}:"
         return [queue for queue in self.lines if queue == model or queue.startswith(versions)]
 
-    def line(self, line: LineId) -> Line | None:
-        """Return the counts of a line; None if it has no ready tasks."""
-        queue, urgency, key_id = line
-        return self.lines.get(queue, {}).get(urgency, {}).get(key_id)
-
     def count(self, queue: str, priority: int, key_id: str, n: int, samples: int) -> LineId:
         """Add ready tasks and their samples to a line; negative numbers subtract."""
         urgency = band(priority)
@@ -319,7 +314,8 @@ class Session:
         if len(found) > 1:
             found.sort(key=place_of)
         if head is None:
-            counted = self.state.line(line)
+            queue, urgency, key_id = line
+            counted = self.state.lines.get(queue, {}).get(urgency, {}).get(key_id)
             # A line is read only if it is counted to have more tasks than became ready here.
             has_more = counted is not None and counted.n > len(found)
             return ([], False) if has_more else (found, True)

@@ -7,10 +7,11 @@ most requests need the path, one or two headers and the body.
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
+
+import msgspec
 
 from swell.core.errors import InvalidRequest, TooLarge
 from swell.core.records import ApiKey
@@ -52,8 +53,7 @@ class ClientGone(Exception):
     """The client hung up before the request was read."""
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct):
     """An answer: a body, or a stream of known length."""
 
     status: int

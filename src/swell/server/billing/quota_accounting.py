@@ -75,10 +75,11 @@ class Quotas:
         self._price = price
         self._samples = samples
         self._sample_micros = sample_micros
-        self._keys: frozenset[str] = frozenset()
+        #: Keys with quotas, and until when that is fresh, in monotonic seconds.
+        self.keys: frozenset[str] = frozenset()
+        self.fresh_until_s = -math.inf
         #: Keys that had quotas since this process started: their tasks may have reservations.
         self.ever: frozenset[str] = frozenset()
-        self._read_at_s = -math.inf
         self._reading = asyncio.Lock()
         #: Number of calls of `forget`.
         self._changes = 0
@@ -88,18 +89,19 @@ class Quotas:
     def forget(self) -> None:
         """Read which keys have quotas before the next task is accepted."""
         self._changes += 1
-        self._read_at_s = -math.inf
+        self.fresh_until_s = -math.inf
 
-    async def _refresh(self) -> None:
+    async def _limits(self, key_id: str) -> bool:
         async with self._reading:
-            while self._clock.monotonic_s() - self._read_at_s > _FRESH_S:
-                at_s, changes = self._clock.monotonic_s(), self._changes
+            while (at_s := self._clock.monotonic_s()) >= self.fresh_until_s:
+                changes = self._changes
                 keys = await self._registry.quota_keys()
                 self.ever |= keys
                 # A quota that was set during the read may be missing from the answer.
                 if changes == self._changes:
-                    self._keys, self._read_at_s = keys, at_s
+                    self.keys, self.fresh_until_s = keys, at_s + _FRESH_S
                     break
+        return key_id in self.keys
 
     async def accept(
         self, call: Call, news: Sequence[NewTask], make: Make
@@ -116,9 +118,7 @@ class Quotas:
             CreditsUsedUp: The credits do not cover them.
         """
         key_id = news[0].key_id
-        if self._clock.monotonic_s() - self._read_at_s > _FRESH_S:
-            await self._refresh()
-        if key_id not in self._keys or await self._is_repeat(news[0]):
+        if not await self._limits(key_id) or await self._is_repeat(news[0]):
             return await make(news)
         now, is_own = self._clock.now(), call.caller.id == key_id
         named = [replace(each, id=each.id or new_id(now)) for each in news]
@@ -140,8 +140,7 @@ class Quotas:
 
     async def would_refuse(self, new: NewTask, micros: int) -> SwellError | None:
         """Return the error that a task would get now; None if it would be accepted."""
-        await self._refresh()
-        if new.key_id not in self._keys:
+        if not await self._limits(new.key_id):
             return None
         now = self._clock.now()
         ask = replace(self._ask(replace(new, id="0"), now), micros=micros)

@@ -63,11 +63,11 @@ async def draft(
     """
     at, _ = place
     target = await service.cards.target(request.model)
-    service.cards.check_input(call, target, request.input, at + "/input")
+    value = service.cards.check_input(call, target, request.input, at + "/input")
     new = new_task(call, request, target.queue, repeat, place)
     if target.card.pipeline is not None:
         new = at_first_stage(new, target, at)
-    if (seed := own_seed(target.card, new.input)) is not None:
+    if (seed := own_seed(target.card, value)) is not None:
         new = msgspec.structs.replace(new, seed=seed)
     if SIGNED in bytes(new.input):
         files = check_files(service.objects, new.input, at + "/input")

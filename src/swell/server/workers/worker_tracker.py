@@ -59,11 +59,6 @@ class Worker:
         #: Its lease calls that wait now.
         self.polls: set[asyncio.Future[None]] = set()
 
-    @property
-    def held(self) -> int:
-        """How many tasks it holds."""
-        return self.meter.held
-
     def count_switches(self, reported: Sequence[Switches]) -> list[Switches]:
         """Take the worker's counts of loaded models; return the increase since its last report.
 
@@ -103,7 +98,7 @@ class Rival(NamedTuple):
     versions: frozenset[str]
 
 
-class _Lease(NamedTuple):
+class _Lease(msgspec.Struct, frozen=True):
     attempt: int
     #: Empty if another backend granted the lease.
     token: str
@@ -390,7 +385,7 @@ class Fleet(LeaseTracker):
 
     def held(self) -> dict[str, int]:
         """Return worker → number of held tasks, without workers that hold none."""
-        return {each.info.id: each.held for each in self.workers.values() if each.held}
+        return {each.info.id: each.meter.held for each in self.workers.values() if each.meter.held}
 
     def rivals(
         self, model: str, version: str | None = None, *, staged: Container[str] = ()
@@ -438,7 +433,7 @@ class Fleet(LeaseTracker):
         found = []
         for info in await self._registry.workers():
             worker = self.workers.get(info.id)
-            held = 0 if worker is None else worker.held
+            held = 0 if worker is None else worker.meter.held
             found.append((info, worker_state(info, held, now, self._lost_s), held))
         return found
 
