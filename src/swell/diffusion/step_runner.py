@@ -12,27 +12,26 @@ task, and all previews together take at most a twentieth of the time. Their file
 thread that sends; what that takes counts when the next one is made.
 """
 
+import math
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
-
-import pydantic
+from typing import Any, Final, TypeAlias
 
 from swell.core.clock import Clock
 from swell.core.records import ModelCard
 from swell.core.results import TaskWarning
-from swell.diffusion.batch_buffers import InvalidCheckpoint, SampleState
-from swell.diffusion.sample_checkpoint import Drawn
+from swell.diffusion.batch_buffers import Drawn, InvalidCheckpoint
 from swell.diffusion.step_cost_store import read_step_costs, step_costs_path, write_step_costs
 from swell.diffusion.step_engine import Request, StepEngine
 from swell.runtime.checkpoint_shm import CheckpointMemory, Page
-from swell.runtime.ipc import Pipe, Sent
+from swell.runtime.ipc import Pipe
 from swell.runtime.ipc_messages import (
     DRAWN,
+    Fault,
     Frame,
     HandedOver,
     Order,
@@ -50,13 +49,9 @@ from swell.runtime.task_run import (
     Outbox,
     Reader,
     engine_build,
-    fault_of,
-    fault_of_input,
-    picture_of,
-    small_jpeg,
-    with_traceback,
+    thumbnail,
 )
-from swell.sdk.context import Item, Listener
+from swell.sdk.context import Listener
 from swell.sdk.step_model import StepModel, whole
 
 #: After a preview there is none for so many times what it took.
@@ -87,92 +82,36 @@ class LoadedStepModel:
         self.reader = reader
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What a task wants drawn."""
+class _Sample(Listener):
+    """A sample of a task, and its listener."""
 
-    order: Order
-    checked: Any
-    #: See `StepModel.pack`.
-    pack: int | None
-    #: The inputs of its samples, where its fields are packs (`ui.pack`).
-    inputs: list[Any] | None = None
-
-    @property
-    def count(self) -> int:
-        """How many samples that is."""
-        return self.order.count * (self.pack or 1)
-
-
-class _Place(NamedTuple):
-    """Where a sample's checkpoints lie; and the sample, until it has ended."""
-
-    page: Page
-    state: SampleState | None
-
-
-class _Drawing(Job):
-    """A task that is being drawn."""
-
-    __slots__ = (
-        "began_s",
-        "checked",
-        "finished",
-        "ids",
-        "inputs",
-        "is_told",
-        "kept",
-        "model",
-        "places",
-        "steps",
-    )
-
-    def __init__(self, work: _Work, seed: int, model: str, pipe: Pipe, clock: Clock) -> None:
-        order, checked = work.order, work.checked
-        super().__init__(order.handle, work.count, seed, checked, pipe, clock)
-        self.pack = work.pack
-        self.model = model
-        self.checked = checked
-        self.inputs = work.inputs
-        self.ids = [f"{order.handle}.{index}" for index in range(self.count)]
-        #: Steps that are over, by sample.
-        self.steps = [0] * self.count
-        #: How many steps the checkpoints have that the worker has, by sample, and where they lie.
-        self.kept = [0] * self.count
-        self.places: dict[int, _Place] = {}
-        #: Samples that ended before others of the task, until their last checkpoints are left.
-        self.finished: dict[int, Drawn] = {}
-        #: When its first step began.
-        self.began_s: float | None = None
-        self.is_told = False
-        self.told_s = self.previewed_s = clock.monotonic_s()
-
-
-class _Listener(Listener):
-    """Hears one sample. See `swell.sdk.context.Listener`."""
-
-    __slots__ = ("_drawer", "_index", "_job")
-
-    def __init__(self, drawer: "StepRunner", job: _Drawing, index: int) -> None:
-        self._drawer = drawer
-        self._job = job
-        self._index = index
+    def __init__(self, runner: "StepRunner", job: Job, index: int) -> None:
+        self._runner = runner
+        self.job = job
+        self.index = index
+        self.id = f"{job.handle}.{index}"
+        #: Its finished steps, and those of the checkpoint that the worker has.
+        self.steps = self.kept = 0
+        #: Where its checkpoints are; None before the first.
+        self.page: Page | None = None
+        #: Set if it ended before others of its task, until its last checkpoint is written.
+        self.finished: Drawn | None = None
 
     def progress(self, done: int, total: int) -> None:
-        self._job.steps[self._index] = done
-        self._drawer.tell_progress(self._job, total, is_last=done == total)
+        self.steps = done
+        self._runner.tell_progress(self.job, total, is_last=done == total)
 
     def preview(self, make: Callable[[], Any]) -> None:
-        self._drawer.tell_preview(self._job, self._index, make)
+        self._runner.tell_preview(self, make)
 
     def is_cancelled(self) -> bool:
-        return self._drawer.is_cancelled(self._job)
+        return self._runner.is_cancelled(self.job)
 
     def paid(self, micros: int) -> None:
-        self._job.paid(micros)
+        self.job.paid(micros)
 
     def warn(self, warning: TaskWarning) -> None:
-        self._job.warn(warning)
+        self.job.warn(warning)
 
 
 def _spoken(words: Sequence[_Word]) -> list[Frame]:
@@ -217,14 +156,10 @@ class StepRunner:
         self._device = device
         self._moved = moved
         self._outbox = Outbox(DRAWN, pipe, clock, aside=True)
-        self._jobs: dict[int, _Drawing] = {}
-        #: Those of them that have begun.
-        self._begun: dict[int, _Drawing] = {}
-        self._samples: dict[str, tuple[_Drawing, int]] = {}
+        self._jobs: dict[int, Job] = {}
+        self._samples: dict[str, _Sample] = {}
         #: Tasks that have ended, whose results have not left this process yet, and their pages.
-        self._leaving: list[tuple[Sent, int, list[Page]]] = []
-        #: Samples whose checkpoint was refused just now.
-        self._refused: set[str] = set()
+        self._leaving: list[tuple[threading.Event, int, list[Page]]] = []
         self._previews_from_s = 0.0
         #: What the thread that sends took for previews so far; and what of it was counted.
         self._small_s = self._counted_s = 0.0
@@ -261,7 +196,6 @@ class StepRunner:
             exact=studio.exact,
             step_costs=step_costs,
             load=self._bring,
-            before_network=pipe.begin,
             progress_every_s=FIRST_PROGRESS_S,
             preview_every_s=PREVIEW_EVERY_S,
         )
@@ -331,120 +265,81 @@ class StepRunner:
 
     def add(self, model: str, orders: list[Order]) -> None:
         """Take tasks; their samples take part from the next step on."""
-        easel, drawn_by = self._easels[model], self._known[model][0]
+        reader, drawn_by = self._easels[model].reader, self._known[model][0]
         for order in orders:
-            try:
-                checked = easel.reader.read(order)
-                inputs = easel.reader.inputs(checked)
-                pack = drawn_by.pack(checked) if inputs is None else len(inputs)
-                work = _Work(order, checked, pack, inputs)
-                seed = easel.reader.seed(order, checked, work.count)
-            except pydantic.ValidationError as error:
-                self._outbox.faults.append(fault_of_input(order.handle, error))
+            job = reader.job(order, self._pipe, self._clock, drawn_by.pack)
+            if isinstance(job, Fault):
+                self._outbox.faults.append(job)
                 continue
-            except Exception as error:  # the model cannot say how many pictures are wanted
-                fault = with_traceback(fault_of(order.handle, error, 0.0), error)
-                self._outbox.faults.append(fault)
-                continue
-            job = _Drawing(work, seed, model, self._pipe, self._clock)
-            job.engine = self._engine
-            self._begin(order, job)
-        self._flush()
+            job.model, job.engine = model, self._engine
+            job.told_s = job.previewed_s = self._clock.monotonic_s()
+            job.samples = [_Sample(self, job, index) for index in range(job.count)]
+            self._jobs[job.handle] = job
+            for sample in job.samples:
+                self._begin(sample, order.checkpoints.get(sample.index))
+        if not self._outbox.is_empty:
+            self._outbox.flush()
 
-    def _begin(self, order: Order, job: _Drawing) -> None:
-        self._jobs[job.handle] = job
-        deadline_s = None
-        if order.within_s is not None:
-            deadline_s = self._clock.monotonic_s() + order.within_s
-        for index in range(job.count):
-            self._add(job, index, deadline_s, order.checkpoints.get(index))
-
-    def _add(
-        self, job: _Drawing, index: int, deadline_s: float | None, checkpoint: bytes | None
-    ) -> None:
+    def _begin(self, sample: _Sample, checkpoint: bytes | None) -> None:
+        job = sample.job
         if job.error is not None:
             # A sample before this one could not even be prepared.
             self._count_off(job)
             return
-        name = job.ids[index]
-        item = Item(
-            job.checked if job.inputs is None else job.inputs[index % len(job.inputs)],
-            seed=job.seed + index,
-            index=index,
-            count=job.count,
-            listener=_Listener(self, job, index),
+        self._samples[sample.id] = sample
+        request = Request(
+            id=sample.id,
+            model=self._known[job.model][0],
+            item=job.item(sample.index, sample),
+            deadline_s=job.deadline_s,
+            checkpoint=checkpoint,
         )
-        self._samples[name] = (job, index)
-        self._denoiser.add(
-            [
-                Request(
-                    id=name,
-                    model=self._known[job.model][0],
-                    item=item,
-                    deadline_s=deadline_s,
-                    checkpoint=checkpoint,
-                )
-            ]
-        )
-        if name in self._refused:
-            self._refused.discard(name)
-            self._add(job, index, deadline_s, None)
-            return
-        # The worker has what it came with, and nothing was drawn yet.
-        job.steps[index] = job.kept[index] = self._denoiser.step_of(name)
+        self._denoiser.add([request])
+        # The worker has the checkpoint that it came with.
+        sample.steps = sample.kept = self._denoiser.step_of(sample.id)
 
     def _ended(self, name: str, result: Any) -> None:
-        job, index = self._samples.pop(name)
-        if index in job.places:
-            # Its latents are not held until others of the task have ended.
-            job.places[index] = _Place(job.places[index].page, None)
+        sample = self._samples.pop(name)
+        job = sample.job
+        if isinstance(result, InvalidCheckpoint):
+            # Of another network or another Swell: nothing is lost by starting over.
+            sys.stderr.write(f"a sample is drawn again: {result}\n")
+            self._begin(sample, None)
+            return
         job.device_s += self._denoiser.take_share(name)
         if self._denoiser.is_narrowed(name):
-            # As in fast mode, whatever the operator chose: its file is not to say otherwise.
+            # As in fast mode, so its file must not claim exact mode.
             job.engine = {**self._engine, "batching": "fast"}
-        if isinstance(result, InvalidCheckpoint):
-            # Of another network or another Swell: nothing is lost by starting anew.
-            sys.stderr.write(f"a sample is drawn again: {result}\n")
-            self._refused.add(name)
-            return
         if not isinstance(result, Exception):
-            job.results[index] = result
+            job.results[sample.index] = result
             if job.left > 1:
-                self._keep_finished(job, index)
-                self._tell_early(job)
+                # If the process dies, only decoding is repeated.
+                sample.finished = self._denoiser.drawn_since(name, 0)
+                began_s = job.began_s
+                if began_s is not None and self._clock.monotonic_s() - began_s >= EARLY_AFTER_S:
+                    self._pipe.send_made(job.parts)
         elif job.error is None:
             job.error = result
-            for other in job.ids:
-                self._denoiser.cancel(other)
+            for other in job.samples:
+                self._denoiser.cancel(other.id)
         self._count_off(job)
 
-    def _keep_finished(self, job: _Drawing, index: int) -> None:
-        """Keep the latents of a sample whose task is not done: only to decode them is lost."""
-        drawn = self._denoiser.drawn_since(job.ids[index], 0)
-        if drawn is not None:
-            job.finished[index] = drawn
-
-    def _tell_early(self, job: _Drawing) -> None:
-        """Send what is whole of a task that is not done."""
-        began_s = job.began_s
-        if began_s is not None and self._clock.monotonic_s() - began_s >= EARLY_AFTER_S:
-            self._pipe.send_made(job.parts)
-
-    def _count_off(self, job: _Drawing) -> None:
+    def _count_off(self, job: Job) -> None:
         job.left -= 1
         if job.left:
             return
         del self._jobs[job.handle]
-        self._begun.pop(job.handle, None)
         if job.began_s is not None:
             job.run_s = self._clock.monotonic_s() - job.began_s
         self._device.use(job.model)
-        pages = [place.page for place in job.places.values()]
-        job.places.clear()
-        job.finished.clear()
+        samples, job.samples = job.samples, []
+        pages = [sample.page for sample in samples if sample.page is not None]
+        for sample in samples:
+            sample.finished = None
         sent = self._outbox.add(job)
         if sent is None:
-            self._give_back(pages)
+            for page in pages:
+                self._slate.give_back(page)
         else:
             self._leaving.append((sent, job.handle, pages))
         self._pipe.forget(job.handle)
@@ -456,15 +351,19 @@ class StepRunner:
         if self._leaving:
             self._give_back_left()
         for handle in self._pipe.stopped and self._pipe.stopped & self._jobs.keys():
-            for name in self._jobs[handle].ids:
-                self._denoiser.cancel(name)
+            for sample in self._jobs[handle].samples:
+                self._denoiser.cancel(sample.id)
         self._has_news = True
         is_left = self._denoiser.boundary()
-        self._flush()
+        if not self._outbox.is_empty:
+            self._outbox.flush()
         if self._words:
             words, self._words = self._words, []
             self._pipe.send_made(partial(_spoken, words))
-        self._tell_swaps()
+        for model, swaps in self._denoiser.swaps.items():
+            if swaps.count != self._told_swaps.get(model):
+                self._told_swaps[model] = swaps.count
+                self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
         now_s = self._clock.monotonic_s()
         if is_left and now_s >= self._checkpoint_s:
             self._leave_checkpoints()
@@ -473,89 +372,53 @@ class StepRunner:
             self.keep_step_costs()
 
     def _give_back_left(self) -> None:
-        """Take back the pages of those whose results have left this process, which may die."""
-        over = [each for each in self._leaving if each[0].is_over]
-        self._leaving = [each for each in self._leaving if not each[0].is_over]
-        for _, handle, pages in over:
-            # Whatever was said of it meanwhile.
+        """Free the pages of tasks whose results have left this process, which may die."""
+        leaving, self._leaving = self._leaving, []
+        for each in leaving:
+            sent, handle, pages = each
+            if not sent.is_set():
+                self._leaving.append(each)
+                continue
+            # Stops and watches that arrived since.
             self._pipe.forget(handle)
-            self._give_back(pages)
-
-    def _give_back(self, pages: Iterable[Page]) -> None:
-        for page in pages:
-            self._slate.give_back(page)
-
-    def _flush(self) -> None:
-        if not self._outbox.is_empty:
-            self._outbox.flush()
-
-    def _tell_swaps(self) -> None:
-        for model, swaps in self._denoiser.swaps.items():
-            if swaps.count != self._told_swaps.get(model):
-                self._told_swaps[model] = swaps.count
-                self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
+            for page in pages:
+                self._slate.give_back(page)
 
     def _leave_checkpoints(self) -> None:
+        """Write checkpoints of all samples that have advanced since their last one."""
         later: list[tuple[Page, Drawn]] = []
-        # Others have nothing to lose.
-        for job in self._begun.values():
-            if job.finished:
-                for index, drawn in job.finished.items():
-                    self._leave(job, index, drawn, later)
-                job.finished.clear()
-            for index, name in enumerate(job.ids):
-                if name not in self._samples:
-                    continue
-                place = job.places.get(index)
-                if place is not None and self._is_left(job, index, place):
-                    continue
-                since = self._denoiser.drawn_since(name, job.kept[index])
-                if since is not None:
-                    job.kept[index] = since.step
-                    self._leave(job, index, since, later)
+        begun = [job for job in self._jobs.values() if job.began_s is not None]
+        for sample in [sample for job in begun for sample in job.samples]:
+            drawn, sample.finished = sample.finished, None
+            drawn = drawn or self._denoiser.drawn_since(sample.id, sample.kept)
+            if drawn is None:
+                continue
+            sample.kept = drawn.step
+            page = sample.page = sample.page or self._new_page(sample, drawn)
+            if page is None:
+                continue
+            if drawn.is_at_hand:
+                _write([(page, drawn)])
+            else:
+                later.append((page, drawn))
         if later:
             # Only the copies are made now: a thread waits for the device.
             self._pipe.send_made(partial(_write, later))
 
-    def _is_left(self, job: _Drawing, index: int, place: _Place) -> bool:
-        """Leave the checkpoint of a sample whose latents lie at hand; say whether they do.
-
-        Of most samples it is all there is to do, after each step.
-        """
-        page, state = place
-        if state is None or state.raw is None:
-            return False
-        if state.step != job.kept[index]:
-            x, h = state.raw
-            page.write(state.step, x, h, is_narrowed=state.is_narrowed)
-            job.kept[index] = state.step
-        return True
-
-    def _leave(
-        self, job: _Drawing, index: int, drawn: Drawn, later: list[tuple[Page, Drawn]]
-    ) -> None:
-        place = job.places.get(index)
-        page = self._page(job, index, drawn) if place is None else place.page
-        if page is None:
-            return
-        if drawn.is_at_hand:
-            x, h = drawn.read()
-            page.write(drawn.step, x, h, is_narrowed=drawn.is_narrowed)
-        else:
-            later.append((page, drawn))
-
-    def _page(self, job: _Drawing, index: int, drawn: Drawn) -> Page | None:
-        """Return a new page for a sample; None where there is no memory: it goes on without."""
-        identity = drawn.state.identity
+    def _new_page(self, sample: _Sample, drawn: Drawn) -> Page | None:
+        """Return a new page for a sample; None if there is no memory: it has no checkpoints."""
+        state, job = drawn.state, sample.job
+        x_bytes = 4 * math.prod(state.plan.shape)
+        h_bytes = x_bytes * state.table.solver.history
         try:
-            page = self._slate.page(job.handle, index, job.seed, identity, *drawn.shape)
+            return self._slate.page(
+                job.handle, sample.index, job.seed, state.identity, x_bytes, h_bytes
+            )
         except OSError as error:
             if not self._has_no_room:
                 sys.stderr.write(f"samples have no checkpoints: {error}\n")
             self._has_no_room = True
             return None
-        job.places[index] = _Place(page, None if drawn.state.is_finished else drawn.state)
-        return page
 
     def _rest(self, began_s: float) -> None:
         """Leave no checkpoints for as long as those were worth that are left since `began_s`."""
@@ -573,8 +436,8 @@ class StepRunner:
         self._leave_checkpoints()
         # It is sent after all that the thread was given.
         device_s = {job.handle: job.device_s for job in self._jobs.values()}
-        for name, (job, _) in self._samples.items():
-            device_s[job.handle] += self._denoiser.share_so_far(name)
+        for name, sample in self._samples.items():
+            device_s[sample.job.handle] += self._denoiser.share_so_far(name)
         self._pipe.send(HandedOver(device_s))
         self._is_over = True
 
@@ -592,7 +455,7 @@ class StepRunner:
 
     # What samples tell
 
-    def tell_progress(self, job: _Drawing, total: int, *, is_last: bool) -> None:
+    def tell_progress(self, job: Job, total: int, *, is_last: bool) -> None:
         """Tell how far a task is, counting the steps of all its samples.
 
         Args:
@@ -605,21 +468,24 @@ class StepRunner:
             # sends the results may have let go of them.
             return
         now_s = self._clock.monotonic_s()
-        is_time = now_s - job.told_s >= (job.progress_every_s if job.is_told else FIRST_PROGRESS_S)
+        every_s = job.progress_every_s if job.is_told else FIRST_PROGRESS_S
+        is_time = now_s - job.told_s >= every_s
         if not (is_time or (is_last and job.is_told)):
             return
-        # One that came with its last step says no word of it.
-        of_each = zip(job.steps, job.results, strict=True)
-        done = sum(step if result is None else total for step, result in of_each)
+        # A sample whose checkpoint had all steps reports none.
+        done = sum(
+            sample.steps if result is None else total
+            for sample, result in zip(job.samples, job.results, strict=True)
+        )
         whole = job.count * total
         if not (is_time or done >= whole):
             return
         job.is_told, job.told_s = True, now_s
         self._words.append(Step(job.handle, min(done, whole), whole))
 
-    def tell_preview(self, job: _Drawing, index: int, make: Callable[[], Any]) -> None:
+    def tell_preview(self, sample: _Sample, make: Callable[[], Any]) -> None:
         """Show a sample, if it is time for it."""
-        start_s = self._clock.monotonic_s()
+        job, start_s = sample.job, self._clock.monotonic_s()
         if start_s < self._previews_from_s or start_s - job.previewed_s < PREVIEW_EVERY_S:
             return
         if not job.is_shown:
@@ -635,7 +501,7 @@ class StepRunner:
         self._counted_s = small_s
         self._previews_from_s = now_s + PREVIEW_REST * took_s
         if made is not None:
-            self._words.append(partial(self._small, job.handle, index, made))
+            self._words.append(partial(self._small, job.handle, sample.index, made))
 
     def _small(self, handle: int, index: int, made: Any) -> Preview | None:
         """Make a preview's file, in the thread that sends, while the model goes on.
@@ -645,16 +511,19 @@ class StepRunner:
             index: The sample.
             made: As `StepModel.preview` returns it.
         """
-        picture = picture_of(partial(whole, made))
+        try:
+            picture = whole(made)
+        except Exception:
+            traceback.print_exc()
+            return None
         # Waiting for the device costs this thread nothing.
         start_s = self._clock.monotonic_s()
-        jpeg = None if picture is None else small_jpeg(picture)
+        jpeg = thumbnail(lambda: picture)
         self._small_s += self._clock.monotonic_s() - start_s
         return None if jpeg is None else Preview(handle, index, jpeg)
 
-    def is_cancelled(self, job: _Drawing) -> bool:
+    def is_cancelled(self, job: Job) -> bool:
         """Say whether a task is to stop. Asked before each step, so the first time is its start."""
         if job.began_s is None:
             job.began_s = self._clock.monotonic_s()
-            self._begun[job.handle] = job
         return job.is_cancelled()

@@ -16,7 +16,6 @@ from swell.core.startup_phases import Span
 from swell.runtime.checkpoint_shm import Kept, new_slate, read_slate
 from swell.runtime.hugepages import with_large_pages
 from swell.runtime.ipc_messages import (
-    HEAD_BYTES,
     Described,
     Frame,
     HandOver,
@@ -31,6 +30,7 @@ from swell.runtime.ipc_messages import (
     Watch,
     WeightLocations,
     Work,
+    cut_frames,
     decode_frame,
     encode_frame,
 )
@@ -361,14 +361,8 @@ class _Frames(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what came; a frame may come in many parts, or many frames in one."""
         self._buffer += data
-        at, buffer = 0, self._buffer
-        while len(buffer) - at >= HEAD_BYTES:
-            end = at + HEAD_BYTES + int.from_bytes(buffer[at : at + HEAD_BYTES], "big")
-            if len(buffer) < end:
-                break
-            self._process.heard(decode_frame(bytes(memoryview(buffer)[at + HEAD_BYTES : end])))
-            at = end
-        del buffer[:at]
+        for body in cut_frames(self._buffer):
+            self._process.heard(decode_frame(body))
 
     def connection_lost(self, error: Exception | None) -> None:
         """The process closed its end, by will or by death."""

@@ -28,7 +28,6 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 import PIL.Image
-import pydantic
 
 from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidModel, SwellError
@@ -41,6 +40,7 @@ from swell.runtime.ipc import Pipe, WorkerGone
 from swell.runtime.ipc_messages import (
     DEVICE_BROKEN,
     Described,
+    Fault,
     HandOver,
     Load,
     Order,
@@ -64,11 +64,8 @@ from swell.runtime.task_run import (
     Job,
     Outbox,
     Reader,
-    fault_of,
-    fault_of_input,
     peak_bytes,
     thumbnail,
-    with_traceback,
 )
 from swell.runtime.task_run import SEED_BITS as SEED_BITS
 from swell.runtime.unicode_repair import describe_error
@@ -203,25 +200,11 @@ class Runner:
                 self._pipe.forget(order.handle)
 
     def _prepare(self, order: Order, items: _Samples, results: Outbox) -> None:
-        try:
-            checked = self._reader.read(order)
-            inputs = self._reader.inputs(checked)
-            count = order.count if inputs is None else order.count * len(inputs)
-            seed = self._reader.seed(order, checked, count)
-        except pydantic.ValidationError as error:
-            results.faults.append(fault_of_input(order.handle, error))
-            return
-        except Exception as error:  # a check of the model's own broke
-            fault = with_traceback(fault_of(order.handle, error, 0.0), error)
-            results.faults.append(fault)
-            return
-        job = Job(order.handle, count, seed, checked, self._pipe, self._clock)
-        if inputs is not None:
-            job.pack = len(inputs)
-        for index in range(count):
-            own = checked if inputs is None else inputs[index % len(inputs)]
-            item = Item(own, seed=seed + index, index=index, count=count, listener=job)
-            items.append((item, job))
+        job = self._reader.job(order, self._pipe, self._clock)
+        if isinstance(job, Fault):
+            results.faults.append(job)
+        else:
+            items += [(job.item(index, job), job) for index in range(job.count)]
 
     def _bring(self, bring: Callable[[], float], items: _Samples) -> CannotLoad | None:
         if not items:

@@ -6,7 +6,7 @@ synchronously queues nothing.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -14,12 +14,15 @@ import msgspec
 from swell.core.clock import Clock
 from swell.diffusion.batch_buffers import SampleState
 from swell.diffusion.batch_scheduler import Decision, Scheduler
-from swell.diffusion.batch_step import Foreseen
-from swell.sdk.step_model import Mark
+from swell.sdk.step_model import Array, Mark
 
 #: The next step is queued when this share of the present one is left: early enough to leave no gap,
 #: and late enough for samples that have just arrived.
 LEAD: Final = 0.1
+
+
+#: A sample, and a function that returns the latents for its preview.
+Foreseen = tuple[SampleState, Callable[[], Array]]
 
 
 class Queued(msgspec.Struct, frozen=True):
