@@ -70,17 +70,14 @@ from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import WeightCache
 from swell.worker.backend_session import BackendSession, BackendWatchdog
 from swell.worker.batching import Batching, BatchQueue, StepAdmission, batching_of, room_of
-from swell.worker.early_outputs import Brought, Parts
 from swell.worker.encoder_pool import Encoders
 from swell.worker.heartbeat import keep_beating
-from swell.worker.inflight import InflightTask, InflightTasks
-from swell.worker.input_files import FileFields, file_fields
+from swell.worker.inflight import Brought, InflightTask, InflightTasks, Parts
 from swell.worker.lora_files import Loras
 from swell.worker.model_process_state import ModelProcessState
-from swell.worker.task_inputs import TaskInputs
-from swell.worker.task_results import Delivery, failed, faulty, stopped, success
+from swell.worker.task_inputs import FileFields, TaskInputs, file_fields
+from swell.worker.task_results import Delivery, Uploader, failed, faulty, stopped, success
 from swell.worker.task_spans import TaskTraces
-from swell.worker.upload import Uploader
 
 _log = structlog.get_logger("swell.worker")
 
@@ -133,14 +130,6 @@ class _Why(Enum):
     DEAF = "worker: the model kept running a stopped task, so its process was killed"
     #: A call of the model took longer than it may.
     SLOW = "a run of the model took too long: its process was killed"
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """Why the model process is being killed, and which batch it had then."""
-
-    why: _Why
-    batch: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +218,8 @@ class Worker:
         #: Tasks that killed a model process; a later attempt is drawn alone.
         self._blamed: deque[str] = deque(maxlen=MOST_BLAMED)
         self._deaths = 0
-        self._verdict: _Verdict | None = None
+        #: Why the model process is being killed, and the batch that it had then.
+        self._verdict: tuple[_Why, int | None] | None = None
         #: Models on the device, and what bringing each would take, as the model process said last.
         self._residents: list[str] = []
         self._expected_s: dict[str, float] = {}
@@ -677,7 +667,7 @@ class Worker:
             await self._clock.sleep(left_s)
 
     def _kill(self, why: _Why) -> None:
-        self._verdict = _Verdict(why, self._at.current)
+        self._verdict = why, self._at.current
         self._process.end()
 
     # --- on the way to the model -----------------------------------------------------------------
@@ -699,30 +689,17 @@ class Worker:
         self._enqueue(held)
         self._feed()
 
-    def _enqueue(self, held: InflightTask) -> None:
-        if self._served[held.task.model].draws:
-            held.alone = held.task.task_id in self._blamed
-            self._line.add(held, held.task.model, held.task.count, alone=held.alone)
-            return
-        self._backlog.add(
-            held,
-            self._served[held.task.model].batching,
-            held.key,
-            samples=held.task.count,
-            alone=held.alone,
-        )
-
-    def _put_back(self, held: InflightTask) -> None:
-        if self._served[held.task.model].draws:
-            self._line.put_back(held, held.task.model, held.task.count, alone=held.alone)
-            return
-        self._backlog.put_back(
-            held,
-            self._served[held.task.model].batching,
-            held.key,
-            samples=held.task.count,
-            alone=held.alone,
-        )
+    def _enqueue(self, held: InflightTask, *, back: bool = False) -> None:
+        """Put a task at the end of its queue, or back at its head."""
+        task, served = held.task, self._served[held.task.model]
+        if served.draws:
+            if not back:
+                held.alone = task.task_id in self._blamed
+            put = self._line.put_back if back else self._line.add
+            put(held, task.model, task.count, alone=held.alone)
+        else:
+            place = self._backlog.put_back if back else self._backlog.add
+            place(held, served.batching, held.key, samples=task.count, alone=held.alone)
 
     def _feed(self) -> None:
         """Give the model process what it can take now, unless its pictures pile up."""
@@ -739,7 +716,7 @@ class Worker:
             live = [held for held in batch if self._is_worth_running(held, now_s)]
             count = _that_fit(live)
             for held in reversed(live[count:]):
-                self._put_back(held)
+                self._enqueue(held, back=True)
             if live:
                 self._send(live[:count], now_s)
 
@@ -759,38 +736,14 @@ class Worker:
         return True
 
     def _send(self, batch: list[InflightTask], now_s: float) -> None:
-        model = batch[0].task.model
-        for held in batch:
-            held.sent_s = now_s
         number = self._at.begin_batch({held.handle: held for held in batch}, now_s)
         wanted = self._backlog.models if len(self._served) > 1 else ()
-        orders = [
-            Order(
-                held.handle,
-                bytes(held.task.input),
-                held.seed,
-                held.task.count,
-                held.files,
-                loras=_paths(held),
-            )
-            for held in batch
-        ]
-        self._process.run(number, model, orders, sorted(wanted))
+        orders = [_order(held, now_s) for held in batch]
+        self._process.run(number, batch[0].task.model, orders, sorted(wanted))
 
     def _draw(self, held: InflightTask, now_s: float) -> None:
         self._at.begin_drawing(held.handle, held, now_s)
-        held.sent_s = now_s
-        order = Order(
-            held.handle,
-            bytes(held.task.input),
-            held.seed,
-            held.task.count,
-            held.files,
-            None if held.deadline_s is None else held.deadline_s - now_s,
-            held.checkpoints,
-            _paths(held),
-        )
-        self._process.run(DRAWN, held.task.model, [order])
+        self._process.run(DRAWN, held.task.model, [_order(held, now_s)])
 
     # --- what the model process says -------------------------------------------------------------
 
@@ -812,14 +765,15 @@ class Worker:
             case Step():
                 self._on_step(frame)
             case Preview():
-                self._on_preview(frame)
+                if held := self._desk.find(frame.handle):
+                    image = f"data:image/jpeg;base64,{base64.b64encode(frame.jpeg).decode()}"
+                    self._desk.tell(held, "preview", {"image": image, "index": frame.index})
             case Part():
                 self._on_part(frame)
             case _:
-                self._on_word(frame)
+                self._on_rare_frame(frame)
 
-    def _on_word(self, frame: Frame) -> None:
-        """Hear what comes seldom."""
+    def _on_rare_frame(self, frame: Frame) -> None:
         match frame:
             case Paid():
                 self._desk.pay(frame.handle, frame.micros)
@@ -827,29 +781,25 @@ class Worker:
                 for held in filter(None, map(self._desk.find, frame.handles)):
                     held.is_heeded = True
             case HandedOver():
-                self._on_handed_over(frame)
+                for handle, held in self._at.drawn.items():
+                    held.device_s = frame.device_s.get(handle, 0.0)
+                self._handed_over.set()
             case Turn():
                 self._at.turn_to(frame.batch, self._clock.monotonic_s())
-            case Moving() | Moved() | Swapped():
-                self._on_change(frame)
+            case Swapped():
+                new = frame.count - self.lora_swaps.get(frame.model, 0)
+                self.lora_swaps[frame.model] = frame.count
+                self._count_switches(frame.model, "loras", new)
+                self._tell_of_models()
+                _log.debug("LoRAs changed", model=frame.model, swaps=frame.count)
+            case Moving():
+                self._at.busy_for = frame.model
+                self._moving_since_s = self._clock.monotonic_s()
+            case Moved():
+                self._on_moved(frame)
 
-    def _on_change(self, change: Moving | Moved | Swapped) -> None:
-        """Note which models or LoRAs are on the device now."""
-        if isinstance(change, Swapped):
-            new = change.count - self.lora_swaps.get(change.model, 0)
-            self.lora_swaps[change.model] = change.count
-            self._count_switches(change.model, "loras", new)
-            self._tell_of_models()
-            _log.debug("LoRAs changed", model=change.model, swaps=change.count)
-        else:
-            self._on_move(change)
-
-    def _on_move(self, moved: Moving | Moved) -> None:
-        """Note which models are on the device now; what was at work begins to count again."""
-        if isinstance(moved, Moving):
-            self._at.busy_for = moved.model
-            self._moving_since_s = self._clock.monotonic_s()
-            return
+    def _on_moved(self, moved: Moved) -> None:
+        """Note which models are on the device now; running tasks begin to count again."""
         self._desk.startups.append(
             self._startups.switched(
                 moved.model, self._moving_since_s, self._process, is_there=bool(moved.kind)
@@ -881,9 +831,7 @@ class Worker:
             held = self._come_back(results.batch, done.handle)
             self.traces.ran(held.task, done.run_s, held.load_s + done.load_s)
             if done.files or done.sent:
-                errand = self._run_errand(self._deliver(held, done))
-                self._deliveries[held.handle] = errand
-                errand.add_done_callback(partial(self._on_delivered, held.handle))
+                self._deliveries[held.handle] = self._run_errand(self._deliver(held, done))
             else:
                 self._desk.settle(held, success(held, done))
         for fault in results.faults:
@@ -907,11 +855,6 @@ class Worker:
         if results.batch == DRAWN or results.is_last:
             self._feed()
 
-    def _on_handed_over(self, frame: HandedOver) -> None:
-        for handle, held in self._at.drawn.items():
-            held.device_s = frame.device_s.get(handle, 0.0)
-        self._handed_over.set()
-
     def _on_fault(self, held: InflightTask, fault: Fault) -> None:
         load_s = held.load_s + fault.load_s
         self.traces.ran(held.task, fault.run_s, load_s, error=fault.code)
@@ -921,9 +864,6 @@ class Worker:
             )
         else:
             _log.debug("refused by the model", **held.about, code=fault.code)
-
-    def _on_delivered(self, handle: int, _: "asyncio.Task[None]") -> None:
-        del self._deliveries[handle]
 
     def _come_back(self, batch: int, handle: int) -> InflightTask:
         held = self._at.come_back(batch, handle)
@@ -951,12 +891,6 @@ class Worker:
             fraction = step.done / step.total if step.total > 0 else 0.0
             data = {"step": step.done, "steps": step.total, "fraction": round(fraction, 4)}
             self._desk.tell(held, "progress", data, soon=self._at.is_watched(step.handle))
-
-    def _on_preview(self, preview: Preview) -> None:
-        held = self._desk.find(preview.handle)
-        if held is not None:
-            image = f"data:image/jpeg;base64,{base64.b64encode(preview.jpeg).decode()}"
-            self._desk.tell(held, "preview", {"image": image, "index": preview.index})
 
     def _on_part(self, part: Part) -> None:
         """Bring a file of a task that has not ended, unless it is on its way already."""
@@ -993,15 +927,11 @@ class Worker:
             return
         self._take_checkpoints()
         verdict, self._verdict = self._verdict, None
-        why = _Why.BROKEN if code == DEVICE_BROKEN else _Why.DIED
-        if verdict is not None:
-            why = verdict.why
-        if verdict is None:
-            _log.warning(why.value, how=describe_exit(code), task_ids=self._at_work())
-        else:
-            _log.warning(why.value, task_ids=self._at_work())
+        why, batch = verdict or (_Why.BROKEN if code == DEVICE_BROKEN else _Why.DIED, None)
+        how = {} if verdict else {"how": describe_exit(code)}
+        _log.warning(why.value, **how, task_ids=self._at_work())
         # The stopped task has ended, or the run that was too long has.
-        blameless = why is _Why.DEAF or (verdict is not None and verdict.batch != self._at.current)
+        blameless = why is _Why.DEAF or (verdict is not None and batch != self._at.current)
         # Until it turned to its batch others had the device; while it brings a model nobody has.
         since_s = self._at.since_s
         now_s = self._clock.monotonic_s()
@@ -1083,7 +1013,7 @@ class Worker:
             if held.is_stopped:
                 self._desk.settle(held, stopped(held))
             else:
-                self._put_back(held)
+                self._enqueue(held, back=True)
 
     async def _revive(self) -> None:
         """Start a new model process, after a wait that grows with each death without a result."""
@@ -1156,7 +1086,10 @@ class Worker:
             _log.error("an errand failed", exc_info=error)
 
     async def _deliver(self, held: InflightTask, done: Done) -> None:
-        self._desk.settle(held, *await self._delivery.outcome(held, done))
+        try:
+            self._desk.settle(held, *await self._delivery.outcome(held, done))
+        finally:
+            del self._deliveries[held.handle]
 
 
 def _that_fit(batch: Sequence[InflightTask]) -> int:
@@ -1169,5 +1102,15 @@ def _that_fit(batch: Sequence[InflightTask]) -> int:
     return len(batch)
 
 
-def _paths(held: InflightTask) -> dict[str, tuple[str, str]]:
-    return {name: (lora.path, lora.digest) for name, lora in held.loras.items()}
+def _order(held: InflightTask, now_s: float) -> Order:
+    held.sent_s = now_s
+    return Order(
+        held.handle,
+        bytes(held.task.input),
+        held.seed,
+        held.task.count,
+        held.files,
+        None if held.deadline_s is None else held.deadline_s - now_s,
+        held.checkpoints,
+        {name: (lora.path, lora.digest) for name, lora in held.loras.items()},
+    )
