@@ -250,12 +250,23 @@ class StepEngine:
             except Exception as error:
                 self._ended(request.id, error)
                 continue
-            self._queue.begin(state.id)
+            self._queue.spent_s[state.id] = 0.0
             if state.is_finished:
                 self._finished.append(state)
             else:
                 self._states[state.id] = state
-                self._scheduler.add(self._sample(request, state))
+                self._scheduler.add(
+                    Sample(
+                        id=state.id,
+                        key=state.key,
+                        remaining=len(state.table) - state.step,
+                        steps=len(state.table),
+                        arrived_s=self._clock.monotonic_s(),
+                        deadline_s=request.deadline_s,
+                        weight=1 / max(1, request.item.count),
+                        rows=2 if state.is_guided else 1,
+                    )
+                )
 
     def cancel(self, sample_id: str) -> None:
         """Drop a sample at the next boundary. An unknown id is ignored."""
@@ -302,7 +313,7 @@ class StepEngine:
 
     def share_so_far(self, sample_id: str) -> float:
         """Return the device time of a sample that continues, in seconds."""
-        return self._queue.spent_s(sample_id)
+        return self._queue.spent_s.get(sample_id, 0.0)
 
     def set_residency(self, model: StepModel, *, loaded: bool, load_s: float) -> None:
         """Set whether a model is on the device, and the expected duration of loading it."""
@@ -360,11 +371,11 @@ class StepEngine:
 
     def boundary(self) -> bool:
         """Do the work between two steps, then run one; return whether any sample is left."""
-        begun_s, queued = self._clock.monotonic_s(), len(self._queue)
+        begun_s, queued = self._clock.monotonic_s(), len(self._queue.queued)
         self._step()
-        if len(self._queue) > queued:
+        if len(self._queue.queued) > queued:
             self._host_s = max(self._clock.monotonic_s() - begun_s, 0.9 * self._host_s)
-        if len(self._queue):
+        if self._queue.queued:
             self._wait(AHEAD if self._states or self._finished else 0)
         return bool(self._states or self._finished)
 
@@ -396,7 +407,7 @@ class StepEngine:
 
     def _decode(self) -> None:
         """Decode one sample, and more if that takes little time or too many would wait."""
-        begun_s, queued = self._clock.monotonic_s(), len(self._queue)
+        begun_s, queued = self._clock.monotonic_s(), len(self._queue.queued)
         most = max(MOST_FINISHED, self._together)
         for count in range(1, len(self._finished) + 1):
             self._decode_first()
@@ -405,7 +416,7 @@ class StepEngine:
             # The time that an asynchronous device takes is not known here.
             each_s = (self._clock.monotonic_s() - begun_s) / count
             is_slow = max(self._together, (count + 1) / DECODING) * each_s >= self._step_s
-            if len(self._queue) > queued or is_slow:
+            if len(self._queue.queued) > queued or is_slow:
                 break
 
     def _decode_first(self) -> None:
@@ -436,7 +447,7 @@ class StepEngine:
             self._queue.spend(self._clock.monotonic_s() - begun_s, {state.id: 1})
         else:
             decoded = state.id, resident.model.name
-            self._queue.append(Queued(begun_s, mark, decoded=decoded))
+            self._queue.queued.append(Queued(begun_s, mark, decoded=decoded))
         return result
 
     def _choose(self) -> tuple[Decision, list[SampleState]]:
@@ -469,7 +480,7 @@ class StepEngine:
             if decision.bucket < (states[0].key.bucket or 0) and narrows:
                 for state in step.advanced:
                     state.is_narrowed = True
-            self._count(decision, step)
+            self._count(decision, key, step)
         if lacking is not None:
             self._shrink(decision, step, lacking)
 
@@ -593,8 +604,9 @@ class StepEngine:
         self._tell_residency(resident)
         return reason is None
 
-    def _count(self, decision: Decision, step: _Step) -> None:
+    def _count(self, decision: Decision, key: _Key, step: _Step) -> None:
         """Count a step, and move the samples that it finishes."""
+        assert key.arena is not None, "the step ran"
         ids = {state.id for state in step.advanced}
         if len(ids) < len(decision.run):
             ran = tuple(sample for sample in decision.run if sample.id in ids)
@@ -604,13 +616,13 @@ class StepEngine:
         self._together = len(moved)
         for sample in self._scheduler.started(decision):
             state = self._states.pop(sample.id)
-            self._free_row(state)
+            key.arena.take(state)
             # It may wait for a while.
             state.with_words = state.without_words = None
             self._finished.append(state)
         encoding, self._encoding = self._encoding, (0.0, {})
         if step.mark is not None:
-            self._queue.append(
+            self._queue.queued.append(
                 Queued(step.begun_s, step.mark, decision, moved, rows, step.foreseen)
             )
             return
@@ -672,18 +684,6 @@ class StepEngine:
             self._know(key, self._resident(model))
         return state
 
-    def _sample(self, request: Request, state: SampleState) -> Sample:
-        return Sample(
-            id=state.id,
-            key=state.key,
-            remaining=len(state.table) - state.step,
-            steps=len(state.table),
-            arrived_s=self._clock.monotonic_s(),
-            deadline_s=request.deadline_s,
-            weight=1 / max(1, request.item.count),
-            rows=2 if state.is_guided else 1,
-        )
-
     def _resident(self, model: StepModel) -> _Resident:
         resident = self._residents.get(model.name)
         if resident is None:
@@ -737,17 +737,13 @@ class StepEngine:
         for other in own[:-MOST_KEPT]:
             del self._step_costs[other]
 
-    def _free_row(self, state: SampleState) -> None:
-        arena = self._keys[state.key].arena
-        if arena is not None:
-            arena.take(state)
-
     def _end(self, state: SampleState, error: Exception) -> None:
         """End a sample that has steps left."""
         self._scheduler.cancel(state.id)
         del self._states[state.id]
-        if state.row >= 0:
-            self._free_row(state)
+        arena = self._keys[state.key].arena
+        if arena is not None:
+            arena.take(state)
         self._evict_oldest(self._keys[state.key].resident)
         self._tell_end(state.id, error)
 
@@ -816,19 +812,19 @@ def _stream_of(model: StepModel) -> Callable[[int, Plan], NoiseStream] | None:
 def _decode(model: StepModel, state: SampleState) -> tuple[Any, Mark | None]:
     is_finite = model.arrays.is_finite(state.x)
     result = model.decode(state.x, state.item)
+
+    def finite() -> Any:
+        if not is_finite():
+            raise FloatingPointError(NOT_FINITE)
+        return whole(result)
+
     mark = model.arrays.mark()
     if mark is not None:
         # Encoding waits for the device anyway, so check there.
-        return partial(_if_finite, is_finite, result), mark
+        return finite, mark
     if not is_finite():
         raise FloatingPointError(NOT_FINITE)
     return result, None
-
-
-def _if_finite(is_finite: Callable[[], bool], result: Any) -> Any:
-    if not is_finite():
-        raise FloatingPointError(NOT_FINITE)
-    return whole(result)
 
 
 def _preview(model: StepModel, foreseen: Callable[[], Array], item: Any) -> Any:

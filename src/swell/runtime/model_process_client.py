@@ -18,16 +18,10 @@ from swell.runtime.hugepages import with_large_pages
 from swell.runtime.ipc_messages import (
     Described,
     Frame,
-    HandOver,
     Load,
-    Order,
     Phased,
     Ready,
     Refused,
-    Run,
-    StepEngineConfig,
-    Stop,
-    Watch,
     WeightLocations,
     Work,
     cut_frames,
@@ -178,7 +172,7 @@ class ModelProcess:
             ours.close()
             raise
         self.is_asked.set()
-        self._send(load)
+        self.send(load)
         return await asyncio.shield(self._cards)
 
     async def _spawn(self, fds: list[int]) -> asyncio.subprocess.Process:
@@ -207,38 +201,12 @@ class ModelProcess:
         """
         return await asyncio.shield(self._ready)
 
-    def draw_like(self, studio: StepEngineConfig) -> None:
-        """Say how models that draw in steps are run, before the first task."""
-        self._send(studio)
-
-    def hand_over(self) -> None:
-        """Have it draw no more and leave checkpoints of all that was drawn, then `HandedOver`."""
-        self._send(HandOver())
-
     def kept(self, handles: Collection[int]) -> list[Kept]:
         """Return the checkpoints that it has left of these tasks, alive or dead; before `kill`."""
         return read_slate(self._slate.fileno(), handles)
 
-    def run(self, batch: int, model: str, orders: list[Order], wanted: Sequence[str] = ()) -> None:
-        """Have a batch run after those that were given before.
-
-        Args:
-            batch: Its number.
-            model: What it is for.
-            orders: Its tasks.
-            wanted: Models that others wait for.
-        """
-        self._send(Run(batch, model, orders, list(wanted)))
-
-    def stop(self, handles: list[int]) -> None:
-        """Have tasks stopped at their next step."""
-        self._send(Stop(handles))
-
-    def watch(self, handles: list[int]) -> None:
-        """Have progress of these tasks told often, and previews made."""
-        self._send(Watch(handles))
-
-    def _send(self, work: Work) -> None:
+    def send(self, work: Work) -> None:
+        """Send a message."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode_frame(work))
 

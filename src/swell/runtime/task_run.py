@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 import PIL.Image
 import pydantic
-from pydantic import BaseModel
 
 from swell.core.clock import Clock
 from swell.core.results import MOST_WARNINGS, TaskWarning
@@ -90,7 +89,6 @@ class Reader:
     def __init__(self, definition: Definition, rng: random.Random) -> None:
         self._validate = definition.input_type.model_validate_json
         self._packs = pack_fields(definition.input_type)
-        self._may_have_seed = _may_have_seed(definition.input_type)
         self._rng = rng
 
     def job(
@@ -132,7 +130,7 @@ class Reader:
         Raises:
             pydantic.ValidationError: The seed of the last sample cannot be recorded.
         """
-        own = getattr(checked, "seed", None) if self._may_have_seed else None
+        own = getattr(checked, "seed", None)
         if not isinstance(own, int) or isinstance(own, bool) or own < 0:
             return self._rng.getrandbits(SEED_BITS) if order.seed is None else order.seed
         most = MAX_SEED - (count - 1)
@@ -142,17 +140,6 @@ class Reader:
                 [{"type": "less_than_equal", "loc": ("seed",), "input": own, "ctx": {"le": most}}],
             )
         return own
-
-
-def _may_have_seed(kind: type[BaseModel]) -> bool:
-    """Whether inputs of a type may have a seed of their own.
-
-    To look for one that is not there takes pydantic as long as to validate a small input.
-    """
-    is_usual = getattr(kind, "__getattr__", None) is getattr(BaseModel, "__getattr__", None)
-    if not is_usual or kind.model_config.get("extra") == "allow":
-        return True
-    return "seed" in kind.model_fields or hasattr(kind, "seed")
 
 
 def _defaults(checked: Any) -> dict[str, Any]:

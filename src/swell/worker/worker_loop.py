@@ -44,6 +44,7 @@ from swell.runtime.ipc_messages import (
     Fault,
     Frame,
     HandedOver,
+    HandOver,
     Moved,
     Moving,
     Order,
@@ -52,11 +53,14 @@ from swell.runtime.ipc_messages import (
     Preview,
     Ready,
     Results,
+    Run,
     Step,
     StepEngineConfig,
+    Stop,
     StopAcknowledged,
     Swapped,
     Turn,
+    Watch,
 )
 from swell.runtime.model_process_client import (
     ModelProcess,
@@ -391,7 +395,7 @@ class Worker:
         )
         if any(card.step_bucket for card in cards):
             step_costs = None if self._step_costs is None else str(self._step_costs)
-            self._process.draw_like(StepEngineConfig(self._is_exact, step_costs))
+            self._process.send(StepEngineConfig(self._is_exact, step_costs))
         ready = await self._process.ready()
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
@@ -561,7 +565,7 @@ class Worker:
         if not self._at.drawn:
             return
         if self.can_run:
-            self._process.hand_over()
+            self._process.send(HandOver())
             try:
                 async with asyncio.timeout(self._settings.handover_s / 2):
                     await self._handed_over.wait()
@@ -608,7 +612,7 @@ class Worker:
         }
         new = self._at.watch(followed)
         if new:
-            self._process.watch(new)
+            self._process.send(Watch(new))
 
     def cancel(self, task_ids: Sequence[str]) -> None:
         """Stop tasks. See `Guest.cancel`."""
@@ -625,7 +629,7 @@ class Worker:
                 # It waits, or it is being delivered: whatever comes after this is not looked at.
                 self._desk.settle(held, stopped(held))
         if told:
-            self._process.stop(told)
+            self._process.send(Stop(told))
             self._run_errand(self._insist(self._process, told))
 
     async def _insist(self, process: ModelProcess, handles: list[int]) -> None:
@@ -739,11 +743,11 @@ class Worker:
         number = self._at.begin_batch({held.handle: held for held in batch}, now_s)
         wanted = self._backlog.models if len(self._served) > 1 else ()
         orders = [_order(held, now_s) for held in batch]
-        self._process.run(number, batch[0].task.model, orders, sorted(wanted))
+        self._process.send(Run(number, batch[0].task.model, orders, sorted(wanted)))
 
     def _draw(self, held: InflightTask, now_s: float) -> None:
         self._at.begin_drawing(held.handle, held, now_s)
-        self._process.run(DRAWN, held.task.model, [_order(held, now_s)])
+        self._process.send(Run(DRAWN, held.task.model, [_order(held, now_s)]))
 
     # --- what the model process says -------------------------------------------------------------
 
