@@ -14,7 +14,7 @@ How a model process uses it:
   listeners end the loop.
 - If `boundary` returned False, the process waits for messages. Otherwise it reads the messages that
   are there, until `due_s`, and calls `boundary` again. Samples added by then join the next step.
-- `drawn_since` returns latents for checkpoints (`slate.py`), which come back in
+- `drawn_since` returns latents for checkpoints (`checkpoint_shm.py`), which come back in
   `Request.checkpoint`. The caller makes sure that model version, device and mode are the same.
 - `step_costs` are written to disk by model version and device, and passed to the next process.
 - With several models on a device, `set_residency` reports each load and removal. `load` is called

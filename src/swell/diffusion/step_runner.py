@@ -1,15 +1,14 @@
-"""Draws the tasks of models that draw in steps, inside the model process.
+"""Draws tasks of models that draw in steps, inside the model process.
 
-Samples go to the denoiser as their tasks come, and take part from the next step on. A task's result
-goes to the worker when all of its samples are done, whoever else is still being drawn.
+Samples join the step engine as their tasks arrive, and take part from the next step on. A task's
+result is sent when all of its samples are done, while other tasks continue.
 
-Checkpoints are left for the worker (`slate.py`) as often as that takes no more than a hundredth of
-the time: of small latents after each step.
+Checkpoints are written to shared memory (`checkpoint_shm.py`) as often as that takes at most one
+percent of the time: with small latents after each step.
 
-Progress and previews are for people, so they are told only of what takes long enough to be looked
-at: no progress in a task's first 50 ms, no preview in its first 0.4 s nor where nobody follows the
-task, and all previews together take at most a twentieth of the time. Their files are made by the
-thread that sends; what that takes counts when the next one is made.
+Progress and previews are sent only for tasks that take long enough: no progress in the first 50 ms,
+no preview in the first 0.4 s or without a client that follows the task, and all previews together
+take at most five percent of the time. The sending thread makes their files; its time counts.
 """
 
 import math
@@ -105,7 +104,10 @@ class _Sample(Listener):
         self._runner.tell_preview(self, make)
 
     def is_cancelled(self) -> bool:
-        return self._runner.is_cancelled(self.job)
+        # Asked before each step, so the first time is its start.
+        if self.job.began_s is None:
+            self.job.began_s = self._runner.clock.monotonic_s()
+        return self.job.is_cancelled()
 
     def paid(self, micros: int) -> None:
         self.job.paid(micros)
@@ -149,10 +151,10 @@ class StepRunner:
         studio: StepEngineConfig,
         moved: Callable[[float], None],
     ) -> None:
-        self._easels = easels
+        self.easels = easels
         self._pipe = pipe
         self._slate = slate
-        self._clock = clock
+        self.clock = clock
         self._device = device
         self._moved = moved
         self._outbox = Outbox(DRAWN, pipe, clock, aside=True)
@@ -169,7 +171,7 @@ class StepRunner:
         self._is_over = False
         #: When checkpoints are left next.
         self._checkpoint_s = clock.monotonic_s()
-        self._engine = engine_build(device.name, "exact" if studio.exact else "fast")
+        self._build = engine_build(device.name, "exact" if studio.exact else "fast")
         #: Whether there was no memory for one, which is said once.
         self._has_no_room = False
         #: What leaving them took, of the next few times, and how long after one the next comes.
@@ -190,7 +192,7 @@ class StepRunner:
         step_costs = {}
         for path in self._paths.values():
             step_costs.update(read_step_costs(path))
-        self._denoiser = StepEngine(
+        self.engine = StepEngine(
             clock,
             self._ended,
             exact=studio.exact,
@@ -210,15 +212,6 @@ class StepRunner:
         return bool(self._samples) and not self._is_over
 
     @property
-    def due_s(self) -> float:
-        """When the next `step` is due, on the clock; the past for at once."""
-        return self._denoiser.due_s
-
-    def draws(self, model: str) -> bool:
-        """Whether this model draws in steps."""
-        return model in self._easels
-
-    @property
     def wanted(self) -> set[str]:
         """The models of all that is to be drawn."""
         return {job.model for job in self._jobs.values()}
@@ -228,20 +221,20 @@ class StepRunner:
     def look(self) -> None:
         """See which models are on the device, and tell who draws."""
         expected_s = self._device.expected_s()
-        for name in self._easels:
+        for name in self.easels:
             model = self._device.model(name)
             assert isinstance(model, StepModel), "it has an easel"
             seen = (model, self._device.has(name), expected_s[name])
             known = self._known.get(name)
             if known is not None and known[0] is not model:
-                self._denoiser.replace(model)
+                self.engine.replace(model)
             if known != seen:
                 self._known[name] = seen
-                self._denoiser.set_residency(model, loaded=seen[1], load_s=seen[2])
+                self.engine.set_residency(model, loaded=seen[1], load_s=seen[2])
 
     def clear(self) -> None:
         """Finish what needs the device only once more, before another model takes it."""
-        self._denoiser.decode_finished()
+        self.engine.decode_finished()
 
     def _bring(self, name: str) -> None:
         """Bring a model whose turn it is.
@@ -265,14 +258,14 @@ class StepRunner:
 
     def add(self, model: str, orders: list[Order]) -> None:
         """Take tasks; their samples take part from the next step on."""
-        reader, drawn_by = self._easels[model].reader, self._known[model][0]
+        reader, drawn_by = self.easels[model].reader, self._known[model][0]
         for order in orders:
-            job = reader.job(order, self._pipe, self._clock, drawn_by.pack)
+            job = reader.job(order, self._pipe, self.clock, drawn_by.pack)
             if isinstance(job, Fault):
                 self._outbox.faults.append(job)
                 continue
-            job.model, job.engine = model, self._engine
-            job.told_s = job.previewed_s = self._clock.monotonic_s()
+            job.model, job.engine = model, self._build
+            job.told_s = job.previewed_s = self.clock.monotonic_s()
             job.samples = [_Sample(self, job, index) for index in range(job.count)]
             self._jobs[job.handle] = job
             for sample in job.samples:
@@ -294,9 +287,9 @@ class StepRunner:
             deadline_s=job.deadline_s,
             checkpoint=checkpoint,
         )
-        self._denoiser.add([request])
+        self.engine.add([request])
         # The worker has the checkpoint that it came with.
-        sample.steps = sample.kept = self._denoiser.step_of(sample.id)
+        sample.steps = sample.kept = self.engine.step_of(sample.id)
 
     def _ended(self, name: str, result: Any) -> None:
         sample = self._samples.pop(name)
@@ -306,22 +299,22 @@ class StepRunner:
             sys.stderr.write(f"a sample is drawn again: {result}\n")
             self._begin(sample, None)
             return
-        job.device_s += self._denoiser.take_share(name)
-        if self._denoiser.is_narrowed(name):
+        job.device_s += self.engine.take_share(name)
+        if self.engine.is_narrowed(name):
             # As in fast mode, so its file must not claim exact mode.
-            job.engine = {**self._engine, "batching": "fast"}
+            job.engine = {**self._build, "batching": "fast"}
         if not isinstance(result, Exception):
             job.results[sample.index] = result
             if job.left > 1:
                 # If the process dies, only decoding is repeated.
-                sample.finished = self._denoiser.drawn_since(name, 0)
+                sample.finished = self.engine.drawn_since(name, 0)
                 began_s = job.began_s
-                if began_s is not None and self._clock.monotonic_s() - began_s >= EARLY_AFTER_S:
+                if began_s is not None and self.clock.monotonic_s() - began_s >= EARLY_AFTER_S:
                     self._pipe.send_made(job.parts)
         elif job.error is None:
             job.error = result
             for other in job.samples:
-                self._denoiser.cancel(other.id)
+                self.engine.cancel(other.id)
         self._count_off(job)
 
     def _count_off(self, job: Job) -> None:
@@ -330,7 +323,7 @@ class StepRunner:
             return
         del self._jobs[job.handle]
         if job.began_s is not None:
-            job.run_s = self._clock.monotonic_s() - job.began_s
+            job.run_s = self.clock.monotonic_s() - job.began_s
         self._device.use(job.model)
         samples, job.samples = job.samples, []
         pages = [sample.page for sample in samples if sample.page is not None]
@@ -352,19 +345,19 @@ class StepRunner:
             self._give_back_left()
         for handle in self._pipe.stopped and self._pipe.stopped & self._jobs.keys():
             for sample in self._jobs[handle].samples:
-                self._denoiser.cancel(sample.id)
+                self.engine.cancel(sample.id)
         self._has_news = True
-        is_left = self._denoiser.boundary()
+        is_left = self.engine.boundary()
         if not self._outbox.is_empty:
             self._outbox.flush()
         if self._words:
             words, self._words = self._words, []
             self._pipe.send_made(partial(_spoken, words))
-        for model, swaps in self._denoiser.swaps.items():
+        for model, swaps in self.engine.swaps.items():
             if swaps.count != self._told_swaps.get(model):
                 self._told_swaps[model] = swaps.count
                 self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
-        now_s = self._clock.monotonic_s()
+        now_s = self.clock.monotonic_s()
         if is_left and now_s >= self._checkpoint_s:
             self._leave_checkpoints()
             self._rest(now_s)
@@ -390,7 +383,7 @@ class StepRunner:
         begun = [job for job in self._jobs.values() if job.began_s is not None]
         for sample in [sample for job in begun for sample in job.samples]:
             drawn, sample.finished = sample.finished, None
-            drawn = drawn or self._denoiser.drawn_since(sample.id, sample.kept)
+            drawn = drawn or self.engine.drawn_since(sample.id, sample.kept)
             if drawn is None:
                 continue
             sample.kept = drawn.step
@@ -422,7 +415,7 @@ class StepRunner:
 
     def _rest(self, began_s: float) -> None:
         """Leave no checkpoints for as long as those were worth that are left since `began_s`."""
-        left_s = self._clock.monotonic_s()
+        left_s = self.clock.monotonic_s()
         self._leaving_s.append(left_s - began_s)
         if len(self._leaving_s) >= (CHECKPOINT_TIMES if self._rest_s else CHECKPOINT_LESSONS):
             # What took longer, at a first time or for want of a processor, does not count.
@@ -437,7 +430,7 @@ class StepRunner:
         # It is sent after all that the thread was given.
         device_s = {job.handle: job.device_s for job in self._jobs.values()}
         for name, sample in self._samples.items():
-            device_s[sample.job.handle] += self._denoiser.share_so_far(name)
+            device_s[sample.job.handle] += self.engine.share_so_far(name)
         self._pipe.send(HandedOver(device_s))
         self._is_over = True
 
@@ -446,8 +439,8 @@ class StepRunner:
         if not self._has_news:
             return
         self._has_news = False
-        self._kept_s = self._clock.monotonic_s()
-        step_costs = self._denoiser.step_costs()
+        self._kept_s = self.clock.monotonic_s()
+        step_costs = self.engine.step_costs()
         for name, path in self._paths.items():
             own = {key: cost for key, cost in step_costs.items() if key.startswith(f"{name} ")}
             if own:
@@ -467,7 +460,7 @@ class StepRunner:
             # What a device that works by itself is told is heard of later: by then the thread that
             # sends the results may have let go of them.
             return
-        now_s = self._clock.monotonic_s()
+        now_s = self.clock.monotonic_s()
         every_s = job.progress_every_s if job.is_told else FIRST_PROGRESS_S
         is_time = now_s - job.told_s >= every_s
         if not (is_time or (is_last and job.is_told)):
@@ -485,7 +478,7 @@ class StepRunner:
 
     def tell_preview(self, sample: _Sample, make: Callable[[], Any]) -> None:
         """Show a sample, if it is time for it."""
-        job, start_s = sample.job, self._clock.monotonic_s()
+        job, start_s = sample.job, self.clock.monotonic_s()
         if start_s < self._previews_from_s or start_s - job.previewed_s < PREVIEW_EVERY_S:
             return
         if not job.is_shown:
@@ -496,7 +489,7 @@ class StepRunner:
         except Exception:
             traceback.print_exc()
             made = None
-        now_s, small_s = self._clock.monotonic_s(), self._small_s
+        now_s, small_s = self.clock.monotonic_s(), self._small_s
         took_s = now_s - start_s + small_s - self._counted_s
         self._counted_s = small_s
         self._previews_from_s = now_s + PREVIEW_REST * took_s
@@ -517,13 +510,7 @@ class StepRunner:
             traceback.print_exc()
             return None
         # Waiting for the device costs this thread nothing.
-        start_s = self._clock.monotonic_s()
+        start_s = self.clock.monotonic_s()
         jpeg = thumbnail(lambda: picture)
-        self._small_s += self._clock.monotonic_s() - start_s
+        self._small_s += self.clock.monotonic_s() - start_s
         return None if jpeg is None else Preview(handle, index, jpeg)
-
-    def is_cancelled(self, job: Job) -> bool:
-        """Say whether a task is to stop. Asked before each step, so the first time is its start."""
-        if job.began_s is None:
-            job.began_s = self._clock.monotonic_s()
-        return job.is_cancelled()

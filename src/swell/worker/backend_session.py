@@ -380,12 +380,19 @@ class BackendSession:
         try:
             answer = await self._call(
                 lambda worker_id: self._dispatch.report(
-                    _report(
-                        *(page, worker_id, self._desk),
+                    Report(
+                        worker_id=worker_id,
+                        progress=page.progress,
+                        settlements=page.settlements,
+                        enclosures=page.enclosures(),
+                        holds=page.holds,
                         ask=ask,
                         onward=onward,
-                        goodbye=goodbye,
+                        residents=self._desk.residents,
                         known=self._known if asks else None,
+                        switches=self._desk.switches,
+                        startups=list(self._desk.startups),
+                        goodbye=goodbye,
                     )
                 ),
                 asks=asks,
@@ -472,29 +479,3 @@ def _instead(page: ReportPage, error: SwellError) -> list[ReportPage]:
         )
     failed = Failed(error=failure, retryable=False)
     return [ReportPage([msgspec.structs.replace(settlement, outcome=failed)], [], [])]
-
-
-def _report(
-    page: ReportPage,
-    worker_id: str,
-    desk: InflightTasks,
-    *,
-    ask: int,
-    onward: int = 0,
-    goodbye: bool,
-    known: list[Hold] | None,
-) -> Report:
-    return Report(
-        worker_id=worker_id,
-        progress=page.progress,
-        settlements=page.settlements,
-        enclosures=page.enclosures(),
-        holds=page.holds,
-        ask=ask,
-        onward=onward,
-        residents=desk.residents,
-        known=known,
-        switches=desk.switches,
-        startups=list(desk.startups),
-        goodbye=goodbye,
-    )

@@ -193,19 +193,17 @@ class StepAdmission(Generic[EntryT]):
         for index, place in enumerate(self._waiting):
             if place.alone and self._inside:
                 break
-            if place.model not in full and self._has_room(place.model):
+            inside = self._samples.get(place.model, 0)
+            has_room = not inside or inside < self.rooms.get(place.model, 0)
+            if place.model not in full and has_room:
                 del self._waiting[index]
                 self._inside[place.entry] = place
-                self._samples[place.model] = self._samples.get(place.model, 0) + place.samples
+                self._samples[place.model] = inside + place.samples
                 return place.entry
             full.add(place.model)
             if len(full) == len(self.rooms):
                 break
         return None
-
-    def _has_room(self, model: str) -> bool:
-        inside = self._samples.get(model, 0)
-        return not inside or inside < self.rooms.get(model, 0)
 
     def leave(self, entry: EntryT) -> None:
         """Note that an entry has left the model process. One that is not there means nothing."""

@@ -1,7 +1,7 @@
-"""What the worker holds, and what it still has to tell the backend.
+"""Tasks in flight, and what is still to be reported to the backend.
 
-A task is on the desk from its lease until the report with its outcome is answered: only then is its
-slot free. Plain dictionaries and lists, changed by one thread; nothing here waits but `news`.
+A task is held from its lease until the report with its outcome is answered; only then is its slot
+free. Plain dictionaries and lists, changed by one thread.
 """
 
 import asyncio
@@ -343,63 +343,30 @@ class InflightTasks:
         self.news.set()
 
     def tell(
-        self, held: InflightTask, kind: str, data: dict[str, Any], *, soon: bool = True
-    ) -> None:
-        """Note progress. What was not told yet of the same kind is replaced.
-
-        Args:
-            held: Of which task.
-            kind: `progress` or `preview`.
-            data: What is told.
-            soon: Whether somebody waits for it.
-        """
-        self._note(held, kind, kind, data, soon=soon)
-
-    def tell_file(
         self,
         held: InflightTask,
-        index: int,
+        kind: str,
         data: dict[str, Any],
-        file: Enclosure | None,
         *,
-        soon: bool,
-    ) -> None:
-        """Note that a file is there before its task has ended.
+        soon: bool = True,
+        slot: str = "",
+    ) -> bool:
+        """Note progress. It replaces unreported progress of the same slot.
 
         Args:
-            held: Of which task.
-            index: Which file.
-            data: What is told.
-            file: Its bytes, where they travel with that.
-            soon: Whether somebody waits for it.
+            held: The task.
+            kind: `progress`, `preview` or `artifact`.
+            data: The data of the event.
+            soon: Whether a client follows the task.
+            slot: By default the kind.
+
+        Returns:
+            Whether the task is still held.
         """
-        slot = f"artifact {index}"
-        if not self._note(held, "artifact", slot, data, soon=soon):
-            return
-        held.early.append(self.progress[held.task.task_id, slot])
-        if file is not None:
-            self._early[file.key] = file
-
-    def resend_files(self) -> None:
-        """Tell once more which files of held tasks are there, before what is not told yet."""
-        again: dict[tuple[str, str], Progress] = {}
-        for held in self.held.values():
-            for told in held.early:
-                slot = (told.task_id, f"artifact {told.data['index']}")
-                if slot not in self.progress:
-                    again[slot] = msgspec.structs.replace(told, again=True)
-        if again:
-            self.progress = again | self.progress
-            self.news.set()
-
-    def _note(
-        self, held: InflightTask, kind: str, slot: str, data: dict[str, Any], *, soon: bool
-    ) -> bool:
-        """Note progress in the place of what has the same slot; return whether it is still held."""
         if held.handle not in self._by_handle:
             return False
         held.place += 1
-        task = held.task
+        task, slot = held.task, slot or kind
         # Put last again, so that places only grow within a report.
         self.progress.pop((task.task_id, slot), None)
         self.progress[task.task_id, slot] = Progress(
@@ -413,6 +380,42 @@ class InflightTasks:
         )
         (self.news if soon else self.small_news).set()
         return True
+
+    def tell_file(
+        self,
+        held: InflightTask,
+        index: int,
+        data: dict[str, Any],
+        file: Enclosure | None,
+        *,
+        soon: bool,
+    ) -> None:
+        """Note that a file of a running task is stored.
+
+        Args:
+            held: The task.
+            index: The number of the file.
+            data: The data of the event.
+            file: Its bytes, if they travel with the event.
+            soon: Whether a client follows the task.
+        """
+        slot = f"artifact {index}"
+        if self.tell(held, "artifact", data, soon=soon, slot=slot):
+            held.early.append(self.progress[held.task.task_id, slot])
+            if file is not None:
+                self._early[file.key] = file
+
+    def resend_files(self) -> None:
+        """Tell once more which files of held tasks are there, before what is not told yet."""
+        again: dict[tuple[str, str], Progress] = {}
+        for held in self.held.values():
+            for told in held.early:
+                slot = (told.task_id, f"artifact {told.data['index']}")
+                if slot not in self.progress:
+                    again[slot] = msgspec.structs.replace(told, again=True)
+        if again:
+            self.progress = again | self.progress
+            self.news.set()
 
     def beat(self) -> None:
         """Have the next report extend the leases, and make it soon."""

@@ -1,14 +1,13 @@
-"""The worker: takes tasks, has its model process run them, delivers, reports.
+"""The worker: leases tasks, runs them in its model process, uploads and reports the results.
 
-    lease → fetch inputs → batch → run (model process) → encode (others) → upload → report
+    lease → input files → batch → run (model process) → encode (processes) → upload → report
 
 Tasks of a model that draws in steps are not batched: they go to the model process one by one, as
-soon as it has room for them, and join whatever is being drawn there.
+soon as it has room for them, and join the running steps.
 
-The loop thread never computes: it moves bytes. What decides is elsewhere and pure (`batch.py`),
-what is held and still to be told is in one place (`desk.py`), what the model process has in another
-(`at_work.py`); `supply.py` brings what tasks need, `outcomes.py` takes results out, and `link.py`
-talks to the backend.
+The event loop only moves bytes. `batching.py` decides what runs together, `inflight.py` holds tasks
+and unreported outcomes, `model_process_state.py` what the model process has; `task_inputs.py` loads
+inputs, `task_results.py` uploads outputs, and `backend_session.py` talks to the backend.
 """
 
 import asyncio
@@ -337,7 +336,9 @@ class Worker:
         )
         self._desk = InflightTasks(slots, self.traces)
         self._tell_of_models()
-        self._desk.on_first_outcome = self._note_first_outcome
+        self._desk.on_first_outcome = lambda: self._desk.startups.append(
+            self._startups.first_outcome()
+        )
         self._link = BackendSession(
             *(self._dispatch, self._clock, self._desk, registration, self),
             *(self._startups.registering, self._watchdog),
@@ -425,9 +426,6 @@ class Worker:
         if self._settings.run_limit_s is not None:
             self._start_loop(self._limit_runs(self._settings.run_limit_s))
         self.is_up.set()
-
-    def _note_first_outcome(self) -> None:
-        self._desk.startups.append(self._startups.first_outcome())
 
     def _start_loop(self, loop: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(loop)
@@ -551,8 +549,13 @@ class Worker:
         try:
             async with asyncio.timeout(self._settings.handover_s):
                 await self._stop_drawing()
+
+                async def leave(held: InflightTask) -> None:
+                    if key := await self._supply.leave(held):
+                        left[held.handle] = key
+
                 drawn = [
-                    self._leave_drawn(held, left)
+                    leave(held)
                     for held in self._desk.all_held()
                     if held.has_news and not held.is_stopped and held.handle not in self._deliveries
                 ]
@@ -572,11 +575,6 @@ class Worker:
             except TimeoutError:
                 _log.warning("worker: a step takes too long, handing over the last checkpoint")
         self._take_checkpoints()
-
-    async def _leave_drawn(self, held: InflightTask, left: dict[int, str]) -> None:
-        key = await self._supply.leave(held)
-        if key is not None:
-            left[held.handle] = key
 
     # --- what the backend says -------------------------------------------------------------------
 
@@ -933,7 +931,9 @@ class Worker:
         verdict, self._verdict = self._verdict, None
         why, batch = verdict or (_Why.BROKEN if code == DEVICE_BROKEN else _Why.DIED, None)
         how = {} if verdict else {"how": describe_exit(code)}
-        _log.warning(why.value, **how, task_ids=self._at_work())
+        found = filter(None, map(self._desk.find, {*self._at.running, *self._at.drawn}))
+        task_ids = [held.task.task_id for held in found][:MOST_TOLD]
+        _log.warning(why.value, **how, task_ids=task_ids)
         # The stopped task has ended, or the run that was too long has.
         blameless = why is _Why.DEAF or (verdict is not None and batch != self._at.current)
         # Until it turned to its batch others had the device; while it brings a model nobody has.
@@ -948,7 +948,11 @@ class Worker:
         if len(lost.suspects) == 1 and is_blamed and not lost.suspects[0].is_stopped:
             self._blame(lost.suspects[0], why, code, ran_s)
         else:
-            self._run_alone(lost.suspects)
+            # They run one at a time, so that the next death has one cause. Drawn tasks resume from
+            # their checkpoints.
+            for held in lost.suspects:
+                held.alone = True
+            self._return(lost.suspects)
         if why is not _Why.DEAF:
             self._deaths += 1
         if why is _Why.BROKEN and self._deaths >= _BROKEN_DEVICES:
@@ -957,20 +961,6 @@ class Worker:
             return
         self._is_starting = True
         self._start_loop(self._revive())
-
-    def _at_work(self) -> list[str]:
-        """Return the tasks that the model process runs or draws, as far as a line has room."""
-        found = map(self._desk.find, {*self._at.running, *self._at.drawn})
-        return [held.task.task_id for held in found if held is not None][:MOST_TOLD]
-
-    def _run_alone(self, suspects: Sequence[InflightTask]) -> None:
-        """Put tasks back that shared a process when it died, to run one at a time.
-
-        The next death then has one cause. Drawn tasks resume from their checkpoints.
-        """
-        for held in suspects:
-            held.alone = True
-        self._return(suspects)
 
     def _blame(self, held: InflightTask, why: _Why, code: int, ran_s: float) -> None:
         """Fail the attempt of a task that was alone when its process died."""
