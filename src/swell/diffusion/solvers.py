@@ -24,7 +24,6 @@ arXiv 2403.03206; PLMS, arXiv 2202.09778; spacing of timesteps, arXiv 2305.08891
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -826,15 +825,6 @@ def gather(tables: Sequence[Table], steps: Sequence[int]) -> Singles:
     return np.stack([table.coefficients[i] for table, i in zip(tables, steps, strict=True)])
 
 
-@lru_cache(maxsize=64)
-def numbers(table: Table) -> list[tuple[np.float32, ...]]:
-    """Return the coefficients of each step as `advance` takes them most readily for one sample.
-
-    Only of the latest tables: they take ten times the memory of the array.
-    """
-    return [tuple(row) for row in table.coefficients]
-
-
 def scale_input(solver: Solver, x: Array, k: Array, out: Array) -> None:
     """Write what the network is to see into `out`. Shapes: x, out (B, ...); k as in `advance`."""
     out[...] = x
@@ -842,7 +832,7 @@ def scale_input(solver: Solver, x: Array, k: Array, out: Array) -> None:
         out /= _column(k, 0, x)
 
 
-def advance(  # noqa: PLR0913 - four have defaults
+def advance(
     solver: Solver,
     x: Array,
     m: Array,
@@ -851,13 +841,12 @@ def advance(  # noqa: PLR0913 - four have defaults
     z: Array | None = None,
     h: Array | None = None,
     scratch: Array | None = None,
-    said: Array | None = None,
 ) -> None:
     """Move a batch by one step, each sample by its own row. `m`, `z` and `scratch` are spent.
 
     Shapes: x, m, z, scratch (B, ...) float32; h (B, `solver.history`, ...) float32; k (B, columns)
-    float32 from `gather`, or for one sample in arrays of numpy (columns,) from `numbers`. No
-    sample's numbers touch another's, so a sample ends at the same bits alone and in any batch.
+    float32 from `gather`. Samples do not touch each other's numbers, so a sample ends with the same
+    bits alone and in any batch.
 
     Args:
         solver: Shared by all tables that `k` was gathered from.
@@ -867,7 +856,6 @@ def advance(  # noqa: PLR0913 - four have defaults
         z: Fresh noise; any finite numbers in the rows of samples that draw none.
         h: What the solver keeps of the steps before; becomes what it keeps of this one.
         scratch: Anything of the shape of x; without it a solver that needs one allocates.
-        said: What the network said, float32 of numpy, where it is not in `m` yet; left as it is.
 
     Raises:
         ValueError: The solver needs `z` or `h`, and it is None.
@@ -876,13 +864,7 @@ def advance(  # noqa: PLR0913 - four have defaults
         raise ValueError(f"{solver.name} adds noise: pass z")
     if h is None and solver.history:
         raise ValueError(f"{solver.name} looks back: pass h")
-    if said is not None:
-        if solver.name in _SCALED:
-            # One pass over the numbers in place of two, and the same bits.
-            np.multiply(said, _column(k, 1, x), out=m)
-        else:
-            m[...] = said
-    elif solver.name in _SCALED:
+    if solver.name in _SCALED:
         m *= _column(k, 1, x)
     _ADVANCE[solver.name](solver, x, m, k, z=z, h=h, scratch=scratch)
 
@@ -1031,8 +1013,6 @@ def _column(k: Array, index: int, like: Array) -> Array:
 
     The bits are the same, and numpy takes half as long.
     """
-    if type(k) is tuple:
-        return k[index]
     if len(k) == 1 and isinstance(k, np.ndarray):
         return k[0, index]
     return k[:, index].reshape((-1,) + (1,) * (like.ndim - 1))
