@@ -12,19 +12,17 @@ from typing import Any, Final
 import msgspec
 
 from swell.core.errors import InvalidModel
-from swell.diffusion.families.config_json import (
+from swell.diffusion.families.pipeline_folder import (
+    UNUSED,
+    check_names,
+    check_parts,
     check_text,
     class_in,
     count_of,
     counts_of,
     number_of,
-    read_json,
-)
-from swell.diffusion.families.pipeline_folder import (
-    UNUSED,
-    check_names,
-    check_parts,
     parts_of,
+    read_json,
     used_parts,
 )
 from swell.diffusion.families.pipeline_signatures import LOOPS, Loop, words_of

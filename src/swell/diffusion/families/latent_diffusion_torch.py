@@ -31,9 +31,9 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
+from swell.diffusion.families.adapters import encoder_layer
 from swell.diffusion.families.components_torch import Parts, read_parts
 from swell.diffusion.families.input_schema import input_type
-from swell.diffusion.families.lora_key_map import encoder_layer
 from swell.diffusion.families.model_definition import MOST_ROWS, Described, bucket_of, fixed_loras
 from swell.diffusion.families.schedulers import sampler_of
 from swell.diffusion.torch_arrays import (

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from swell.diffusion.families.adapters import sgm_layer
 from swell.diffusion.families.latent_diffusion_torch import Latent, Words
-from swell.diffusion.families.lora_key_map import sgm_layer
 from swell.diffusion.families.stable_diffusion_torch import unet
 from swell.sdk.step_model import Sampler
 
