@@ -15,7 +15,8 @@ from swell.cli.output import print_json, talk
 from swell.cli.pruning import bounded, prune_weights
 from swell.core.errors import Conflict, InvalidModel, InvalidRequest
 from swell.diffusion.families.adapters import Adapter
-from swell.diffusion.families.detect_family import OTHER, is_vqgan_clip, weight_files
+from swell.diffusion.families.detect_family import is_vqgan_clip, weight_files
+from swell.diffusion.families.family import OTHER
 from swell.diffusion.families.model_config import (
     Entry,
     Extra,

@@ -48,7 +48,7 @@ _LISTINGS: Final = ("weights.toml", "weights.json")
 #: What added models need, in whose code nothing of theirs is imported by name.
 _FAMILIES: Final = (
     "swell.diffusion.families.diffusers_pipeline_torch",
-    "swell.diffusion.families.stable_diffusion_torch",
+    "swell.diffusion.families.latent_diffusion_torch",
 )
 _DIFFUSERS: Final = ("diffusers", "transformers", "accelerate", "torch", "safetensors")
 

@@ -148,9 +148,6 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
     importlib.import_module("huggingface_hub.errors").StrictDataclassError,
 )
 
-#: Repeated blocks of networks of which diffusers does not list them.
-_BLOCKS: Final = {"SD3Transformer2DModel": ("JointTransformerBlock",)}
-
 #: Graphs of one block that a process may compile. The models of a process share the limit, and
 #: SD 3.5 Medium alone needs torch's default of 8: four kinds of blocks, for one row and for more.
 _VARIANTS: Final = 32
@@ -289,12 +286,26 @@ class Parts:
             if name not in self._visitors
         }
 
-    def ids(self, name: str, prompt: str, length: int) -> Tensor:
-        """Return a prompt's tokens, padded to a fixed length. Shape: (1, length)."""
-        told = self.others[name](
-            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    def ids(self, name: str, prompt: str | None, length: int | None = None) -> Tensor:
+        """Return a prompt's tokens, padded to the tokenizer's length or `length`. Shape: (1, n)."""
+        tokenizer = self.others[name]
+        found = tokenizer(
+            prompt or "",
+            padding="max_length",
+            max_length=length or tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         )
-        return to_device(told.input_ids, self.device)
+        return to_device(found.input_ids, self.device)
+
+    def clip(self, name: str, prompt: str | None) -> tuple[Tensor, Tensor]:
+        """Return a CLIP text encoder's penultimate states and its first output, the pooled state.
+
+        Shapes: (77, D), (D,).
+        """
+        ids = self.ids(name.replace("text_encoder", "tokenizer"), prompt)
+        found: Any = self.get(name)(ids, output_hidden_states=True)
+        return found.hidden_states[-2][0], found[0][0]
 
     # Coming and going
 
@@ -362,7 +373,7 @@ class Parts:
     def _repeated_blocks(self) -> list[str]:
         """Return the classes of the network's blocks, of which each is compiled once."""
         network: Any = self.modules[self.described.facts.family.network]
-        return list(network._repeated_blocks or _BLOCKS.get(type(network).__name__, ()))
+        return list(network._repeated_blocks or self.described.facts.family.blocks)
 
     def _compile_blocks(self) -> None:
         torch._dynamo.config.recompile_limit = max(_VARIANTS, torch._dynamo.config.recompile_limit)
@@ -462,7 +473,7 @@ def read_parts(
             facts.side_px,
             facts.vae,
             _vae_type(described, dtype).itemsize,
-            facts.family.name,
+            facts.family.row_gib,
             described.entry.bucket,
         ),
         is_fixed=bool(described.entry.quantize),
@@ -494,9 +505,8 @@ def read_parts(
 
 def _vae_type(described: Described, dtype: torch.dtype) -> torch.dtype:
     """Return in which type the autoencoder computes: some overflow in float16."""
-    # Those of XL that do not say so are taken for such that do, as diffusers takes them.
-    is_xl = described.facts.family.name == "stable-diffusion-xl"
-    is_upcast = dtype == torch.float16 and described.facts.vae.get("force_upcast", is_xl)
+    default = described.facts.family.upcasts_vae
+    is_upcast = dtype == torch.float16 and described.facts.vae.get("force_upcast", default)
     return torch.float32 if is_upcast else dtype
 
 

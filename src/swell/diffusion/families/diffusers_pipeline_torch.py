@@ -16,12 +16,11 @@ from typing import Any, Final, TypeAlias, get_args
 import diffusers
 import PIL.Image
 import torch
-from diffusers.pipelines import auto_pipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from swell.core.errors import InvalidModel
-from swell.diffusion.families.adapters import encoder_layer, sgm_layer
+from swell.diffusion.families.adapters import encoder_layer
 from swell.diffusion.families.components_torch import DAMAGED, class_of, is_part, precision
 from swell.diffusion.families.model_definition import Described, fixed_loras
 from swell.diffusion.families.pipeline_folder import UNUSED, missing_parts, used_parts
@@ -33,6 +32,7 @@ from swell.diffusion.families.pipeline_signatures import (
     Use,
 )
 from swell.diffusion.families.schedulers import few_step, with_sampler
+from swell.diffusion.families.stable_diffusion_xl import sgm_layer
 from swell.diffusion.torch_arrays import OUT_OF_MEMORY, inference
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.image_orientation import upright
@@ -375,9 +375,6 @@ def _strength(asked: Any) -> float:
     return least if int(steps * least) == 1 else least * (1 + 1e-9)
 
 
-MODEL = OwnLoop
-
-
 #: Pipelines that fail whatever they are given: this one reads `guidance_embeds` in the settings of
 #: its transformer, which have none (diffusers 0.42.1).
 _BROKEN: Final = frozenset({"ChromaInpaintPipeline"})
@@ -400,8 +397,8 @@ def loop_of(kind: Any) -> Loop:
     guided_by = _guided_by(told)
     guidance = _default(told, guided_by)
     siblings: dict[Use, Any] = {
-        "image": _sibling(kind, "Img2Img", auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING),
-        "mask": _sibling(kind, "Inpaint", auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING),
+        "image": _sibling(kind, "Img2Img"),
+        "mask": _sibling(kind, "Inpaint"),
     }
     return Loop(
         is_sized={"width", "height"} <= set(told),
@@ -503,8 +500,15 @@ def _makes_pictures(kind: Any) -> bool:
     return any({"image", "images"} & set(inspect.get_annotations(each)) for each in outputs)
 
 
-def _sibling(kind: Any, infix: str, known: Mapping[str, Any]) -> Any:
+def _sibling(kind: Any, infix: str) -> Any:
     """Return the pipeline that draws from pictures with the same parts; None if there is none."""
+    # It imports all pipelines.
+    from diffusers.pipelines import auto_pipeline
+
+    known = {
+        "Img2Img": auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+        "Inpaint": auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING,
+    }[infix]
     keys = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
     key = next((key for key, each in keys.items() if each is kind), "")
     name = f"{kind.__name__.removesuffix('Pipeline')}{infix}Pipeline"
@@ -540,3 +544,6 @@ def _default(told: _Signature, name: str) -> Any:
     """Return a number or a word that stands where nothing is given; None if there is none."""
     found = told[name].default if name in told else None
     return found if isinstance(found, int | float | str) else None
+
+
+MODEL = OwnLoop

@@ -15,7 +15,8 @@ import pydantic
 from swell.core.errors import InvalidModel
 from swell.core.records import ModelCard, Speed
 from swell.diffusion.families.adapters import Adapter, Net, read_adapter, read_net
-from swell.diffusion.families.detect_family import OTHER, Facts, is_known, is_vqgan_clip, look
+from swell.diffusion.families.detect_family import Facts, is_known, is_vqgan_clip, look
+from swell.diffusion.families.family import OTHER
 from swell.diffusion.families.input_schema import examples_of, input_type
 from swell.diffusion.families.model_config import Content, Entry, InvalidEntry, check_files, read
 from swell.diffusion.families.offload_plan import CHOICES
@@ -153,14 +154,8 @@ def _net_of(entry: Entry, facts: Facts) -> Net | None:
         return None
     folder = Path(entry.controlnet or Path(entry.folder, "controlnet"))
     family = facts.family
-    net = read_net(
-        folder,
-        family.control,
-        family.name,
-        facts.network,
-        latents=facts.heard[0],
-        scale_px=facts.scale_px,
-    )
+    latents, _ = facts.input_channels
+    net = read_net(folder, family, facts.network, latents=latents, scale_px=facts.scale_px)
     if net.borrows_places and facts.sees_mask:
         raise InvalidModel(
             f"{folder.name}/ has no first layer, and the first layer of an "
@@ -386,15 +381,14 @@ def _make(entry: Entry, home: Path, added_ns: int) -> Model:
     """
     _check_contents(entry, added_ns)
     described = describe(entry, home)
+    is_other = described.facts.family is OTHER
+    name = "diffusers_pipeline_torch" if is_other else "latent_diffusion_torch"
     try:
-        module = importlib.import_module(
-            f"swell.diffusion.families.{described.facts.family.module}"
-        )
+        kind: type[Model] = importlib.import_module(f"swell.diffusion.families.{name}").MODEL
     except ModuleNotFoundError as error:
         raise InvalidModel(f"{entry.name} needs {error.name}: {INSTALL}") from error
-    kind: type[Model] = module.MODEL
     if entry.portraits:
-        kind = demo_module("added_portraits_torch").posed(kind)
+        kind = demo_module("added_portraits_torch").MODEL
     named = type(kind.__name__, (kind,), {"name": entry.name, "__module__": kind.__module__})
     made: Model = named(described)
     return made
@@ -425,8 +419,12 @@ def fixed_loras(entry: Entry) -> list[LoRA]:
 def _code(facts: Facts) -> tuple[Path, ...]:
     """Return the files of Swell that decide how its pictures are drawn."""
     here = Path(__file__).parent
-    names = {"schedulers.py", f"{facts.family.module}.py"}
-    names.add("pipeline_signatures.json" if facts.family is OTHER else "latent_diffusion_torch.py")
+    modules = [kind.__module__ for kind in type(facts.family).__mro__[:-1]]
+    names = {"schedulers.py", *(f"{module.rpartition('.')[2]}.py" for module in modules)}
+    if facts.family is OTHER:
+        names |= {"diffusers_pipeline_torch.py", "pipeline_signatures.json"}
+    else:
+        names.add("latent_diffusion_torch.py")
     return tuple(here / name for name in sorted(names))
 
 
