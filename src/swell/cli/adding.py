@@ -14,9 +14,9 @@ from swell.cli.options import Config, Data, Json, places, settings_from
 from swell.cli.output import print_json, talk
 from swell.cli.pruning import bounded, prune_weights
 from swell.core.errors import Conflict, InvalidModel, InvalidRequest
-from swell.diffusion.families.config_json import check_text
-from swell.diffusion.families.detect_family import OTHER, is_vqgan_clip, weight_files
-from swell.diffusion.families.ip_adapter import Adapter
+from swell.diffusion.families.adapters import Adapter
+from swell.diffusion.families.detect_family import is_vqgan_clip, weight_files
+from swell.diffusion.families.family import OTHER
 from swell.diffusion.families.model_config import (
     Entry,
     Extra,
@@ -31,6 +31,7 @@ from swell.diffusion.families.model_config import (
 )
 from swell.diffusion.families.model_definition import MOST_ROWS, contents, describe, with_loop
 from swell.diffusion.families.offload_plan import CHOICES
+from swell.diffusion.families.pipeline_folder import check_text
 from swell.diffusion.families.schedulers import FEW_STEPS, SAMPLERS
 from swell.sdk.define import Definition
 from swell.sdk.media import LoRA

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from swell.core.errors import SwellError
-from swell.diffusion.families.detect_family import read_json
-from swell.diffusion.families.licence import README
 from swell.diffusion.families.model_config import Entry, added, path_of, read
-from swell.diffusion.families.pipeline_folder import used_parts
+from swell.diffusion.families.pipeline_folder import README, read_json, used_parts
 from swell.settings.load import Settings
 from swell.weights.cache import WeightCache
 from swell.weights.download import HUB, Hub, pull

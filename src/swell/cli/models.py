@@ -29,7 +29,7 @@ from swell.cli.trying import try_model
 from swell.cli.voting import votes
 from swell.core.clock import SystemClock
 from swell.core.telemetry import printable
-from swell.diffusion.families.measurements import Taken, keep
+from swell.diffusion.families.model_definition import Taken, keep
 from swell.settings.environment import configure_libraries
 from swell.weights.download import Progress, pull
 

@@ -48,7 +48,7 @@ _LISTINGS: Final = ("weights.toml", "weights.json")
 #: Modules and packages that added models need, because no import in their files names them.
 _FAMILIES: Final = (
     "swell.diffusion.families.diffusers_pipeline_torch",
-    "swell.diffusion.families.stable_diffusion_torch",
+    "swell.diffusion.families.latent_diffusion_torch",
 )
 _DIFFUSERS: Final = ("diffusers", "transformers", "accelerate", "torch", "safetensors")
 
