@@ -63,7 +63,7 @@ import PIL.Image
 from pydantic import BaseModel
 
 import swell
-from swell.weights import load
+from swell.weights.safetensors_loader import load
 
 TURN = 0
 

@@ -145,7 +145,7 @@ class Arms:
         self.runai = importlib.import_module("runai_model_streamer")
         self.fast = importlib.import_module("fastsafetensors")
         self.swell = swell_module("weights.torch_tensors")
-        self.swell_numpy = swell_module("weights.loading")
+        self.swell_numpy = swell_module("weights.safetensors_loader")
         self.scratch = memoryview(mmap.mmap(-1, 16 << 20))
         self.scratch[:] = bytes(len(self.scratch))
 
@@ -171,7 +171,7 @@ class Arms:
             tensor.view(-1).view(self.torch.uint8)[::PAGE].sum()
 
     def run_cached(self) -> None:
-        reading = swell_module("weights.reading").Reading(self.path, direct=False)
+        reading = swell_module("weights.fast_file_reader").Reading(self.path, direct=False)
         self.touch(self.swell.load_torch(reading))
 
     def numpy(self) -> None:

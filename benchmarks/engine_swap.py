@@ -33,7 +33,7 @@ class Rig:
         self.path = checkpoint()
         self.torch = importlib.import_module("torch")
         self.swell = swell_module("weights.torch_tensors")
-        self.memory = swell_module("weights.reading").host_memory
+        self.memory = swell_module("weights.fast_file_reader").host_memory
         self.copy, self.tensors = self.swell.TorchHostCopy.load(self.path, "cpu")
         self.size = self.copy.size_bytes
         self.block = self.memory(self.size)

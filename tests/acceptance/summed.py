@@ -19,7 +19,7 @@ MODEL = '''
 from pydantic import BaseModel
 
 import swell
-from swell.weights import load
+from swell.weights.safetensors_loader import load
 from swell.weights.declared_weights import provided
 
 WEIGHTS = provided(__file__)

@@ -17,7 +17,7 @@ pytest.importorskip("diffusers")
 
 from safetensors.torch import save_file  # noqa: E402
 
-from swell.weights import load  # noqa: E402
+from swell.weights.safetensors_loader import load  # noqa: E402
 
 PAGE = "docs/models/weights.md"
 

@@ -23,7 +23,6 @@ MODELS = '''
 import numpy as np
 import swell
 from pydantic import BaseModel
-from swell.weights import HostCopy
 
 SIDE = 768
 #: Names of those whose weights are in memory.
@@ -66,15 +65,15 @@ class Kept(Painter):
 
     def load(self, device):
         super().load(device)
-        self.copy = HostCopy.of({"weights": self.weights})
+        self.copy = self.weights.copy()
 
     def offload(self):
         self.weights = None
         HERE.discard(self.name)
-        return self.copy.size_bytes
+        return self.copy.nbytes
 
     def onload(self):
-        self.weights = self.copy.swap_in()["weights"]
+        self.weights = self.copy.copy()
         HERE.add(self.name)
 
 class One(Kept):

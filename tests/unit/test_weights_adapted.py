@@ -1,6 +1,5 @@
 """LoRAs on weights, and off again."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ from hypothesis import strategies as st
 
 from lora_painter import SHAPES, layers, lora_file, packed, weights
 from swell.sdk.media import LoRA, combined
-from swell.weights import lora_weights as module
-from swell.weights.host_offload import HostCopy
 from swell.weights.lora import WrongLora
 from swell.weights.lora_weights import AdaptedWeights, LoraMemory
 
@@ -46,7 +43,7 @@ def test_weights_depend_on_the_set_alone_and_come_back_bit_for_bit(
 ) -> None:
     mine = {name: each.astype(kind) for name, each in weights().items()}
     before = bits(mine)
-    base = HostCopy.of(mine).arrays() if has_base else None
+    base = {name: each.copy() for name, each in mine.items()} if has_base else None
     adapted = AdaptedWeights(mine, base=base)
     for loras in sets:
         adapted.apply(loras)
@@ -68,17 +65,6 @@ def test_several_add_up_at_their_scales() -> None:
             expected[f"{layer}.weight"] += change.reshape(SHAPES[f"{layer}.weight"])
     for name, each in mine.items():
         np.testing.assert_allclose(each, expected[name], rtol=0, atol=1e-5)
-
-
-def test_many_threads_write_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COPY_ALONE_BYTES", 0)
-    monkeypatch.setattr(module, "COPY_THREADS", 4)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    mine = weights()
-    AdaptedWeights(mine).apply([LoRA(FILES[0]), LoRA(FILES[1])])
-    several = bits(mine)
-    monkeypatch.undo()
-    assert several == fresh([LoRA(FILES[0]), LoRA(FILES[1])])
 
 
 def test_only_weights_that_differ_are_written() -> None:

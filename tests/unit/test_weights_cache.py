@@ -15,18 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weights_harness import write
 
-from swell.weights import (
-    BrokenWeights,
-    CacheFull,
-    DigestMismatch,
-    Entry,
-    InvalidListing,
-    Listing,
-    NotCached,
-    RefusedFormat,
-    WeightCache,
-)
 from swell.weights import cache as module
+from swell.weights.cache import CacheFull, DigestMismatch, NotCached, WeightCache
+from swell.weights.weight_errors import BrokenWeights, RefusedFormat
+from swell.weights.weight_index import Entry, InvalidListing, Listing
 
 NAME = "unet/model.safetensors"
 
@@ -241,7 +233,7 @@ def test_a_file_in_use_by_another_process_stays_until_that_process_ends(
     entry = add(cache, tmp_path)
     cache.note(listing(entry))
     program = (
-        "import sys; from pathlib import Path; from swell.weights import WeightCache\n"
+        "import sys; from pathlib import Path; from swell.weights.cache import WeightCache\n"
         "cache = WeightCache(Path(sys.argv[1]))\n"
         "held = cache.use(cache.listing('acme/poster', 'v1'))\n"
         "print('held', flush=True); sys.stdin.read()"
@@ -335,7 +327,8 @@ def test_processes_that_add_the_same_files_at_once_agree(
     for seed in range(4):
         write(tmp_path / f"{seed}.safetensors", seed, size=100_000)
     program = (
-        "import sys, hashlib; from pathlib import Path; from swell.weights import WeightCache\n"
+        "import sys, hashlib; from pathlib import Path\n"
+        "from swell.weights.cache import WeightCache\n"
         "cache = WeightCache(Path(sys.argv[1]))\n"
         "for path in sorted(Path(sys.argv[2]).glob('*.safetensors')) * 3:\n"
         "    digest = hashlib.sha256(path.read_bytes()).hexdigest()\n"

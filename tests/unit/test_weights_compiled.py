@@ -9,8 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from swell.weights import CompiledCache, CompiledKey, NotPrivate
-from swell.weights.compile_cache import processor
+from swell.weights.compile_cache import CompiledCache, CompiledKey, NotPrivate, processor
 
 KEY = CompiledKey(("ab" * 32,), "v1", {"torch": "2.13.0"}, "cpu", "a cpu")
 
@@ -141,7 +140,8 @@ def test_the_longest_unused_goes_when_the_budget_is_spent(folder: Path) -> None:
 @pytest.mark.slow
 def test_a_workplace_goes_with_its_process(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from swell.weights import CompiledCache\n"
+        "import sys; from pathlib import Path\n"
+        "from swell.weights.compile_cache import CompiledCache\n"
         "place = CompiledCache(Path(sys.argv[1])).workplace()\n"
         "(place / 'library.so').write_bytes(b'code'); print(place, flush=True)\n"
         "sys.stdin.read()"
@@ -191,7 +191,7 @@ def test_what_has_failed_is_not_used_again_until_the_same_has_been_made_here(fol
 DIES = """
 import os, sys
 from pathlib import Path
-from swell.weights import CompiledCache
+from swell.weights.compile_cache import CompiledCache
 from swell.weights.compile_cache import all_tried_out
 
 cache = CompiledCache(Path(sys.argv[1]))

@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weights_harness import packed, safetensors
 
-from swell import weights
-from swell.weights import BrokenWeights, RefusedFormat, read_header
 from swell.weights.files import MOST_SETTINGS_BYTES, NoFile, read_settings
-from swell.weights.formats import check_content, check_name
+from swell.weights.formats import check_content, check_name, read_header
+from swell.weights.weight_errors import BrokenWeights, RefusedFormat
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -170,10 +169,3 @@ def test_settings_are_read_up_to_a_limit(tmp_path: Path) -> None:
         file.write(" ")
     with pytest.raises(NoFile, match="settings are shorter"):
         read_settings(path)
-
-
-def test_every_name_of_the_package_is_that_of_its_module() -> None:
-    assert all(
-        getattr(weights, name).__module__.startswith("swell.weights.") for name in weights.__all__
-    )
-    assert not hasattr(weights, "nothing")

@@ -17,15 +17,10 @@ from weights_harness import write
 from hub_server import HubServer, Repository
 from swell.core.clock import SystemClock
 from swell.core.errors import InvalidRequest
-from swell.weights import (
-    BrokenWeights,
-    DigestMismatch,
-    InUse,
-    InvalidListing,
-    Listing,
-    WeightCache,
-)
+from swell.weights.cache import DigestMismatch, InUse, WeightCache
 from swell.weights.download import Hub, Progress, PullFailed, pull
+from swell.weights.weight_errors import BrokenWeights
+from swell.weights.weight_index import InvalidListing, Listing
 
 pytest.importorskip("huggingface_hub")
 

@@ -1,4 +1,4 @@
-"""Files into memory, and tensors in and out of host memory."""
+"""Files and tensors into memory."""
 
 import errno
 import os
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from weights_harness import safetensors
 
-from swell.weights import HostCopy, RefusedFormat, load, load_all, prefetch, stream
 from swell.weights.fast_file_reader import BLOCK_BYTES, PART_BYTES, Reading, host_memory
-from swell.weights.host_offload import copy_block
+from swell.weights.safetensors_loader import load
+from swell.weights.weight_errors import RefusedFormat
 
 BIG = 2 * PART_BYTES + 12_345
 
@@ -123,13 +123,6 @@ def test_a_reading_that_nobody_hears_to_its_end_ends(tmp_path: Path) -> None:
     assert not any(thread.is_alive() for thread in reading._threads)
 
 
-def test_prefetching_does_not_change_what_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(safetensors({"a": np.arange(10, dtype=np.float32)}))
-    prefetch(path)
-    assert load(path)["a"].tolist() == list(range(10))
-
-
 # --- tensors -------------------------------------------------------------------------------------
 
 ARRAYS = {
@@ -152,43 +145,6 @@ def test_tensors_are_what_was_written(tmp_path: Path, align: int) -> None:
         assert weights[name].dtype == array.dtype
         assert weights[name].flags.aligned
         np.testing.assert_array_equal(weights[name], array)
-    assert weights.tensor("bits").kind == "BF16"
-
-
-def test_tensors_are_views_of_one_block(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(safetensors({"a": np.zeros(4, np.float32), "b": np.ones(4, np.float32)}))
-    weights = load(path)
-    weights.data[:4] = np.frombuffer(np.float32(9).tobytes(), np.uint8)
-    assert weights["a"][0] == 9
-    assert weights.data.nbytes == 32
-
-
-def test_a_block_can_be_used_again(tmp_path: Path) -> None:
-    path, block = tmp_path / "model.safetensors", host_memory(1 << 16)
-    for value in (1.0, 2.0):
-        path.write_bytes(safetensors({"a": np.full(4, value, np.float32)}))
-        found = load(path, into=block)["a"]
-        assert found.tolist() == [value] * 4
-        assert np.shares_memory(found, block)
-
-
-def test_a_stream_gives_each_tensor_once_in_the_order_of_the_file(tmp_path: Path) -> None:
-    arrays = {f"t{n}": np.full(1_000_000, n, np.float32) for n in range(6)}
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(safetensors({**arrays, "empty": np.zeros(0, np.float32)}))
-    seen = [(tensor.name, array.copy()) for tensor, array in stream(path)]
-    assert [name for name, _ in seen] == [*arrays, "empty"]
-    for name, array in seen[:-1]:
-        np.testing.assert_array_equal(array, arrays[name])
-
-
-def test_a_model_in_several_files_is_one_table(tmp_path: Path) -> None:
-    paths = []
-    for number in (1, 2):
-        paths.append(tmp_path / f"model-{number}.safetensors")
-        paths[-1].write_bytes(safetensors({f"t{number}": np.full(2, number, np.float32)}))
-    assert {name: array[0] for name, array in load_all(paths).items()} == {"t1": 1, "t2": 2}
 
 
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
@@ -196,65 +152,3 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04")
     with pytest.raises(RefusedFormat, match="pickle"):
         load(path)
-
-
-# --- host memory ---------------------------------------------------------------------------------
-
-
-def test_what_was_swapped_out_comes_back(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(safetensors(ARRAYS))
-    for copy in (HostCopy.load(path), HostCopy.of(ARRAYS)):
-        back = copy.swap_in()
-        for name, array in ARRAYS.items():
-            np.testing.assert_array_equal(back[name], array)
-            assert not np.shares_memory(back[name], copy.block)
-
-
-def test_changes_are_kept_only_when_asked() -> None:
-    copy = HostCopy.of({"a": np.zeros(4, np.float32)})
-    there = copy.swap_in()
-    there["a"][:] = 5
-    assert copy.swap_in()["a"].tolist() == [0] * 4
-    copy.keep(there)
-    assert copy.swap_in()["a"].tolist() == [5] * 4
-
-
-@pytest.mark.parametrize("align", [8, 1])
-def test_arrays_are_kept_in_whatever_order_they_lie(tmp_path: Path, align: int) -> None:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(safetensors(ARRAYS, align))
-    copy = HostCopy.load(path)
-    changed = {**ARRAYS, "w": np.asfortranarray(ARRAYS["w"] + 1)}
-    copy.keep(changed)
-    for name, array in copy.swap_in().items():
-        np.testing.assert_array_equal(array, changed[name])
-
-
-def test_a_block_that_was_swapped_in_can_be_swapped_out_whole() -> None:
-    copy = HostCopy.of({"a": np.zeros(4, np.float32), "b": np.ones(3, np.float16)})
-    block = host_memory(copy.size_bytes)
-    there = copy.swap_in(block)
-    there["a"][:], there["b"][:] = 5, 6
-    copy.swap_out(block)
-    back = copy.swap_in()
-    assert (back["a"].tolist(), back["b"].tolist()) == ([5] * 4, [6] * 3)
-
-
-def test_tensors_of_the_host_itself_cannot_be_written_to() -> None:
-    array = HostCopy.of({"a": np.zeros(4, np.float32)}).arrays()["a"]
-    with pytest.raises(ValueError, match="read-only"):
-        array[0] = 1
-
-
-def test_a_type_that_weights_do_not_have_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a type of weights"):
-        HostCopy.of({"a": np.array(["text"])})
-
-
-@pytest.mark.parametrize("size", [1, 17 << 20, (33 << 20) + 7])
-def test_a_block_is_copied_whole(size: int) -> None:
-    source = np.frombuffer(pattern(size), np.uint8)
-    into = np.zeros(size, np.uint8)
-    copy_block(into, source, threads=3)
-    assert np.array_equal(into, source)

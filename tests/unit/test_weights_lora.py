@@ -315,10 +315,3 @@ def test_a_large_weight_is_changed_block_by_block_and_whole(
     add(base, [(change, 2.0)], out)
     up, down = joined([(change, 2.0)])
     np.testing.assert_allclose(out, base + up @ down, rtol=0, atol=1e-6 * rank + 1e-5)
-
-
-def test_a_weight_that_does_not_lie_in_one_piece_is_refused() -> None:
-    base = np.zeros((4, 4), np.float32)
-    change = Change(np.ones((4, 1), np.float32), np.ones((1, 4), np.float32), (), 1.0)
-    with pytest.raises(ValueError, match="one piece"):
-        add(base, [(change, 1.0)], np.zeros((4, 4), np.float32).T)

@@ -17,12 +17,13 @@ from added_harness import NEW, add, dreams, hub_of_dreams, models, remove
 from hub_server import HubServer
 from swell.core.clock import SystemClock
 from swell.diffusion.families.model_config import path_of, read
-from swell.weights import Entry, Listing, NotCached, WeightCache
+from swell.weights.cache import NotCached, WeightCache
 from swell.weights.download import pull
 from swell.weights.fetch_intents import FetchIntents
 from swell.weights.manifest import manifest_digest, note_manifest
 from swell.weights.prune import Fate, Pruned, prune
 from swell.weights.store_download import fetch
+from swell.weights.weight_index import Entry, Listing
 from weight_server import WeightServer
 
 NETWORK = "unet/diffusion_pytorch_model.safetensors"

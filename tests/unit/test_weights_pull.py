@@ -17,16 +17,11 @@ from weights_harness import write
 from hub_server import blob_of
 from loopback import listening
 from swell.core.clock import SystemClock
-from swell.weights import (
-    BrokenWeights,
-    DigestMismatch,
-    InvalidListing,
-    RefusedFormat,
-    WeightCache,
-    load,
-)
+from swell.weights.cache import DigestMismatch, WeightCache
 from swell.weights.download import Hub, Progress, PullFailed, pull
-from swell.weights.weight_index import parse_wanted
+from swell.weights.safetensors_loader import load
+from swell.weights.weight_errors import BrokenWeights, RefusedFormat
+from swell.weights.weight_index import InvalidListing, parse_wanted
 
 COMMIT = "5f3c" * 10
 

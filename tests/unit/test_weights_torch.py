@@ -65,16 +65,6 @@ def test_what_was_swapped_out_comes_back(path: Path) -> None:
             np.testing.assert_array_equal(back[name].numpy(), array)
 
 
-def test_a_block_is_swapped_in_and_out_whole(path: Path) -> None:
-    copy, _ = TorchHostCopy.load(path, "cpu")
-    block = torch.zeros(copy.size_bytes, dtype=torch.uint8)
-    copy.swap_in(into=block)["scalar"].fill_(9)
-    copy.swap_out(block)
-    found = copy.swap_in()["scalar"].item()
-    # A tensor that is not aligned is a copy of its own: its change is not in the block.
-    assert found == (9 if copy.tensors[2].start % 4 == 0 else 7)
-
-
 def test_changed_tensors_are_kept_wherever_they_are(path: Path) -> None:
     copy, there = TorchHostCopy.load(path, "cpu")
     there["w"] = (there["w"] + 1).t().contiguous().t()

@@ -18,14 +18,14 @@ pytest.importorskip("torch")
 import torch
 
 from swell.settings.environment import process_environment, replace_environment
-from swell.weights import CompiledCache
+from swell.weights.compile_cache import CompiledCache
 from swell.weights.torch_compiled import TorchCompiled
 
 PROCESS = """
 import json, os, sys
 from pathlib import Path
 import torch
-from swell.weights import CompiledCache
+from swell.weights.compile_cache import CompiledCache
 from swell.weights.torch_compiled import TorchCompiled
 
 compiled = TorchCompiled(CompiledCache(Path(sys.argv[1])), ["0" * 64], sys.argv[2], "cpu")
@@ -40,7 +40,7 @@ GIVES_UP = """
 import json, os, sys
 from pathlib import Path
 import torch
-from swell.weights import CompiledCache
+from swell.weights.compile_cache import CompiledCache
 from swell.weights.torch_compiled import TorchCompiled
 
 cache = CompiledCache(Path(sys.argv[1]))

@@ -25,7 +25,6 @@ import numpy as np
 import swell
 from pydantic import BaseModel
 from swell.sdk.step_model import HostArrays
-from swell.weights import HostCopy
 from swell.diffusion.solvers import Noise
 
 class OtherArrays(HostArrays):

@@ -13,8 +13,9 @@ from swell.diffusion.families.licence import README
 from swell.diffusion.families.model_config import Entry, added, path_of, read
 from swell.diffusion.families.pipeline_folder import used_parts
 from swell.settings.load import Settings
-from swell.weights import Listing, WeightCache
+from swell.weights.cache import WeightCache
 from swell.weights.download import HUB, Hub, pull
+from swell.weights.weight_index import Listing
 
 #: Files of a part other than weights.
 _FILES: Final = ("*.json", "*.txt", "*.model")

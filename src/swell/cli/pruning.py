@@ -12,7 +12,7 @@ from swell.cli.output import print_json, seconds, table, talk
 from swell.core.clock import SystemClock
 from swell.diffusion.families.model_config import Entry, InvalidEntry, added, name_of, read
 from swell.settings.load import Settings
-from swell.weights import WeightCache
+from swell.weights.cache import WeightCache
 from swell.weights.prune import Fate, Pruned, prune
 
 #: A hundred years: there is no older file.

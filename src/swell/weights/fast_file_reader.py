@@ -53,23 +53,6 @@ def host_memory(size_bytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(memory, np.uint8)
 
 
-def prefetch(path: Path) -> None:
-    """Have the operating system read a file into its page cache, and return at once.
-
-    For files that will be loaded soon, while the libraries that need them are still imported.
-    """
-    if not hasattr(os, "posix_fadvise"):
-        return
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        size = os.fstat(fd).st_size
-        # One call reads no more than the device's largest request; so ask part by part.
-        for at in range(0, size, PART_BYTES):
-            os.posix_fadvise(fd, at, min(PART_BYTES, size - at), os.POSIX_FADV_WILLNEED)
-    finally:
-        os.close(fd)
-
-
 class Reading:
     """A file on its way into memory.
 

@@ -72,20 +72,6 @@ _KIN: Final[Mapping[str, str]] = {
 #: Under this name diffusers keeps what PEFT keeps in a file of its own.
 _SETTINGS: Final = "lora_adapter_metadata"
 
-#: A weight is changed by blocks that take so many multiplications. From more on OpenBLAS starts
-#: threads of its own, which would wait for those that change other weights.
-_BLOCK_PRODUCTS: Final = 1 << 18
-
-#: Whole rows, and of these at least so many, unless a block would be too large: then so many of a
-#: part of the columns. With fewer, `down` is read anew for every few rows.
-_BLOCK_ROWS: Final = 8
-
-#: So many bytes of what is added are computed by one call, block after block, before they are
-#: added. With fewer, threads spend a third of their time handing the interpreter to each other;
-#: more leave the processor's cache, and memory no longer sees one reading and one writing, as in a
-#: plain copy.
-_SCRATCH_BYTES: Final = 1 << 19
-
 _FLOATS: Final = ("F16", "BF16", "F32", "F64")
 
 
@@ -402,33 +388,11 @@ def add(base: NDArray[Any], parts: Sequence[tuple[Change, float]], out: NDArray[
     """Write a weight with LoRAs added, computed in float32, then rounded to the weight's type.
 
     Args:
-        base: The weight without any.
+        base: The weight without LoRAs.
         parts: What is added, and its scale.
-        out: Where to; may not overlap `base`.
+        out: Where the sum is written; may be `base`.
     """
     up, down = joined(parts)
-    (rows, rank), columns = up.shape, down.shape[1]
-    if not out.flags.c_contiguous:
-        raise ValueError("a weight must lie in one piece, row by row")
-    source, target = base.reshape(rows, columns), out.reshape(rows, columns)
-    block = max(_BLOCK_ROWS, _BLOCK_PRODUCTS // (columns * rank))
-    width = min(columns, max(1, _BLOCK_PRODUCTS // (block * rank)))
-    together = block * max(1, _SCRATCH_BYTES // (4 * columns * block))
-    scratch = np.empty((min(together, rows), columns), np.float32)
-    for at in range(0, rows, together):
-        part = up[at : at + together]
-        added = scratch[: len(part)]
-        whole = len(part) // block * block
-        blocks = part[:whole].reshape(-1, block, rank)
-        into = added[:whole].reshape(-1, block, columns)
-        for left in range(0, columns, width):
-            some = slice(left, left + width)
-            np.matmul(blocks, down[:, some], out=into[:, :, some])
-            if whole < len(part):
-                np.matmul(part[whole:], down[:, some], out=added[whole:, some])
-        seen = slice(at, at + len(part))
-        if target.dtype == np.float32:
-            np.add(source[seen], added, out=target[seen])
-        else:
-            added += source[seen]
-            target[seen] = added
+    added = np.matmul(up, down).reshape(base.shape)
+    added += base
+    out[...] = added

@@ -9,16 +9,13 @@ so taking a LoRA off leaves the very bits that were there before it came.
 Files are loaded once and remembered, the latest used, by a budget of bytes.
 """
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
 
 from swell.sdk.media import LoRA, combined
-from swell.weights.host_offload import COPY_ALONE_BYTES, COPY_THREADS
 from swell.weights.lora import Change, LayerNames, add, read_lora
 
 #: What loaded LoRAs may take in host memory, as float32: a dozen of usual size (20 MB to 200 MB in
@@ -78,9 +75,8 @@ class AdaptedWeights:
     Args:
         weights: The arrays that the model computes with, by name: `down.0.to_q.weight`. Shapes:
             (outputs, inputs, *kernel) of a floating type; others are never touched.
-        base: The same without LoRAs, where somebody keeps them anyway, such as
-            `HostCopy.arrays()`. Left out, each weight is copied before it is changed for the first
-            time.
+        base: The same without LoRAs, if the caller keeps them. By default each weight is copied
+            before its first change.
         ignore: See `LayerNames`.
         rename: See `LayerNames`.
         memory: Loaded LoRAs; may be shared between models.
@@ -135,9 +131,9 @@ class AdaptedWeights:
             self._restore(self._weights[name], self._base_of(name))
             del self._on[name]
         fresh = {name: told for name, (_, told) in wanted.items() if self._on.get(name) != told}
-        jobs = [(self._weights[name], self._base_of(name), wanted[name][0]) for name in fresh]
         self._on.update(dict.fromkeys(fresh))
-        self._add_all(jobs)
+        for name in fresh:
+            self._add(self._weights[name], self._base_of(name), wanted[name][0])
         self._on.update(fresh)
         return len(stale) + len(fresh)
 
@@ -173,15 +169,6 @@ class AdaptedWeights:
 
     def _add(self, weight: Any, base: Any, parts: _Sum) -> None:
         add(base, parts, weight)
-
-    def _add_all(self, jobs: Sequence[tuple[Any, Any, _Sum]]) -> None:
-        threads = min(COPY_THREADS, os.cpu_count() or 1)
-        if threads < 2 or sum(weight.nbytes for weight, _, _ in jobs) < COPY_ALONE_BYTES:
-            for job in jobs:
-                self._add(*job)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda job: self._add(*job), jobs))
 
 
 def _is_float(array: Any) -> bool:

@@ -37,11 +37,3 @@ class TorchAdaptedWeights(AdaptedWeights):
         added = torch.matmul(up, down).reshape(weight.shape)
         added += base.to(weight.device)
         weight.detach().copy_(added)
-
-    def _add_all(
-        self,
-        jobs: Sequence[tuple[torch.Tensor, torch.Tensor, Sequence[tuple[Change, float]]]],
-    ) -> None:
-        # torch has threads of its own, or the device is another one.
-        for job in jobs:
-            self._add(*job)

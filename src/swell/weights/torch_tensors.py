@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from swell.weights.fast_file_reader import Reading, host_memory
 from swell.weights.formats import Tensor, read_header
-from swell.weights.host_offload import copy_block
 
 _TYPES: Final[Mapping[str, torch.dtype]] = {
     "BOOL": torch.bool,
@@ -170,13 +169,6 @@ class TorchHostCopy:
         """What it takes of the host's memory."""
         return self.block.nbytes
 
-    def swap_out(self, block: torch.Tensor) -> None:
-        """Copy back a block that `swap_in` has filled, if its tensors have changed meanwhile."""
-        if block.device.type == "cpu":
-            copy_block(self.block, block.numpy()[: self.size_bytes])
-        else:
-            torch.from_numpy(self.block).copy_(block[: self.size_bytes])
-
     def keep(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy tensors, wherever they are, over what is here."""
         host = torch.from_numpy(self.block)
@@ -194,13 +186,10 @@ class TorchHostCopy:
             device: As torch names it; not looked at where `into` is given.
             into: A block on the device to use again. Shapes: (at least size_bytes,) uint8.
         """
-        on_host = torch.device(device).type == "cpu" if into is None else into.device.type == "cpu"
-        if on_host:
-            memory = host_memory(self.size_bytes) if into is None else into.numpy()
-            copy_block(memory[: self.size_bytes], self.block)
-            return self.on(torch.from_numpy(memory))
         target = into
-        if target is None:
+        if target is None and torch.device(device).type == "cpu":
+            target = torch.from_numpy(host_memory(self.size_bytes))
+        elif target is None:
             target = torch.empty(self.size_bytes, dtype=torch.uint8, device=device)
         target[: self.size_bytes].copy_(torch.from_numpy(self.block), non_blocking=True)
         _synchronize(target)
