@@ -294,7 +294,7 @@ def test_guidance_leans_from_the_row_without_words_to_the_one_with_them() -> Non
     t = np.array([one.table.timesteps[0]], np.float32)
     c = said(start[None], t, {"words": one.with_words["words"][None]})
     u = said(start[None], t, {"words": one.without_words["words"][None]})
-    b = one.table.affine[0, 1]
+    b = one.table.coefficients[0, 1]
     assert np.allclose(latents(rows, one), start + b * (u + 4 * (c - u))[0], atol=1e-6)
 
 

@@ -185,6 +185,4 @@ def test_ddim_takes_networks_that_say_the_velocity() -> None:
             k = table.coefficients[step : step + 1]
             solver.advance(table.solver, moved, said.astype(np.float32), k)
             ends.append(moved)
-            by_form = table.affine[step, 0] * x + table.affine[step, 1] * said
-            np.testing.assert_allclose(moved, by_form, rtol=2e-4, atol=2e-4)
         np.testing.assert_allclose(*ends, rtol=2e-4, atol=2e-4)

@@ -546,7 +546,7 @@ def _whole_way(table: Table, step: int) -> Singles:
     k = table.coefficients[step : step + 1].copy()
     match table.solver.name:
         case "flow_euler":
-            k[:, 1] = table.affine[step:, 1].sum()  # all of the remaining sigma
+            k[:, 1] = table.coefficients[step:, 1].sum()  # all of the remaining sigma
         case "euler" | "euler_ancestral":
             k[:, 4], k[:, 5] = k[:, 3], 0
         case "ddim":
