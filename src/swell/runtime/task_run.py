@@ -542,14 +542,15 @@ def fault_of(handle: int, error: Exception, run_s: float = 0.0) -> Fault:
         return Fault(handle, "rejected", "The model refused this input", detail, False, run_s)
     if isinstance(error, OutputTooLarge):
         return Fault(handle, "output_too_large", "The output is too large", detail, False, run_s)
-    code, title = "model_error", "The model failed"
     if isinstance(error, CannotLoad):
-        code, title = "model_load_failed", "The model cannot be loaded"
+        title = "The model cannot be loaded"
+        fault = Fault(handle, "model_load_failed", title, detail, True, run_s)
     else:
         detail = f"{type(error).__name__}: {detail}"
+        fault = Fault(handle, "model_error", "The model failed", detail, True, run_s)
     # Only the worker knows whose task it is, so it logs the traceback.
     text = "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
-    return Fault(handle, code, title, detail, True, run_s, traceback=text)
+    return msgspec.structs.replace(fault, traceback=text)
 
 
 def _fault_of_input(handle: int, error: pydantic.ValidationError) -> Fault:
