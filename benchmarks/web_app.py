@@ -17,6 +17,7 @@ import json
 import shutil
 import statistics
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -224,15 +225,16 @@ def _draw(ready: dict[str, Any], pictures: int) -> None:
 
 def _until_ended(ready: dict[str, Any], task: str) -> None:
     for _ in range(600):
-        told = _ask(ready, "GET", f"/v1/tasks/{task}", None, prefer="wait=30")
+        told = _ask(ready, "GET", f"/v1/tasks/{task}", None)
         if told["state"] == "succeeded":
             return
         if told["state"] not in {"queued", "running"}:
             raise SystemExit(f"a picture failed: {told['error']}")
+        time.sleep(0.2)
     raise SystemExit("a picture never came")
 
 
-def _ask(ready: dict[str, Any], method: str, path: str, body: Any, prefer: str = "") -> Any:
+def _ask(ready: dict[str, Any], method: str, path: str, body: Any) -> Any:
     request = urllib.request.Request(
         ready["url"] + path,
         method=method,
@@ -240,7 +242,6 @@ def _ask(ready: dict[str, Any], method: str, path: str, body: Any, prefer: str =
         headers={
             "authorization": f"Bearer {ready['key']}",
             "content-type": "application/json",
-            "prefer": prefer or "wait=0",
         },
     )
     with urllib.request.urlopen(request, timeout=60) as answer:

@@ -45,14 +45,14 @@ def memory(rig: Rig) -> None:
         size = (side, side)
         for rows in (2, 8, 16):
             arguments = sdxl_inputs(rig, network, rows, size)
-            plan = working(side, facts.vae, vae.dtype.itemsize, facts.family.name, rows)
+            plan = working(side, facts.vae, vae.dtype.itemsize, facts.family.row_gib, rows)
             rig.row(
                 f"a step of {rows} rows, {label(size)}",
                 measured_GiB=rig.peak_of(lambda: network(**arguments)),  # noqa: B023
                 planned_GiB=rig.gib(plan[DRAWS]),
             )
         latents = torch.randn(1, 4, side // 8, side // 8, device=rig.device, dtype=vae.dtype)
-        plan = working(side, facts.vae, vae.dtype.itemsize, facts.family.name)
+        plan = working(side, facts.vae, vae.dtype.itemsize, facts.family.row_gib)
         for is_tiled in (False, True):
             vae.use_tiling = is_tiled
             rig.row(

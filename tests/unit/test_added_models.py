@@ -22,7 +22,6 @@ from swell.cli import app
 from swell.cli.added import names_of, with_added
 from swell.core.errors import InvalidModel
 from swell.core.records import Speed
-from swell.diffusion.families.measurements import Taken, keep
 from swell.diffusion.families.model_config import (
     Entry,
     added,
@@ -33,7 +32,7 @@ from swell.diffusion.families.model_config import (
     read,
     write,
 )
-from swell.diffusion.families.model_definition import contents
+from swell.diffusion.families.model_definition import Taken, contents, keep
 from swell.sdk.define import Definition
 from swell.sdk.model_loader import load_models
 from swell.settings.load import load

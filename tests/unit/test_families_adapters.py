@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from swell.core.errors import InvalidModel
-from swell.diffusion.families.ip_adapter import read_adapter
+from swell.diffusion.families.adapters import read_adapter
 from swell.weights.weight_errors import RefusedFormat
 
 NETWORK = {"cross_attention_dim": 64}

@@ -242,7 +242,7 @@ def test_the_control_nets_picture_has_the_middle_of_its_latents_whatever_the_see
     one, other = (model.encode([each])[0]["control"] for each in words)
     assert torch.equal(one, other)
     vae = diffusers.AutoencoderKL.from_pretrained(made.weights, subfolder="vae")
-    pixels = model._pixels(words[0].control, words[0])
+    pixels = model.pixels(words[0].control, words[0])
     with torch.no_grad():
         middle = vae.encode(pixels).latent_dist.mode()[0] * vae.config.scaling_factor
     assert vae.config.shift_factor

@@ -237,7 +237,7 @@ def test_a_device_with_too_little_memory_has_parts_offloaded(
     )
     assert 0 <= whole - weights < 2000
     facts = described.facts
-    needed = working(facts.side_px, facts.vae, 4, facts.family.name)
+    needed = working(facts.side_px, facts.vae, 4, facts.family.row_gib)
     room_bytes = weights + max(needed.values()) - missing
     parts = read_parts(described, "cpu", "float16", room_bytes)
     assert parts.placement.choice == expected

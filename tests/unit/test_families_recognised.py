@@ -13,10 +13,9 @@ from swell.cli import app
 from swell.cli.added import names_of, with_added
 from swell.core.errors import InvalidModel, NotFound
 from swell.diffusion.batch_buffers import table_of
+from swell.diffusion.families.adapters import encoder_layer
 from swell.diffusion.families.detect_family import look, weight_files
 from swell.diffusion.families.input_schema import input_type
-from swell.diffusion.families.licence import licence_in
-from swell.diffusion.families.lora_key_map import encoder_layer, sgm_layer
 from swell.diffusion.families.model_config import (
     Entry,
     Extra,
@@ -27,7 +26,9 @@ from swell.diffusion.families.model_config import (
     write,
 )
 from swell.diffusion.families.model_definition import definition_of
+from swell.diffusion.families.pipeline_folder import licence_in
 from swell.diffusion.families.schedulers import few_step, sampler_of, with_sampler
+from swell.diffusion.families.stable_diffusion_xl import sgm_layer
 from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import Sampler
 from swell.settings.load import load

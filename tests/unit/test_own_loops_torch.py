@@ -43,7 +43,7 @@ with warnings.catch_warnings():
     # It imports all pipelines of diffusers, and some of them warn.
     warnings.simplefilter("ignore")
     from swell.diffusion.families.components_torch import is_part
-    from swell.diffusion.families.inspect_pipelines_torch import loop_of, new_loop
+    from swell.diffusion.families.diffusers_pipeline_torch import loop_of, new_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -71,7 +71,7 @@ def test_a_card_of_8_gib_draws_sdxl_by_turns() -> None:
         "text_encoder_2": 1_390_000_000,
         "vae": 334_000_000,
     }
-    needed = working(1024, {"block_out_channels": [128, 256, 512, 512]}, 4, "stable-diffusion-xl")
+    needed = working(1024, {"block_out_channels": [128, 256, 512, 512]}, 4, 0.16)
     assert needed["vae"] == 4 * GIB
     for total, expected in ((8 * GIB, "turns"), (12 * GIB, "never"), (6 * GIB, "blocks")):
         free = total - GIB // 2  # the driver's context takes the rest
@@ -147,11 +147,11 @@ def test_control_nets_belong_to_what_draws_and_text_encoders_to_each_other() -> 
 
 
 def test_larger_pictures_need_more_to_work_with() -> None:
-    small, large = (working(side, {}, 2, "flux") for side in (512, 1024))
+    small, large = (working(side, {}, 2, 0.46) for side in (512, 1024))
     assert small[DRAWS] < large[DRAWS]
     # Four rows are planned for, unless a model's own steps have more.
     assert large[DRAWS] == pytest.approx((0.25 + 4 * 0.46) * GIB)
-    assert working(1024, {}, 2, "flux", 8)[DRAWS] == pytest.approx((0.25 + 8 * 0.46) * GIB)
+    assert working(1024, {}, 2, 0.46, 8)[DRAWS] == pytest.approx((0.25 + 8 * 0.46) * GIB)
     assert 4 * small["vae"] == large["vae"] == 2 * GIB
     assert small["words"] == large["words"]
 

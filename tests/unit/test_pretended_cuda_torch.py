@@ -316,11 +316,20 @@ def test_a_broken_device_ends_the_loop_and_fails_no_sample(
     ids=["allocator", "cublas", "cudnn"],
 )
 def test_a_lack_of_memory_costs_no_picture(
-    sd: Made, cuda: PretendCuda, stage: str, error: RuntimeError
+    sd: Made,
+    cuda: PretendCuda,
+    stage: str,
+    error: RuntimeError,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     definition, model = sd.loaded("cuda:0", "--dtype", "float32")
     before = pixels(draw(cuda, model, sd.asks(definition, 4), bucket=8)[1])
-    lacks = {"encode": model.parts.ids, "denoise": model.say, "decode": model._decoded}[stage]
+    owner, name = {
+        "encode": (model.parts, "ids"),
+        "denoise": (model.family, "predict"),
+        "decode": (model, "_decoded"),
+    }[stage]
+    lacks = getattr(owner, name)
     calls = 0
 
     def once(*args: Any, **kwargs: Any) -> Any:
@@ -330,8 +339,7 @@ def test_a_lack_of_memory_costs_no_picture(
             raise error
         return lacks(*args, **kwargs)
 
-    owner = model.parts if stage == "encode" else model
-    setattr(owner, lacks.__name__, once)
+    monkeypatch.setattr(owner, name, once)
     assert furthest(before, pixels(draw(cuda, model, sd.asks(definition, 4), bucket=8)[1])) <= 1
     assert calls > 3
 

@@ -54,15 +54,15 @@ class Span(msgspec.Struct, frozen=True):
 
 
 def arrived(notes: Iterable[bytes], now: datetime) -> dict[str, Arrived]:
-    """Return the arrivals at all backends by queue. Unreadable notes are left out.
+    """Return the arrivals at all backends by queue. Unreadable notes are skipped.
 
     Args:
-        notes: Those of each process.
-        now: The time; the newest windows end with the last bin that all have written.
+        notes: Notes of the processes.
+        now: The time; the newest windows end with the last bin that all processes have written.
     """
     counts = read_counts(notes)
     end = int((now.timestamp() - LAG_S) // BIN_S)
-    # An incomplete first minute says too little.
+    # Skip an incomplete first minute.
     since = min((each.since for each in counts), default=end)
     minutes = max(0, min(MINUTES, (end - since - 1) // _MINUTE))
     sums: dict[str, Counter[int]] = {}
@@ -73,12 +73,12 @@ def arrived(notes: Iterable[bytes], now: datetime) -> dict[str, Arrived]:
 
 
 def last_span(notes: Iterable[bytes], now: datetime) -> Span | None:
-    """Return the last complete span; None if no process has counted from its beginning.
+    """Return the last complete span; None if no process has counted from its start.
 
-    No notes at all mean that nothing has arrived for as long as notes are kept.
+    Without notes, nothing has arrived for as long as notes are kept.
 
     Args:
-        notes: Those of each process. Unreadable ones are left out.
+        notes: Notes of the processes. Unreadable ones are skipped.
         now: The time.
     """
     number = int((now.timestamp() - LAG_S) // SPAN_S) - 1

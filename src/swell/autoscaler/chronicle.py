@@ -1,7 +1,7 @@
-"""Keeps what arrived in the last weeks, as one note in the registry for each model.
+"""Stores the arrivals of the last weeks, as one note per model in the registry.
 
-Whoever scales writes it, once in ten minutes, and whoever takes over reads it. A span that was
-written is not written again, so that nothing counts twice.
+The leader writes the note every ten minutes, and the next leader reads it. A span is written only
+once, so that no arrival counts twice.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,27 +15,27 @@ from swell.autoscaler.history import Past, Usual, remember, usual
 from swell.db.registry import Registry
 from swell.protocol.autoscaler_messages import read
 
-#: How names of notes begin, before the model's.
+#: Prefix of the notes' names, before the model.
 PREFIX: Final = "autoscaler.history "
 
 
 class Chronicle:
-    """What arrived of all models.
+    """Arrivals of all models.
 
     Args:
-        registry: Where it lies.
+        registry: The registry with the notes.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._pasts: dict[str, Past] = {}
         self._is_known = False
-        #: The last span that was heard of, and what is to be written.
+        #: Number of the last recorded span, and models with unsaved changes.
         self._heard = -1
         self._fresh: set[str] = set()
 
     async def load(self) -> None:
-        """Read what was kept, unless that was done."""
+        """Read the notes, unless they are loaded."""
         if self._is_known:
             return
         notes = await self._registry.notes(PREFIX)
@@ -45,18 +45,18 @@ class Chronicle:
         self._fresh.clear()
 
     def forget(self) -> None:
-        """Believe nothing any more until it is read again: another may have written meanwhile."""
+        """Discard the notes: another process may have written them."""
         self._is_known = False
 
     def hear(self, notes: Collection[bytes], now: datetime) -> None:
-        """Note the last span that is over.
+        """Record the last complete span.
 
         Args:
-            notes: What backends tell of arrivals.
+            notes: Arrival notes of the backends.
             now: The time.
         """
         if not self._is_known:
-            return  # what is not known must not be overwritten
+            return  # do not overwrite notes that were not read
         span = last_span(notes, now)
         if span is None or span.number <= self._heard:
             return
@@ -73,13 +73,13 @@ class Chronicle:
                 self._pasts[model] = past
 
     def usual(self, now: datetime) -> Mapping[str, Usual]:
-        """Return model → what usually comes at this time of the week."""
+        """Return the usual arrivals at this time of the week, by model."""
         if not self._is_known:
             return {}
         return {model: usual(past, now.timestamp()) for model, past in self._pasts.items()}
 
     async def save(self) -> None:
-        """Write what is new."""
+        """Write the changed notes."""
         for model in sorted(self._fresh):
             past = self._pasts.get(model)
             if past is None:

@@ -1,8 +1,8 @@
-"""How long a new worker will take, from what was seen: what the policy asks of cold starts. Pure.
+"""Estimates the cold start of a new worker from observations. Pure.
 
-Three kinds of knowledge become one distribution: cold starts that are ready; those under way, whose
-workers tell how far they are; and machines that were asked for and of which no worker has been
-heard yet. The last two take at least as long as they have taken.
+Three kinds of observations form one distribution: finished cold starts, cold starts in progress
+that workers report, and launched machines without a worker yet. The last two are censored: they
+take at least as long as so far.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,18 +14,18 @@ import msgspec
 from swell.core.kaplan_meier import Observation, Prior, Quantile, quantiles
 from swell.core.startup_phases import READY, Startup, StartupKind, observations
 
-#: What is believed of a pool of which nothing is known: minutes, as of machines of a cloud that
-#: pull an image and load a model.
+#: Prior for a pool without observations: typical of a cloud machine that pulls an image and loads a
+#: model.
 UNKNOWN: Final = Prior(p50_s=180.0, p90_s=600.0)
 
 
 class StartTimes(msgspec.Struct, frozen=True):
-    """How long it takes from asking for a worker until it takes tasks.
+    """Distribution of the time from a launch until the worker takes tasks.
 
     Args:
-        at: The quantiles that were asked for, in their order.
-        ready: How many cold starts they rest on.
-        not_over: How many count that are under way, or died before they were ready.
+        at: The requested quantiles, in their order.
+        ready: Number of finished cold starts.
+        not_over: Number of cold starts that are in progress or failed.
     """
 
     at: tuple[Quantile, ...]
@@ -42,15 +42,15 @@ def start_times(
     prior: Prior | None = UNKNOWN,
     at: Sequence[float] = (0.5, 0.95),
 ) -> StartTimes:
-    """Return how long cold starts of one pool take.
+    """Return the distribution of one pool's cold starts.
 
     Args:
-        startups: Of the pool; others than cold starts do not count.
+        startups: Startups of the pool; only cold starts count.
         now: The time.
-        model: Whose workers; None for any. What does not know its models yet counts for all.
-        asked: When each machine was asked for of which no worker has been heard yet.
-        prior: What is believed as long as few are ready; None for nothing.
-        at: Shares of all, each above 0 and at most 1.
+        model: Model of the workers; None for any. A worker with unknown models counts for all.
+        asked: Launch times of the machines without a worker.
+        prior: Prior distribution, for few observations; None for none.
+        at: Requested quantiles, each above 0 and at most 1.
     """
     seen = [_until_ready(each, now) for each in startups if _counts(each, model)]
     seen += [Observation(max(0.0, (now - each).total_seconds()), is_over=False) for each in asked]
@@ -65,6 +65,6 @@ def _counts(startup: Startup, model: str | None) -> bool:
 
 
 def _until_ready(startup: Startup, now: datetime) -> Observation:
-    # Whose models are not known yet counts as a worker of some model.
+    # A worker with unknown models counts for every model.
     whole = msgspec.structs.replace(startup, models=startup.models[:1] or [""])
     return observations(whole, now)[whole.models[0], READY]

@@ -1,8 +1,8 @@
-"""Looks every few seconds, has the policy plan, and does it.
+"""Control loop of the autoscaler: observes, asks the policy for a plan, and acts on it.
 
-One process of all does so, by a duty that it leases. What it is about to do is written down before
-it is done: whoever takes over finds it, and repeats what may not have been done, with the same
-token. Calls of providers that take long go on beside the next looks.
+Leader election leaves one active process. It writes its intended actions before it acts: after a
+crash, the next leader reads them and repeats unconfirmed launches with the same token. Slow
+provider calls run in parallel to the loop.
 """
 
 import asyncio
@@ -35,33 +35,33 @@ _log = structlog.get_logger("swell.autoscaler")
 #: `plan(observation, state)`, with its settings.
 Policy = Callable[[Observation, State], Plan]
 
-#: What the leader has.
+#: Name of the leader's duty.
 DUTY: Final = "autoscaler"
 
-#: A leader that dies is replaced after so long, in seconds; it renews its duty far more often.
+#: A dead leader is replaced after the lease; a living one renews it more often. In seconds.
 _LEASE_S: Final = 10.0
 _RENEW_S: Final = 2.5
 
-#: A provider must take a launch, or an order to end, within so long, in seconds.
+#: Timeouts of a provider's launch and terminate calls, in seconds.
 _LAUNCH_S: Final = 300.0
 _END_S: Final = 60.0
 
-#: So many machines are told to end by one call.
+#: Limit of machines in one terminate call.
 _END_N: Final = 100
 
-#: That demand is not met is told once it was so for so long, in seconds, and so is that it is met.
+#: A change between met and unmet demand is announced once it has lasted this long, in seconds.
 _RELIEF_S: Final = 15.0
 
-#: A launch that failed is tried again after so long, in seconds.
+#: Delay before a failed launch is retried, in seconds.
 _AGAIN_S: Final = 5.0
 
 
 @dataclass(slots=True)
 class _Result:
-    """What came of a launch."""
+    """Result of a launch."""
 
     launch: Launch
-    #: When it came, in seconds since 1970.
+    #: Time of the result, as a Unix time in seconds.
     at: float
     given: Sequence[Instance] = ()
     error: Exception | None = None
@@ -69,29 +69,29 @@ class _Result:
 
 @dataclass(slots=True)
 class _Leading:
-    """What a leader has in hand."""
+    """State of the leader."""
 
     memory: Memory
-    #: What was told, and what is to be told.
+    #: Published and unpublished decisions.
     decisions: list[Decision] = field(default_factory=list)
     untold: list[Decision] = field(default_factory=list)
-    #: Models whose demand is not met, as it was told last, and since when it was (not) seen so.
+    #: Models with announced unmet demand; per model, the observed state and when it last changed.
     relieved: set[str] = field(default_factory=set)
     turned: dict[str, tuple[bool, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How one process scales."""
+    """Settings of a controller process."""
 
-    #: Names it, and no other.
+    #: Unique name of the process.
     holder: str
-    #: How long it rests between looks, in seconds.
+    #: Interval between steps, in seconds.
     every_s: float = 3.0
-    #: Whether no other process may lead.
+    #: Whether this is the only controller, so that it needs no leader election.
     is_alone: bool = False
     limits: Limits = field(default_factory=Limits)
-    #: What machines cost now; None where no cloud is asked for that.
+    #: Live prices; None if no provider reports any.
     prices: LivePrices | None = None
 
 
@@ -100,20 +100,20 @@ def _new_token() -> str:
 
 
 async def _tell_nobody() -> None:
-    """Do nothing: backends look themselves."""
+    """Do nothing: backends poll."""
 
 
 class Controller:
     """Scales pools.
 
     Args:
-        observer: Looks.
-        registry: Where it remembers, tells, and lets workers go.
-        pools: What it scales.
-        clock: The time.
+        observer: Observes queues, workers and machines.
+        registry: Stores the memory and the status, and drains workers.
+        pools: Pools to scale.
+        clock: The clock.
         plan: The policy.
-        terms: How it does so.
-        wake: Called when workers were let go, so that backends tell them at once.
+        terms: Settings of this process.
+        wake: Called after draining workers, so that backends notify them at once.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Controller:
         self._ending: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Scale until this is cancelled."""
+        """Scale until cancelled."""
         renewing = asyncio.create_task(
             keep_running(self._renew, self._clock, name="autoscaler lease")
         )
@@ -160,7 +160,7 @@ class Controller:
             await asyncio.gather(renewing, return_exceptions=True)
 
     async def close(self) -> None:
-        """Let another lead. What was asked of providers is waited for no longer."""
+        """Resign as the leader, and cancel provider calls in progress."""
         running = [*self._launching.values(), *self._ending]
         for each in running:
             each.cancel()
@@ -173,7 +173,7 @@ class Controller:
         self._leading = None
 
     async def step(self) -> bool:
-        """Look, decide and act once; return whether this process leads."""
+        """Observe, plan and act once; return whether this process leads."""
         if not await self._leads():
             self._leading = None
             return False
@@ -203,7 +203,7 @@ class Controller:
         await self._act(actions)
         await self._tell(leading, sight, plan, actions)
         await self._ends.tell(sight.crews.values())
-        with contextlib.suppress(SwellError):  # what is not written now is written next time
+        with contextlib.suppress(SwellError):  # the next step retries the write
             await self._observer.keep()
         if self._prices is not None:
             await self._prices.step(sight.machines)
@@ -211,13 +211,14 @@ class Controller:
         return True
 
     async def settled(self) -> None:
-        """Wait until providers have answered what they were asked."""
+        """Wait until all provider calls have finished."""
         await asyncio.gather(*self._launching.values(), *self._ending)
 
     async def look(self) -> tuple[Sight, Plan, Actions] | None:
-        """Return what would be seen, planned and done now. Does nothing.
+        """Return the observation, the plan and the actions, without acting.
 
-        Where workers could be let go, backends are waited for some seconds to tell who is busy.
+        If a pool has ready workers, it first waits some seconds for the backends' report of held
+        tasks.
         """
         memory = await self._remembered()
         await self._load_prices()
@@ -238,7 +239,6 @@ class Controller:
         return await self._registry.take_duty(DUTY, self._terms.holder, lease_s=_LEASE_S)
 
     async def _renew(self) -> None:
-        """Keep the duty while a step takes long."""
         while True:
             await self._clock.sleep(_RENEW_S)
             if self._leading is not None:
@@ -254,7 +254,7 @@ class Controller:
         return _Leading(memory, told or [])
 
     async def _remembered(self) -> Memory:
-        """Return what was remembered of the pools that there are."""
+        """Return the stored memory of the configured pools."""
         return (await self._keeping.load()).of_pools(self._pools)
 
     async def _load_prices(self) -> None:
@@ -263,17 +263,17 @@ class Controller:
             self._reprice(self._prices)
 
     def _reprice(self, prices: LivePrices) -> None:
-        """Plan and tell by the prices of now."""
+        """Replace the pools' prices by the current ones."""
         pools = [prices.priced(pool) for pool in self._set_up]
         self._pools = {pool.name: pool for pool in pools}
         self._observer.reprice(pools)
 
     def _take_results(self, leading: _Leading) -> None:
-        """Remember what came of launches since the last look."""
+        """Process the results of launches since the last step."""
         over = [token for token, task in self._launching.items() if task.done()]
         tasks = [self._launching.pop(token) for token in over]
         results = [task.result() for task in tasks if not task.cancelled()]
-        # What was given beside a refusal does not make up for it.
+        # Process errors first: a successful launch in parallel does not undo a refusal.
         for result in sorted(results, key=lambda each: each.error is None):
             self._take_result(leading, result)
 
@@ -281,9 +281,9 @@ class Controller:
         launch, memory, now = result.launch, leading.memory, result.at
         others = tuple(each for each in memory.launches if each.token != launch.token)
         if len(others) == len(memory.launches):
-            return  # dropped meanwhile
+            return  # the pool was removed
         if isinstance(result.error, Refused | InvalidInput):
-            # What the settings say cannot be launched: nothing came of it, and nothing will.
+            # A definite refusal: the launch created nothing and is not retried.
             refused = result.error if isinstance(result.error, Refused) else None
             memory = msgspec.structs.replace(memory, launches=others).refused(
                 launch.pool,
@@ -342,7 +342,7 @@ class Controller:
         try:
             async with asyncio.timeout(_LAUNCH_S):
                 given = await pool.provider.launch(pool.asking(launch.n, launch.token))
-        except Exception as error:  # whatever a provider's library raises
+        except Exception as error:  # any exception of a provider's library
             return _Result(launch, self._clock.now().timestamp(), error=error)
         return _Result(launch, self._clock.now().timestamp(), given)
 
@@ -350,13 +350,13 @@ class Controller:
         try:
             async with asyncio.timeout(_END_S):
                 await self._pools[pool].provider.terminate(ids, grace_s=grace_s)
-        except Exception as error:  # whatever a provider's library raises
-            # They are told again as long as their provider does not say that they end.
+        except Exception as error:  # any exception of a provider's library
+            # The next step retries, unless the provider lists them as ending.
             detail = getattr(error, "detail", "") or repr(error)
             _log.warning("cannot be ended", pool=pool, instances=list(ids), detail=detail)
 
     async def _tell(self, leading: _Leading, sight: Sight, plan: Plan, actions: Actions) -> None:
-        """Tell backends how things stand, and what was decided."""
+        """Publish the status and the decisions."""
         for each in actions.decisions:
             _log.info("pool scaled", pool=each.about, what=each.what, n=each.n, why=each.why)
         leading.untold += actions.decisions
@@ -374,7 +374,7 @@ class Controller:
     def _changed_relief(
         self, leading: _Leading, sight: Sight, relief: Sequence[Relief]
     ) -> list[Decision]:
-        """Return that demand is not met any more, or is again: what has been so for a while."""
+        """Return decisions for models with a change of unmet demand that has lasted `_RELIEF_S`."""
         at, found = sight.now.timestamp(), []
         by_model = {each.model: each for each in relief}
         for model in sorted({*by_model, *leading.relieved}):
@@ -391,9 +391,9 @@ class Controller:
 
 
 def together(ends: Sequence[End]) -> list[tuple[str, float, list[str]]]:
-    """Return which machines are told to end by one call: pool, grace in seconds, and their ids.
+    """Group machines into terminate calls: pool, grace period in seconds, and ids.
 
-    Many clouds list all machines of a deployment before they end some. Pure.
+    Many providers list all machines of a deployment for each call. Pure.
     """
     groups: dict[tuple[str, float], list[str]] = {}
     for each in ends:

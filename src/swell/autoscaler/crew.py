@@ -1,7 +1,8 @@
-"""Who is who in a pool: machines as its provider lists them, workers as the registry does. Pure.
+"""Matches the machines that a provider lists with registered workers. Pure.
 
-A machine without a worker boots. A worker without a machine was started by somebody, or by a
-controller whose processes this one cannot see: it counts, and is let go only where it was launched.
+A machine without a worker is booting. A worker without a machine was started by a person, or by a
+controller with processes that this one cannot see: it counts as ready, but scaling does not drain
+it.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,32 +15,32 @@ from swell.core.records import WorkerInfo
 
 
 class Crew(msgspec.Struct, frozen=True, kw_only=True):
-    """The machines and workers of one pool, each in one place."""
+    """Machines and workers of one pool, each in one group."""
 
     #: Workers that take tasks.
     ready: Sequence[WorkerInfo] = ()
-    #: Workers that finish what they hold and go.
+    #: Workers that finish their tasks and exit.
     draining: Sequence[WorkerInfo] = ()
-    #: Workers that are not heard of, though they have not gone.
+    #: Workers without recent heartbeats that have not exited.
     silent: Sequence[WorkerInfo] = ()
-    #: Workers whose machine has ended, and of whom the registry does not know that.
+    #: Registered workers with an ended machine.
     orphaned: Sequence[WorkerInfo] = ()
-    #: Worker that is ready → when its machine was asked for, as far as that is listed.
+    #: Launch times of the machines of ready workers, if listed, by worker id.
     since: Mapping[str, datetime] = {}
-    #: Machines of which no worker has registered yet, the oldest first.
+    #: Machines without a registered worker, oldest first.
     booting: Sequence[Instance] = ()
-    #: Machines that were told to end and have no worker any more.
+    #: Terminated machines without a worker.
     leaving: Sequence[Instance] = ()
-    #: Machines that were told to end, and of which their provider does not say that they do.
+    #: Terminated machines that their provider does not list as ending.
     unheeded: Sequence[Instance] = ()
-    #: Machines whose worker has gone, with when.
+    #: Machines with an exited worker, and when it exited.
     left: Sequence[tuple[Instance, datetime]] = ()
-    #: Machines that have ended, with the last worker that each had.
+    #: Ended machines, each with its last worker.
     ended: Sequence[tuple[Instance, WorkerInfo | None]] = ()
 
     @property
     def machine_ids(self) -> frozenset[str]:
-        """The machines that are listed, or whose workers are."""
+        """Ids of all machines, listed or reported by a worker."""
         workers = (*self.ready, *self.draining, *self.silent, *self.orphaned)
         machines = (*self.booting, *self.leaving)
         pairs = (*self.left, *self.ended)
@@ -53,18 +54,18 @@ class Crew(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unheard(self) -> int:
-        """How many machines are paid for whose workers are not heard of."""
+        """Number of silent workers with a machine, which is billed."""
         return sum(bool(each.instance) for each in self.silent)
 
     @property
     def alive(self) -> int:
-        """How many workers and machines there are, whoever has started them."""
+        """Number of workers and machines, including workers that a person started."""
         gone = len(self.draining) + len(self.leaving) + len(self.left) + self.unheard
         return len(self.ready) + len(self.booting) + gone
 
     @property
     def billed(self) -> int:
-        """How many machines are paid for."""
+        """Number of billed machines."""
         on = {each.instance for each in (*self.ready, *self.draining, *self.silent)} - {""}
         return len(on) + len(self.booting) + len(self.leaving) + len(self.left)
 
@@ -77,20 +78,20 @@ def crew_of(
     silent: Collection[str] = (),
     told_to_end: Collection[str] = (),
 ) -> Crew:
-    """Return who is who.
+    """Return the groups of a pool.
 
     Args:
-        pool: Which one.
-        instances: Of the pool, those that have ended included.
-        workers: Of any pool, those that have gone included.
-        silent: Workers that are not heard of.
-        told_to_end: Machines that were told to end, whatever the provider says of them.
+        pool: Name of the pool.
+        instances: Machines of the pool, including ended ones.
+        workers: Workers of any pool, including exited ones.
+        silent: Ids of workers without recent heartbeats.
+        told_to_end: Ids of terminated machines, in any listed state.
     """
     machines = {each.id: each for each in instances}
     own = sorted(
         (each for each in workers if each.pool == pool), key=lambda each: each.registered_at
     )
-    # One that has registered again is the same worker.
+    # A newer registration replaces an older one of the same machine.
     last = {each.instance: each for each in own if each.instance}
     ready, draining, unheard, orphaned = [], [], [], []
     for each in own:
@@ -137,7 +138,7 @@ def _machines(
     last: Mapping[str, WorkerInfo],
     told_to_end: Collection[str],
 ) -> Crew:
-    """Return the machines that have no worker (any more)."""
+    """Return the groups of machines without a worker."""
     booting: list[Instance] = []
     leaving: list[Instance] = []
     left: list[tuple[Instance, datetime]] = []
@@ -158,7 +159,7 @@ def _machines(
 
 
 def paid_s(crew: Crew, worker: WorkerInfo, now: datetime, least_billed_s: float) -> float:
-    """Return for how long a worker is paid from now on whatever it does, in seconds."""
+    """Return the time that is billed even if a worker ends now, in seconds."""
     since = crew.since.get(worker.id)
     if since is None:
         return 0.0
@@ -168,16 +169,16 @@ def paid_s(crew: Crew, worker: WorkerInfo, now: datetime, least_billed_s: float)
 def workers_to_drain(
     crew: Crew, n: int, held: Mapping[str, int], now: datetime, least_billed_s: float = 0.0
 ) -> list[WorkerInfo]:
-    """Return whom to let go: who holds least first; of these who is paid for the shortest time.
+    """Return the workers to drain: fewest tasks, then least billed time left, then youngest.
 
-    Of these again the youngest. Only who was launched: what somebody started is somebody's to stop.
+    Only launched workers are drained, not those that a person started.
 
     Args:
-        crew: Of the pool.
-        n: At most so many.
-        held: Worker → how many tasks it holds.
+        crew: Groups of the pool.
+        n: Limit of workers.
+        held: Number of held tasks, by worker id.
         now: The time.
-        least_billed_s: For how long each is paid at least, in seconds.
+        least_billed_s: Minimum billed time of a machine, in seconds.
     """
     launched = [each for each in crew.ready if each.instance]
     launched.sort(
@@ -192,10 +193,10 @@ def workers_to_drain(
 
 
 def boots_to_cancel(crew: Crew, n: int) -> list[Instance]:
-    """Return which machines need not boot any further: the youngest.
+    """Return the booting machines to cancel: the youngest.
 
     Args:
-        crew: Of the pool.
-        n: At most so many.
+        crew: Groups of the pool.
+        n: Limit of machines.
     """
     return list(reversed(crew.booting))[: max(0, n)]

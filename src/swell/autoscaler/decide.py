@@ -1,8 +1,8 @@
-"""From what is seen and planned to what is done. Pure.
+"""Turns observation and plan into actions. Pure.
 
-The policy says how many; here it is chosen who, and what the policy need not know of: machines that
-are taken back, that never came up, whose worker has gone, or that have ended by themselves. Nothing
-here ends work that runs: workers are told to finish, and machines end when their worker has gone.
+The policy decides how many workers; this module chooses them. It also handles machines that are
+reclaimed, fail to boot, have lost their worker, or ended on their own. No action interrupts running
+tasks: workers drain, and a machine ends after its worker has exited.
 """
 
 import math
@@ -22,61 +22,62 @@ from swell.core.provider import Instance, Notice
 from swell.core.records import WorkerInfo
 from swell.protocol.autoscaler_messages import CANCELLED, FAILED, LOST, TAKEN_BACK, Decision
 
-#: At most so many machines are asked for in one call.
+#: Limit of machines in one launch.
 _AT_ONCE: Final = 50
 
-#: A worker that has gone leaves its machine alone for so long, in seconds: it may come again.
+#: A machine is kept this long after its worker exits, in seconds: the worker may register again.
 _LEFT_S: Final = 15.0
-#: Whoever is told to end has so long where nobody waits for anything, in seconds.
+#: Grace period of a machine without tasks, in seconds.
 _SHORT_S: Final = 5.0
-#: Whoever may just have begun something has as long as it takes, in seconds.
+#: Grace period of a worker that may hold tasks, in seconds.
 _PATIENT_S: Final = 3600.0
-#: One that is still there so long after it should be gone is told again, in seconds.
+#: A machine that remains this long after its deadline is terminated again, in seconds.
 _AGAIN_S: Final = 120.0
-#: An order to end of which its provider shows nothing after so long is given again, in seconds.
+#: A termination that the provider does not show after this time is repeated, in seconds.
 _HEEDED_S: Final = 15.0
-#: What was given is listed after so long, or never, in seconds.
+#: Time for a launched machine to be listed, in seconds.
 _LISTED_S: Final = 120.0
-#: A launch of which nobody knows whether it took place is tried again so often, and so long.
+#: Limits of the retries of a launch with an unknown result: number, and time in seconds.
 _TRIES: Final = 4
 _TRYING_S: Final = 360.0
-#: A call that another process has made may take so long still, in seconds.
+#: Time that a call of a previous leader can still take, in seconds.
 _CALL_S: Final = 300.0
 
-#: From when a machine that is taken back has to hand over what it holds, in seconds.
+#: A worker must start to hand over its tasks this long before a reclaim, in seconds.
 _HURRY_S: Final = 12.0
-#: It should be gone so long before it is taken, in seconds.
+#: Margin between the end of a worker and the reclaim, in seconds.
 _MARGIN_S: Final = 1.0
 
-#: A boot counts as failed after so many times the 99th percentile, of at least so many boots.
+#: A boot has failed after this multiple of the 99th percentile, given this number of boots, but not
+#: before the minimum, in seconds.
 _TIMES_P99: Final = 3.0
 _KNOWN_BOOTS: Final = 10
 _LEAST_BOOT_S: Final = 60.0
 
-#: So long after a worker has come up the models that it brings are known, in seconds.
+#: Time until the models of a registered worker are known, in seconds.
 _TOLD_S: Final = 60.0
 
 _HOUR_S: Final = 3600.0
 
-#: What should have been gone so long ago, and was not seen to end, is forgotten, in seconds.
+#: An overdue termination is forgotten after this time, in seconds.
 _FORGOTTEN_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the controller keeps to."""
+    """Limits of the controller."""
 
-    #: No worker goes while what is known is older, in seconds.
+    #: Age of the observation, in seconds, beyond which no worker is drained.
     stale_s: float = 60.0
-    #: A machine that has no worker after so long is ended, in seconds.
+    #: Time for a machine to get a worker before it is terminated, in seconds.
     boot_limit_s: float = 1800.0
-    #: One whose worker was silent for so long, too.
+    #: Silence of a worker after which its machine is terminated, in seconds.
     silent_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A machine is to end."""
+    """Termination of one machine."""
 
     pool: str
     instance_id: str
@@ -85,14 +86,14 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What is to be done, in this order, once the memory is written."""
+    """Actions in the order of execution, after the memory is saved."""
 
     memory: Memory
-    #: Workers whose machine has ended: the registry is told.
+    #: Workers with an ended machine, to remove from the registry.
     forget: Sequence[WorkerInfo] = ()
     drain: Sequence[WorkerInfo] = ()
     ends: Sequence[End] = ()
-    #: To be asked for, for the first time or again.
+    #: New and repeated launches.
     launches: Sequence[Launch] = ()
     decisions: Sequence[Decision] = ()
 
@@ -107,16 +108,16 @@ def decide(
     *,
     under_way: Collection[str] = (),
 ) -> Actions:
-    """Return what is to be done.
+    """Return the actions for an observation and a plan.
 
     Args:
-        sight: What is seen.
-        plan: What the policy wants.
-        memory: What was done before.
-        pools: All of them.
-        limits: What is kept to.
-        new_token: Names a launch; never twice the same.
-        under_way: Tokens of launches that providers have not answered yet.
+        sight: The observation.
+        plan: The policy's plan.
+        memory: Memory of earlier actions.
+        pools: All pools.
+        limits: Limits of the controller.
+        new_token: Returns a unique launch token.
+        under_way: Tokens of launch calls in progress.
     """
     deciding = _Deciding(sight, memory, limits, new_token)
     deciding.spend(pools)
@@ -135,8 +136,6 @@ def decide(
 
 
 class _Deciding:
-    """One run of `decide`."""
-
     def __init__(
         self, sight: Sight, memory: Memory, limits: Limits, new_token: Callable[[], str]
     ) -> None:
@@ -157,7 +156,7 @@ class _Deciding:
         return self._sight.observation.age_s > self._limits.stale_s
 
     def look_at(self, pool: Pool, plan: Plan) -> None:
-        """Decide about one pool."""
+        """Choose the actions for one pool."""
         crew = self._sight.crews[pool.name]
         self._remember_models(pool)
         self._remember_vain(pool, crew)
@@ -181,9 +180,9 @@ class _Deciding:
             self._drain(pool, crew, wanted, reasons)
 
     def _is_heard_of(self, worker: WorkerInfo, crew: Crew) -> bool:
-        """Whether a worker speaks, and did so after its machine is said to have ended.
+        """Return whether a worker has sent heartbeats since its machine was listed as ended.
 
-        Where there is an exit code, the end was seen.
+        A machine with an exit code has certainly ended.
         """
         if self._sight.silence.get(worker.id, 0.0) > _LEFT_S:
             return False
@@ -196,7 +195,7 @@ class _Deciding:
         )
 
     def spend(self, pools: Sequence[Pool]) -> None:
-        """Count what machines have cost since the last time."""
+        """Add the cost of machines since the last step."""
         memory, day = self.memory, self._sight.now.date().isoformat()
         since = memory.spent_at or self._now
         passed_s = max(0.0, self._now - since)
@@ -218,7 +217,7 @@ class _Deciding:
         )
 
     def settle_launches(self, under_way: Collection[str]) -> None:
-        """Drop launches that are over, and have others asked for again."""
+        """Remove finished launches, and retry the others."""
         kept = []
         for launch in self.memory.launches:
             if launch.token in under_way:
@@ -235,12 +234,12 @@ class _Deciding:
         self.memory = msgspec.structs.replace(self.memory, launches=tuple(kept))
 
     def _is_over(self, launch: Launch) -> bool:
-        """Whether all that came of a launch is listed, or nothing more will be."""
+        """Return whether all machines of a launch are listed, or the time for that has passed."""
         until = launch.at + _LISTED_S if launch.until is None else launch.until
         return self._sight.listed.get(launch.token, 0) >= expected(launch) or self._now >= until
 
     def _given_up(self, launch: Launch) -> Launch:
-        """Return a launch that is not tried again. Whatever came of it is found by its token."""
+        """Stop retrying a launch. Its machines, if any, are found by its token."""
         why = "it is not known what came of a launch"
         self.memory = self.memory.refused(launch.pool, self._now, why, asked_at=launch.next_at)
         self._note(launch.pool, "failed", launch.n, [why])
@@ -259,7 +258,7 @@ class _Deciding:
             self.memory = msgspec.structs.replace(self.memory, versions=versions)
 
     def _remember_vain(self, pool: Pool, crew: Crew) -> None:
-        """Wait no longer for models that workers of a pool do not bring."""
+        """Stop waiting for configured models that the pool's workers do not serve."""
         missing = self._sight.missing.get(pool.name, ())
         known = self.memory.vain.get(pool.name, ())
         news = [each for each in missing if each not in known]
@@ -276,7 +275,7 @@ class _Deciding:
         self._note(pool.name, "failed", 1, [why])
 
     def _judge(self, pool: Pool, crew: Crew) -> None:
-        """Account for machines that have ended since the last time."""
+        """Record the ends of machines since the last step."""
         failed, lost, n_leaving = [], [], 0
         for machine, worker in crew.ended:
             if machine.id in self.memory.judged:
@@ -285,7 +284,7 @@ class _Deciding:
             fate = self._fate(machine, worker, order)
             self.memory = self.memory.judging(pool.name, machine.id, fate)
             if fate == order:
-                continue  # that was told with the order
+                continue  # announced with the termination
             if fate == FAILED:
                 failed.append(machine)
             elif fate == LOST:
@@ -305,7 +304,7 @@ class _Deciding:
         self._forget_judged()
 
     def _order(self, machine: Instance) -> str | None:
-        """Return what a machine was told to end for; None where it was not."""
+        """Return the reason of a machine's termination; None if it was not terminated."""
         if machine.id not in self.memory.ending:
             return None
         return self.memory.orders.get(machine.id, "")
@@ -330,7 +329,7 @@ class _Deciding:
     def _forget_judged(self) -> None:
         """Forget machines that no provider lists any more.
 
-        One that does not answer may list them again.
+        Waits until all providers answer, because a missing answer is not an end.
         """
         long_ago = self._now - _FORGOTTEN_S
         ending = {each: at for each, at in self.memory.ending.items() if at > long_ago}
@@ -344,7 +343,7 @@ class _Deciding:
             self.memory = msgspec.structs.replace(self.memory, judged=judged)
 
     def _take_notices(self, pool: Pool, crew: Crew) -> None:
-        """Let those go that are about to be taken back, in time to hand over what they hold."""
+        """Drain the workers of machines that will be reclaimed."""
         by_machine = {
             each.instance: each for each in (*crew.ready, *crew.draining) if each.instance
         }
@@ -361,7 +360,7 @@ class _Deciding:
 
     def _end_in_time(self, pool: Pool, notice: Notice, *, has_worker: bool) -> None:
         if notice.at is None:
-            return  # a risk only: it finishes, and goes
+            return  # a warning only: the worker drains
         each, left_s = notice.instance_id, (notice.at - self._sight.now).total_seconds()
         grace_s = max(0.0, left_s - _MARGIN_S)
         if each not in self.memory.ending:
@@ -369,7 +368,7 @@ class _Deciding:
             told = f"the cloud reclaims {each} in {max(0.0, left_s):.0f} s"
             self._note(pool.name, "end", 1, [told])
         elif has_worker and left_s <= _HURRY_S and each not in self.memory.hurried:
-            # Earlier than before, which a worker takes as a wish to hand over at once.
+            # A second, earlier deadline makes the worker hand over its tasks at once.
             hurried = (*self.memory.hurried, each)
             self.memory = msgspec.structs.replace(self.memory, hurried=hurried)
             self._end(pool, each, max(0.0, grace_s - _MARGIN_S), order=TAKEN_BACK)
@@ -378,7 +377,7 @@ class _Deciding:
             )
 
     def _sweep(self, pool: Pool, crew: Crew) -> None:
-        """End machines that serve nobody."""
+        """Terminate machines without a useful worker."""
         for machine, gone_at in crew.left:
             if (self._sight.as_of - gone_at).total_seconds() > _LEFT_S:
                 self._end(pool, machine.id, _SHORT_S)
@@ -400,7 +399,7 @@ class _Deciding:
         self._insist(pool, crew)
 
     def _insist(self, pool: Pool, crew: Crew) -> None:
-        """Repeat orders to end that were lost: to workers, and to providers."""
+        """Repeat lost orders to workers and providers."""
         unaware = [each for each in crew.draining if not each.draining]
         self.drain += unaware
         if unaware:
@@ -408,7 +407,7 @@ class _Deciding:
         for machine in crew.unheeded:
             if self._now - self.memory.told.get(machine.id, 0.0) < _HEEDED_S:
                 continue
-            # By when it should be gone stays: an earlier end would hurry one that has heard of it.
+            # Keep the deadline: an earlier one would hurry a worker that did get the order.
             due = self.memory.ending.get(machine.id, self._now)
             left_s = max(0.0, due - self._now)
             self._end(pool, machine.id, left_s + _MARGIN_S if left_s else 0.0, due)
@@ -447,7 +446,7 @@ class _Deciding:
         self._note(pool.name, "launch", n, reasons)
 
     def _cancel(self, pool: Pool, crew: Crew, wanted: PoolPlan, reasons: Sequence[str]) -> None:
-        # The youngest are those that are not listed yet: they can be ended once they are.
+        # Unlisted machines are the youngest. They can be cancelled once they are listed.
         unlisted = sum(
             max(0, expected(each) - self._sight.listed.get(each.token, 0))
             for each in self.memory.launches
@@ -455,7 +454,7 @@ class _Deciding:
         )
         chosen = boots_to_cancel(crew, wanted.cancel_boots - unlisted)
         for machine in chosen:
-            # One that has registered this very moment finishes what it was given.
+            # A worker that registers at this moment may finish its tasks.
             self._end(pool, machine.id, _patience_s(pool), order=CANCELLED)
         if chosen:
             self._note(pool.name, "cancel", len(chosen), reasons)
@@ -480,13 +479,13 @@ class _Deciding:
         self.drain += chosen
         if chosen:
             self._note(pool.name, "drain", len(chosen), reasons)
-        # They have time, unless others need their room.
+        # They may stay, unless others need their place.
         self._drain_leftovers(
             pool, left if crew.alive >= pool.most else self._sight.overdue.get(pool.name, ())
         )
 
     def _drain_leftovers(self, pool: Pool, left: Sequence[WorkerInfo]) -> None:
-        """Let go who has nothing to do any more, as its version was left."""
+        """Drain idle workers of a version that is neither live nor launched by the pool."""
         going = {each.id for each in self.drain}
         held = self._sight.held or {}
         chosen = [
@@ -510,12 +509,12 @@ class _Deciding:
     ) -> None:
         self.ends.append(End(pool.name, instance_id, grace_s))
         if pool.is_external:
-            return  # it is gone at once, without an end that could be accounted for
+            return  # it ends at once, without an end to record
         due = self._now + grace_s if due is None else due
         self.memory = self.memory.telling(instance_id, self._now, due, order)
 
     def _due(self, machine: Instance, pool: Pool) -> float:
-        """Return by when a machine that was told to end should be gone."""
+        """Return the deadline of a terminated machine."""
         patient = self._now + _patience_s(pool)
         return self.memory.ending.get(machine.id, patient)
 
@@ -540,12 +539,12 @@ class _Deciding:
 
 
 def _patience_s(pool: Pool) -> float:
-    """Return how long whoever may have begun something has to finish it, in seconds."""
+    """Return the grace period of a worker that may hold tasks, in seconds."""
     return _PATIENT_S if pool.drain_s is None else pool.drain_s
 
 
 def _words(machines: Sequence[Instance]) -> str:
-    """Return what is known of why machines have ended."""
+    """Return the known reasons of machine ends, in brackets."""
     told: Mapping[str, None] = dict.fromkeys(
         each.why or f"exit code {each.exit_code}"
         for each in machines
@@ -555,7 +554,7 @@ def _words(machines: Sequence[Instance]) -> str:
 
 
 def _sparing(crew: Crew, spared: Collection[str]) -> Crew:
-    """Return a crew of which some cannot be chosen."""
+    """Return the crew without the spared ready workers."""
     if not spared:
         return crew
     ready = [each for each in crew.ready if each.id not in spared]

@@ -1,4 +1,4 @@
-"""Tells of machines that have ended, so that what they cost adds up to the bill."""
+"""Reports ended machines, so that their cost adds up to the provider's bill."""
 
 from collections.abc import Iterable
 
@@ -8,11 +8,10 @@ from swell.db.registry import Registry
 
 
 class Ends:
-    """Tells each end once, as long as its provider lists it.
+    """Reports the end of each machine once.
 
     Args:
-        registry: Where it is told. Another process that takes over tells it again, which changes
-            nothing.
+        registry: Receives the reports. The next leader repeats them, which changes nothing.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -20,7 +19,7 @@ class Ends:
         self._told: set[str] = set()
 
     async def tell(self, crews: Iterable[Crew]) -> None:
-        """Tell of those that have ended since the last time."""
+        """Report the machines that ended since the last call."""
         ended = {machine.id: machine for crew in crews for machine, _ in crew.ended}
         self._told &= ended.keys()
         for each in sorted(ended.keys() - self._told):

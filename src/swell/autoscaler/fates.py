@@ -1,7 +1,7 @@
-"""How machines have ended. Pure.
+"""Classifies the end of a machine. Pure.
 
-Each has one end, told once: what it was told to end for, what its worker said before it went, and
-what its provider knows of its process are put together.
+Combines the reason of its termination, the last report of its worker, and the provider's knowledge
+of its process.
 """
 
 from swell.core.provider import Instance
@@ -24,15 +24,15 @@ def fate_of(
     is_overdue: bool = False,
     may_hold: bool = True,
 ) -> str:
-    """Return how a machine has ended: one of `swell.protocol.autoscaler_messages.ENDS`.
+    """Return the kind of an end: one of `swell.protocol.autoscaler_messages.ENDS`.
 
     Args:
-        machine: One that has ended.
-        worker: The last that it had.
-        order: What it was told to end for: the end that this would be; empty where that depends on
-            its worker, None where it was not told.
-        is_overdue: Whether it should have been gone by now.
-        may_hold: Whether its worker may have held tasks when it was heard of last.
+        machine: An ended machine.
+        worker: Its last worker.
+        order: Expected kind of end, if it was terminated; empty if that depends on the worker, None
+            if it was not terminated.
+        is_overdue: Whether the deadline of the termination has passed.
+        may_hold: Whether the worker may have held tasks at its last heartbeat.
     """
     if order == TAKEN_BACK:
         return TAKEN_BACK
@@ -45,6 +45,6 @@ def fate_of(
         return LOST
     is_unheard = machine.exit_code is None and worker.draining and not may_hold
     if machine.exit_code == 0 or is_unheard:
-        return DRAINED  # only its goodbye was not heard
+        return DRAINED  # only the goodbye was lost
     was_ended = order is not None and is_overdue and worker.gone_at is None
     return CUT_SHORT if was_ended else LOST

@@ -1,12 +1,12 @@
-"""What arrived in the last weeks, and what is usual from now on by that. Pure.
+"""Stores the arrivals of the last weeks, and estimates usual arrivals from them. Pure.
 
-`seasonal` learns within days by how much demand grows at a time of the day, as a share: that says
-nothing where next to nobody comes before. What is kept here tells of each time of the week how many
-came, so that a pool that sleeps at night is up when the working day begins.
+`seasonal` learns demand growth by time of day as a ratio, within days. A ratio says nothing after
+hours of almost no demand. This module learns absolute arrivals by time of the week, so that a pool
+that is empty at night is ready when the working day starts.
 
-A crowd that came once is not awaited again: of several weeks the lower half counts. Growth that may
-be chance is none: what came is taken for as little as chance allows, and what is before it, over
-some spans, for as much as it was on average.
+The estimate is robust: it uses the lower median of the weeks, so that a single crowd is not
+expected again. To ignore growth that may be noise, it compares a lower bound of later arrivals with
+the mean of the preceding spans.
 """
 
 import math
@@ -18,21 +18,21 @@ import msgspec
 
 from swell.autoscaler.arrivals import SPAN_S
 
-#: Steps of what is usual, in seconds, and how far it is told, to both sides.
+#: Step of the estimate, in seconds, and its range in both directions.
 EVERY_S: Final = 60.0
 _FAR_S: Final = 3 * 3600.0
 _SPANS: Final = math.ceil(_FAR_S / SPAN_S) + 1
 
 _WEEK: Final = 7 * 86_400 // SPAN_S
-#: So many weeks are kept, and so many must have been seen before anything counts as usual.
+#: Number of stored weeks, and number of known weeks that an estimate needs.
 _WEEKS: Final = 4
 _KNOWN_WEEKS: Final = 2
-#: A week is known at a time if so many of its spans about it were counted, as a share.
+#: Share of counted spans around a time that makes its week known.
 _COUNTED: Final = 0.8
-#: What usually comes now is the mean of so many spans before, or that of the last, or as much of
-#: this one as has passed: the highest.
+#: Usual arrivals now are the maximum of three rates: the mean of this many preceding spans, the
+#: last span, and the elapsed part of the current span.
 _BEFORE: Final = 6
-#: Less growth than that is left to `seasonal`, since the noise of some weeks looks just like it.
+#: Smaller growth factors are left to `seasonal`: the noise of a few weeks looks the same.
 _GROWN: Final = 1.25
 _KEPT: Final = _WEEKS * _WEEK + _SPANS
 
@@ -40,11 +40,11 @@ _UNKNOWN: Final = -1
 
 
 class Past(msgspec.Struct, frozen=True, array_like=True):
-    """What arrived of one model.
+    """Arrivals of one model.
 
     Args:
         first: Number of the first span, counted from 1970.
-        counts: Samples in it and in those after it; -1 where nobody counted.
+        counts: Samples in consecutive spans; -1 for a span without counts.
     """
 
     first: int
@@ -52,14 +52,14 @@ class Past(msgspec.Struct, frozen=True, array_like=True):
 
 
 def remember(past: Past | None, number: int, samples: int) -> Past | None:
-    """Return what is remembered after a span; None where there is nothing to be remembered.
+    """Return the history with one more span; None if it has no arrivals.
 
-    One that is remembered already stays as it is.
+    A span that is already stored does not change.
 
     Args:
-        past: Before it; None where nothing was.
-        number: Of the span.
-        samples: What arrived in it.
+        past: The history; None if empty.
+        number: Number of the span.
+        samples: Arrivals in the span.
     """
     if past is None:
         return Past(number, (samples,)) if samples else None
@@ -73,11 +73,11 @@ def remember(past: Past | None, number: int, samples: int) -> Past | None:
 
 
 class Usual(NamedTuple):
-    """What usually comes at this time of the week, in samples per second.
+    """Usual arrivals at this time of the week, in samples per second.
 
     Args:
-        ahead: Now, and then in steps of `EVERY_S`; empty where too few weeks are known.
-        before: One step ago, two and so on; as long.
+        ahead: Now, and then in steps of `EVERY_S`; empty if too few weeks are known.
+        before: One step ago, two and so on; same length.
     """
 
     ahead: Sequence[float] = ()
@@ -85,11 +85,11 @@ class Usual(NamedTuple):
 
 
 def usual(past: Past, now: float) -> Usual:
-    """Return what is usual at this time of the week.
+    """Return the usual arrivals at this time of the week.
 
     Args:
-        past: What arrived.
-        now: In seconds since 1970.
+        past: The history.
+        now: Unix time in seconds.
     """
     here = int(now // SPAN_S)
     weeks = []
@@ -100,7 +100,7 @@ def usual(past: Past, now: float) -> Usual:
     if len(weeks) < _KNOWN_WEEKS:
         return Usual()
     lower, upper = (len(weeks) - 1) // 2, len(weeks) // 2
-    # All that may be usual now, and what is usual later for sure.
+    # Upper estimate of the present, lower bounds of the future.
     passed = now / SPAN_S - here
     now_s = sorted(_now(each, passed) for each in weeks)[upper] / SPAN_S
     spans = [sorted(map(_at_least, each))[lower] / SPAN_S for each in zip(*weeks, strict=True)]
@@ -117,13 +117,13 @@ def usual(past: Past, now: float) -> Usual:
 
 
 def _now(spans: Sequence[int], passed: float) -> float:
-    """Return what comes in the middle one of some spans, so far, or in those before it."""
+    """Return the current arrivals per span, given the spans of one week."""
     before = [each for each in spans[_SPANS - _BEFORE : _SPANS] if each >= 0]
     return max(fmean(before), before[-1], passed * spans[_SPANS])
 
 
 def _spans(past: Past, first: int, n: int) -> list[int]:
-    """Return what arrived in n spans from one on, as `Past.counts`."""
+    """Return the counts of `n` spans from `first` on, as in `Past.counts`."""
     there = range(len(past.counts))
     places = range(first - past.first, first - past.first + n)
     return [past.counts[each] if each in there else _UNKNOWN for each in places]
@@ -134,5 +134,5 @@ def _is_known(counts: Sequence[int]) -> bool:
 
 
 def _at_least(count: int) -> float:
-    """Return what came but for a standard deviation of chance; nothing where nobody counted."""
+    """Return the count less one standard deviation of Poisson noise; 0 if unknown."""
     return max(0.0, count - math.sqrt(count)) if count > 0 else 0.0

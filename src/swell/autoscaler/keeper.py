@@ -1,7 +1,7 @@
-"""Keeps a fixed number of workers alive: what `swell up` does on one machine.
+"""Keeps a fixed number of workers alive, for `swell up` on one machine.
 
-`missing` decides and is pure; the loop gathers, asks it, and acts. A worker that ends soon after
-its start has failed to start, and each further one in a row doubles the wait before the next.
+A worker that ends soon after its start has failed. Each consecutive failure doubles the wait before
+the next start. `missing` makes the decision and is pure.
 """
 
 import logging
@@ -18,17 +18,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """How patiently a worker that keeps ending is started again."""
+    """Back-off for workers that end soon after their start."""
 
-    #: A worker that ended within this time of its start counts as failed, in seconds.
+    #: A worker that ended within this time of its start has failed, in seconds.
     healthy_after_s: float = 10.0
-    #: Wait after the first failure in a row, in seconds; doubles with each further one.
+    #: Wait after the first failure, in seconds; doubles with each consecutive one.
     base_s: float = 0.5
     #: Longest wait, in seconds.
     cap_s: float = 30.0
 
     def delay_s(self, failures: int) -> float:
-        """Return the wait after so many failures in a row, in seconds."""
+        """Return the wait after this number of consecutive failures, in seconds."""
         if failures == 0:
             return 0.0
         return float(min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 60)))
@@ -37,7 +37,7 @@ class RestartPolicy:
 def missing(
     instances: Sequence[Instance], wanted: int, now: datetime, policy: RestartPolicy
 ) -> int:
-    """Return how many workers to start now."""
+    """Return the number of workers to start now."""
     living = [i for i in instances if i.state in {InstanceState.STARTING, InstanceState.RUNNING}]
     short = wanted - len(living)
     if short <= 0:
@@ -47,12 +47,12 @@ def missing(
         if now < last_end_at + timedelta(seconds=policy.delay_s(failures)):
             return 0
         if failures > 1:
-            return 1  # what keeps failing is tried one at a time
+            return 1  # start failing workers one at a time
     return short
 
 
 def _failures(instances: Sequence[Instance], policy: RestartPolicy) -> tuple[int, datetime | None]:
-    """Count the failed starts since the last worker that was healthy, and when the last ended."""
+    """Count the failures since the last healthy worker, and return the time of the last end."""
     healthy = timedelta(seconds=policy.healthy_after_s)
     ended = [i for i in instances if i.state is InstanceState.ENDED and i.ended_at is not None]
     ended.sort(key=lambda i: i.ended_at or i.launched_at, reverse=True)
@@ -65,15 +65,15 @@ def _failures(instances: Sequence[Instance], policy: RestartPolicy) -> tuple[int
 
 
 class Keeper:
-    """Keeps `wanted` workers of one pool alive through a provider.
+    """Keeps `wanted` workers of one pool alive.
 
     Args:
-        provider: Who starts them.
-        wanted: How many.
-        request: For one worker; it names the pool.
-        clock: For the waits.
-        policy: How patiently failed ones are started again.
-        on_end: Told of each worker that ended without having been asked to.
+        provider: Starts the workers.
+        wanted: Number of workers.
+        request: Launch request for one worker; names the pool.
+        clock: The clock.
+        policy: Back-off after failures.
+        on_end: Called for each worker that ended unexpectedly.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class Keeper:
         self._is_stopping = False
 
     async def run(self, poll_s: float = 0.25) -> None:
-        """Start workers whenever some are missing, until `drain` is called."""
+        """Keep the workers alive until `drain` is called."""
         while not self._is_stopping:
             await self.step()
             await self._clock.sleep(poll_s)
 
     async def step(self) -> None:
-        """Look once, and start what is missing."""
+        """Start missing workers once."""
         instances = await self._provider.instances(self.pool)
         self._tell_ends(instances)
         n = missing(instances, self._wanted, self._clock.now(), self._policy)
@@ -115,7 +115,7 @@ class Keeper:
                 return
 
     async def drain(self, grace_s: float) -> list[str]:
-        """Start no more, ask all to end, and return their ids. May be repeated to hurry."""
+        """Stop starting workers, terminate all, and return their ids. Repeat it to hurry them."""
         self._is_stopping = True
         instances = await self._provider.instances(self.pool)
         ids = [i.id for i in instances if i.state is not InstanceState.ENDED]

@@ -1,9 +1,9 @@
-"""What machines cost now, as their clouds tell: asked now and then by whoever leads, and kept.
+"""Reads current machine prices from the providers, and stores them as tariffs.
 
-Each change is written down as a step of the pool's tariff (`swell.core.billing.price_history`), by
-which backends charge and the policy plans. A cloud that does not answer changes nothing for a day;
-then what is listed counts again. Asking takes as long as it takes, beside the looks of the
-controller.
+The leader reads them at intervals. Each change is a step of the pool's tariff
+(`swell.core.billing.price_history`), which backends use for charges and the policy for its plan. If
+a provider does not answer, its last price stays valid for a day; then the listed price applies. The
+calls run in parallel to the control loop.
 """
 
 import asyncio
@@ -30,45 +30,45 @@ from swell.settings.pool_settings import PoolTable
 
 _log = structlog.get_logger("swell.autoscaler")
 
-#: A cloud must answer within so long, in seconds.
+#: Timeout of a provider's answer, in seconds.
 _ANSWER_S: Final = 60.0
 
-#: One that did not is asked again after so long, in seconds, or when it is due anyway.
+#: Delay before a failed read is retried, in seconds; less if the next regular read is earlier.
 _AGAIN_S: Final = 60.0
 
-#: A price counts for so long after nobody tells one any more.
+#: Validity of the last price of a provider that no longer answers.
 _HOLDS: Final = timedelta(hours=24)
 
-#: The tariff of a pool that is not there any more is forgotten after so long.
+#: Time to keep the tariff of a removed pool.
 _FORGOTTEN: Final = timedelta(days=7)
 
-#: Kind of machine and place → how many stand there.
+#: Number of machines, by machine type and location.
 Standing = Mapping[tuple[str, str], int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Asking:
-    """How the price of one pool is found."""
+    """How to read the price of one pool."""
 
-    #: Asks its cloud.
+    #: Reads the prices from the provider.
     ask: Callable[[], Awaitable[Sequence[LivePrice]]]
-    #: From what it tells, and which machines stand, to the price of a worker.
+    #: Returns the price of a worker, given the provider's prices and the running machines.
     price_of: Callable[[Sequence[LivePrice], Standing], MachinePrice | None]
 
 
-#: What a cloud has told, or why it has not.
+#: Prices of a provider, or the reason of a failure.
 _Answer = Sequence[LivePrice] | str
 
 
 class LivePrices:
-    """Keeps the tariffs of pools.
+    """Tariffs of the pools.
 
     Args:
-        registry: Where they are written.
-        clock: The time.
-        askings: Pool → how its price is found; of pools whose price may change.
-        usual: Pool → its price by settings or list, where there is one.
-        every_s: How often clouds are asked, in seconds.
+        registry: Stores the tariffs.
+        clock: The clock.
+        askings: How to read the prices, by pool; only pools with variable prices.
+        usual: Price by settings or price list, by pool, if there is one.
+        every_s: Interval between reads, in seconds.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class LivePrices:
         self._asked: asyncio.Task[dict[str, _Answer]] | None = None
 
     async def load(self) -> None:
-        """Read what was written by whoever led before.
+        """Read the stored tariffs.
 
         Raises:
             SwellError: The registry cannot be read.
@@ -100,7 +100,7 @@ class LivePrices:
         self._next_s = None
 
     def priced(self, pool: Pool) -> Pool:
-        """Return a pool, as the settings have it, with its price of now."""
+        """Return a pool with its current price, given its settings."""
         tariff = self._tariffs.get(pool.name)
         if tariff is None:
             return pool
@@ -117,10 +117,10 @@ class LivePrices:
         )
 
     async def step(self, machines: Mapping[str, Sequence[Instance]]) -> None:
-        """Take what clouds have told since, write it down, and ask them again if it is time.
+        """Store new prices, and start the next read if it is due.
 
         Args:
-            machines: Pool → its machines, as they are listed.
+            machines: Listed machines, by pool.
         """
         now_s = self._clock.monotonic_s()
         if self._asked is not None and self._asked.done():
@@ -130,7 +130,7 @@ class LivePrices:
             self._next_s = now_s + (min(_AGAIN_S, self._every_s) if failed else self._every_s)
         self._settle()
         if self._is_unsaved:
-            with contextlib.suppress(SwellError):  # what is not written now is written next time
+            with contextlib.suppress(SwellError):  # the next step retries the write
                 await self._registry.put_note(TARIFFS, msgspec.json.encode(self._tariffs))
                 self._is_unsaved = False
         if self._next_s is None:
@@ -139,19 +139,19 @@ class LivePrices:
             self._asked = asyncio.create_task(self._ask())
 
     async def answered(self) -> None:
-        """Wait until what was asked is answered."""
+        """Wait for the read in progress."""
         if self._asked is not None:
             await asyncio.wait([self._asked])
 
     async def close(self) -> None:
-        """Wait for no answer any longer."""
+        """Cancel the read in progress."""
         if self._asked is not None:
             self._asked.cancel()
             await asyncio.gather(self._asked, return_exceptions=True)
             self._asked = None
 
     def _rest_s(self, now: datetime) -> float:
-        """Return for how long all that was told is young enough, in seconds."""
+        """Return the time until the oldest price must be read again, in seconds."""
         ages = []
         for name in self._askings:
             tariff = self._tariffs.get(name)
@@ -200,7 +200,7 @@ class LivePrices:
                 self._tariffs[name], self._is_unsaved = after, True
 
     def _settle(self) -> None:
-        """Let prices that the settings have now take the place of what was told before."""
+        """Replace stored prices of pools with a fixed price in the settings."""
         now = self._clock.now()
         for name, tariff in list(self._tariffs.items()):
             if name in self._askings or not tariff.steps:
@@ -221,7 +221,7 @@ def _told(tariff: PoolTariff) -> int | None:
 
 
 def after_answer(before: PoolTariff, price: MachinePrice, now: datetime) -> PoolTariff:
-    """Return a tariff once a cloud has told a price. Pure."""
+    """Return the tariff after an answer of the provider. Pure."""
     return PoolTariff(
         steps=changed(before.steps, now, price.hour_micros), source=price.source, told_at=now
     )
@@ -230,12 +230,12 @@ def after_answer(before: PoolTariff, price: MachinePrice, now: datetime) -> Pool
 def after_silence(
     before: PoolTariff, why: str, usual: MachinePrice | None, now: datetime
 ) -> PoolTariff:
-    """Return a tariff once a cloud has told nothing: what it told last counts for a day. Pure.
+    """Return the tariff after a failed read. Pure.
 
     Args:
-        before: What was known.
-        why: Why nothing was told.
-        usual: What is listed, which counts after that day; None for what was told last, for ever.
+        before: The stored tariff.
+        why: Reason of the failure.
+        usual: Listed price, which applies after a day; None to keep the last price.
         now: The time.
     """
     at = before.told_at
@@ -250,7 +250,7 @@ def after_silence(
 
 
 def standing(machines: Iterable[Instance]) -> Counter[tuple[str, str]]:
-    """Return how many machines of which kind stand where, as far as that is told. Pure."""
+    """Count the running machines by type and location. Pure."""
     return Counter(
         (each.kind, each.location)
         for each in machines
@@ -259,7 +259,7 @@ def standing(machines: Iterable[Instance]) -> Counter[tuple[str, str]]:
 
 
 def may_change(table: PoolTable, book: PriceBook) -> bool:
-    """Return whether a cloud quotes the price of a pool."""
+    """Return whether the provider reports prices for a pool."""
     cloud = CLOUDS.get(table.provider)
     if table.hour_micros is not None or cloud is None or not cloud.quotes:
         return False
@@ -275,14 +275,14 @@ def live_price(
     quotes: Sequence[LivePrice],
     standing: Standing,
 ) -> MachinePrice | None:
-    """Return the price of an hour of one worker of a pool by its cloud's quotes; None without any.
+    """Return the hourly price of a pool's worker by its provider's prices; None without any.
 
     Args:
-        name: The pool.
+        name: Name of the pool.
         table: Its settings.
         book: All other prices.
-        quotes: By machine type and place.
-        standing: Machine type and place → number of the pool's machines there.
+        quotes: Prices by machine type and location.
+        standing: Number of the pool's machines, by machine type and location.
     """
     machines, prices = {each.kind: each for each in machines_of(table)}, []
     for quote in (each for each in quotes if each.kind in machines):
@@ -307,7 +307,7 @@ def live_price(
 
 
 def _price_of(prices: Sequence[LivePrice], kind: str, place: str) -> LivePrice | None:
-    """Return the price of a machine type in a place, or else the highest price of the type."""
+    """Return the price of a machine type in a location, or its highest price anywhere."""
     own = [each for each in prices if each.kind == kind]
     exact = [each for each in own if each.place == place]
     return max(exact or own, key=lambda each: each.hour_micros, default=None)

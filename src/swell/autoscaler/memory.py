@@ -1,7 +1,7 @@
-"""What the controller remembers across its own restarts, as one note in the registry.
+"""Memory of the controller, stored as one note in the registry.
 
-It is written before anything is done, in place of the note that was read: of two controllers that
-both take themselves for the leader, one cannot write, and does nothing.
+The controller replaces the note that it read before it acts. If two controllers both assume to be
+the leader, only one write succeeds, and the other one does not act.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,97 +20,96 @@ from swell.protocol.autoscaler_messages import TAKEN_BACK, read
 MEMORY: Final = "autoscaler.memory"
 HABITS: Final = "autoscaler.habits"
 
-#: What is usual is written so seldom, in seconds.
+#: Interval between writes of the habits, in seconds.
 _HABITS_EVERY_S: Final = 60.0
 
-#: A pool that refuses is asked again after so long, in seconds, and at most after so long.
+#: Back-off after a refusal, in seconds: first delays (no capacity, no quota), and the limit.
 _CLOSED_S: Final = 15.0
 _QUOTA_S: Final = 300.0
 _MOST_CLOSED_S: Final = 1800.0
 
-#: After a boot that came to nothing the next waits so long, in seconds, and at most so long.
+#: Back-off after a failed boot, in seconds: first delay, and the limit.
 _FAILED_S: Final = 2.0
 _MOST_FAILED_S: Final = 600.0
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """Machines that are asked for. Repeated with its token, it gives the same."""
+    """A launch. Repeating it with the same token returns the same machines."""
 
     token: str
     pool: str
     n: int
-    #: When it was decided, and when it may be asked (again), in seconds since 1970.
+    #: Time of the decision, and earliest time of the next attempt, as Unix times in seconds.
     at: float
     next_at: float = 0.0
     tries: int = 0
-    #: What the provider gave; not all of it may be listed yet.
+    #: Ids that the provider returned; it may not list all of them yet.
     given: tuple[str, ...] | None = None
-    #: It was given up, as nobody knows what came of it. Until then something may still, and it
-    #: counts towards the pool's `most`, in seconds since 1970.
+    #: Set when the launch was given up without a known result, as a Unix time in seconds. Until
+    #: then, its machines count towards the pool's `most`.
     until: float | None = None
 
 
 def expected(launch: Launch) -> int:
-    """Return how many machines may come of a launch."""
+    """Return the number of machines that a launch may create."""
     return launch.n if launch.given is None else len(launch.given)
 
 
 class Closure(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing is asked of a pool's provider for a while."""
+    """A pause of a pool's launches."""
 
     until: float = 0.0
-    #: In a row.
+    #: Consecutive refusals.
     refusals: int = 0
     why: str = ""
-    #: When it refused last. What was asked before that has met the same refusal.
+    #: Time of the last refusal. Later refusals of earlier calls count as the same one.
     at: float = 0.0
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. An empty one is valid at any time. Times are seconds since 1970."""
+    """The whole memory. Empty is always valid. Times are Unix times in seconds."""
 
     state: State = State()
     launches: tuple[Launch, ...] = ()
     closures: Mapping[str, Closure] = {}
-    #: Machine that was told to end → by when it should be gone.
+    #: Deadlines of terminated machines, by id.
     ending: Mapping[str, float] = {}
-    #: The same machine → when it was told last.
+    #: Times of the last terminate call, by id.
     told: Mapping[str, float] = {}
-    #: The same machine → the end that this would be, of `swell.protocol.autoscaler_messages.ENDS`;
-    #: empty where that depends on its worker.
+    #: Expected kinds of end (`swell.protocol.autoscaler_messages.ENDS`), by id; empty if that
+    #: depends on the worker.
     orders: Mapping[str, str] = {}
-    #: Machines that are being taken back, and were told to hurry.
+    #: Ids of reclaimed machines with a hurried worker.
     hurried: tuple[str, ...] = ()
-    #: Ended machines that were accounted for, the oldest first.
+    #: Ids of ended machines that are recorded, oldest first.
     judged: tuple[str, ...] = ()
-    #: Pool → boots that failed in a row, and when the last did.
+    #: Consecutive failed boots, and time of the last, by pool.
     failures: Mapping[str, tuple[int, float]] = {}
-    #: Pool → models that its workers have served.
+    #: Models that workers have served, by pool.
     models: Mapping[str, tuple[str, ...]] = {}
-    #: Pool → model → the version that its last worker brought, of the models that were staged.
+    #: Version from the last worker of each staged model, by pool and model.
     versions: Mapping[str, Mapping[str, Brought]] = {}
-    #: Pool → models of its settings that its workers did not know when they had come up.
+    #: Configured models that the workers do not serve, by pool.
     vain: Mapping[str, tuple[str, ...]] = {}
-    #: Pool → what was done → how often.
+    #: Number of actions, by pool and kind.
     counts: Mapping[str, Mapping[str, int]] = {}
-    #: Pool → how its machines have ended → how many.
+    #: Number of machine ends, by pool and kind.
     ends: Mapping[str, Mapping[str, int]] = {}
-    #: The day (UTC) that is counted, what it has cost, and up to when that was counted.
+    #: Current day (UTC), its cost so far, and the time of the last update.
     day: str = ""
     spent_micros: float = 0.0
     spent_at: float = 0.0
 
     def of_pools(self, names: Collection[str]) -> "Memory":
-        """Return it without launches of pools that are not there (any more).
+        """Remove the launches of pools that no longer exist.
 
-        Nobody could repeat them or see what came of them. Should such a pool be there again, its
-        machines are found by their marks.
+        They cannot be repeated. If the pool returns, its machines are found by their labels.
         """
         launches = tuple(each for each in self.launches if each.pool in names)
         return msgspec.structs.replace(self, launches=launches)
 
     def counting(self, pool: str, what: str, n: int = 1) -> "Memory":
-        """Return it with something done in a pool."""
+        """Count an action."""
         if n == 0:
             return self
         own = dict(self.counts.get(pool, {}))
@@ -127,15 +126,15 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         is_quota: bool = False,
         retry_after_s: float | None = None,
     ) -> "Memory":
-        """Return it after a refusal: asked again later and later.
+        """Record a refusal: the back-off doubles each time.
 
-        Many calls that meet one moment of refusal are refused once.
+        Refusals of parallel calls count once.
 
         Args:
-            pool: Which one.
-            now: When it refused, in seconds since 1970.
-            why: In its own words.
-            asked_at: When it was asked, in seconds since 1970; now if left out.
+            pool: Name of the pool.
+            now: Time of the refusal, as a Unix time in seconds.
+            why: The provider's words.
+            asked_at: Time of the call, as a Unix time in seconds; defaults to `now`.
             is_quota: As `Refused`.
             retry_after_s: As `Refused`.
         """
@@ -153,7 +152,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, closures={**self.closures, pool: closed})
 
     def given(self, pool: str, asked_at: float = float("inf")) -> "Memory":
-        """Return it after a provider gave all that it was asked for, and has not refused since."""
+        """End the back-off after a successful launch, unless a later call was refused."""
         known = self.closures.get(pool)
         if known is None or (known.refusals > 0 and asked_at <= known.at):
             return self
@@ -161,9 +160,9 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, closures=closures)
 
     def telling(self, instance_id: str, now: float, due: float, order: str = "") -> "Memory":
-        """Return it with a machine that is told now to be gone by then.
+        """Record a termination with its deadline.
 
-        What it was told for first stays, unless its provider takes it back.
+        The first reason is kept, except that a reclaim replaces it.
         """
         ending = {**self.ending, instance_id: due}
         told = {**self.told, instance_id: now}
@@ -172,7 +171,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, ending=ending, told=told, orders=orders)
 
     def judging(self, pool: str, instance_id: str, fate: str) -> "Memory":
-        """Return it with a machine whose end was accounted for."""
+        """Record the end of a machine."""
         ending = {each: at for each, at in self.ending.items() if each != instance_id}
         own = dict(self.ends.get(pool, {}))
         own[fate] = own.get(fate, 0) + 1
@@ -182,7 +181,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         return judged.expecting(ending)
 
     def expecting(self, ending: Mapping[str, float]) -> "Memory":
-        """Return it with nothing of machines that were told to end, but of these."""
+        """Keep only these terminations."""
         return msgspec.structs.replace(
             self,
             ending=ending,
@@ -192,9 +191,9 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def boot_failed(self, pool: str, now: float, why: str) -> "Memory":
-        """Return it after boots that came to nothing: tried again later and later.
+        """Record a failed boot: the back-off doubles each time.
 
-        Where the provider has refused for longer, that and its words stay.
+        A longer back-off of the provider's refusal stays.
         """
         n = self.failures.get(pool, (0, 0.0))[0] + 1
         wait_s = min(_MOST_FAILED_S, _FAILED_S * 2.0 ** min(n - 1, 20))
@@ -208,25 +207,25 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def boot_succeeded(self, pool: str) -> "Memory":
-        """Return it after a boot that came to something."""
+        """Reset the boot failures of a pool."""
         failures = {name: each for name, each in self.failures.items() if name != pool}
         return msgspec.structs.replace(self, failures=failures)
 
     def day_micros(self, now: datetime) -> int:
-        """Return what this day (UTC) has cost as far as that was counted here."""
+        """Return the recorded cost of this day (UTC)."""
         return round(self.spent_micros) if self.day == now.date().isoformat() else 0
 
     def closed_s(self, pool: str, now: float) -> float:
-        """Return for how long nothing is asked of a pool, in seconds."""
+        """Return the time until the end of a pool's back-off, in seconds."""
         known = self.closures.get(pool)
         return 0.0 if known is None else max(0.0, known.until - now)
 
 
 class Keeping:
-    """Reads and writes the note.
+    """Reads and writes the memory.
 
-    What the policy knows of usual days is much, and changes slowly: it has a note of its own, which
-    is written seldom. What it lacks after a crash is learnt again.
+    The habits of the policy are large and change slowly. They have a separate note, written rarely.
+    After a crash the policy learns the lost part again.
     """
 
     def __init__(self, registry: Registry, clock: Clock) -> None:
@@ -237,7 +236,7 @@ class Keeping:
         self._habits_at_s = float("-inf")
 
     async def load(self) -> Memory:
-        """Return what was remembered; an empty memory where nothing was, or none can be read."""
+        """Return the stored memory; an empty one if there is none or it is invalid."""
         self._kept = await self._registry.note(MEMORY)
         memory = read(self._kept, Memory) or Memory()
         habits = read(await self._registry.note(HABITS), dict[str, tuple[float, ...]])
@@ -247,7 +246,7 @@ class Keeping:
         return msgspec.structs.replace(memory, state=state)
 
     async def save(self, memory: Memory) -> bool:
-        """Write it in place of the one that was read or written last; False if another has."""
+        """Replace the stored memory; return False if another process has changed it."""
         state = msgspec.structs.replace(memory.state, habits={})
         note = msgspec.json.encode(msgspec.structs.replace(memory, state=state))
         if note != self._kept:

@@ -1,7 +1,7 @@
-"""What the controller sees, gathered from contracts only: store, registry and providers.
+"""Gathers the controller's observation from the store, the registry and the providers.
 
-Each part that cannot be had stays as it was seen last, and counts as old. Times of other machines
-are compared with each other, never with this one's.
+If a source does not answer, its last value stays and gets older. Times of another machine are
+compared only with each other, never with this machine's clock.
 """
 
 import asyncio
@@ -51,86 +51,86 @@ _log = structlog.get_logger("swell.autoscaler")
 
 T = TypeVar("T")
 
-#: Whatever is asked must answer within so long, in seconds.
+#: Timeout of each source, in seconds.
 _PATIENCE_S: Final = 10.0
 
-#: A longer time between two words of the backends is a pause of theirs, in seconds.
+#: A longer interval between reports of the backends is a pause of the backends, in seconds.
 _GAP_S: Final = 5.0
 
-#: Backends that live tell who holds what every other second: their word is looked for so often, and
-#: waited for so long, in seconds.
+#: Polling interval and limit of the wait for a new report of held tasks, in seconds. Backends
+#: report every two seconds.
 _ASK_S: Final = 0.5
 _WORD_S: Final = 6.0
 
-#: Startups, cards and what was spent are read so often, in seconds: they change slowly.
+#: Interval between reads of slowly changing sources (startups, cards, costs), in seconds.
 _SLOWLY_S: Final = 20.0
 
-#: Of a pool of which only the median was told, the 90th percentile is so many times that.
+#: Assumed ratio of the 90th percentile to a configured median.
 _TAIL: Final = 2.0
 
-#: Samples per second of a worker of which nothing at all is known.
+#: Default rate of a worker, in samples per second.
 _UNKNOWN_RATE: Final = 0.2
 
-#: Quantiles of start times: those that the policy asks for, and from when a boot counts as failed.
+#: Quantiles of cold starts: two for the policy, one to detect failed boots.
 _SHARES: Final = (0.5, 0.95, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What counts as old."""
+    """Age limits of an observation."""
 
-    #: A worker that is silent for longer than the backends hear of others takes no tasks.
+    #: A worker silent for longer than this, while others are not, takes no tasks. In seconds.
     lost_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One look."""
+    """One observation."""
 
     now: datetime
-    #: The same as backends have it, who say when they heard of workers.
+    #: Time by the backends' clock, to compare with times of heartbeats.
     as_of: datetime
     observation: Observation
     crews: Mapping[str, Crew]
-    #: Worker → tasks that it holds; None where no backend has told since this process looks.
+    #: Number of held tasks by worker; None before the first report since the start.
     held: Mapping[str, int] | None
-    #: Worker → for how long it was not heard of while others were, in seconds.
+    #: Silence of workers while others reported, in seconds, by worker.
     silence: Mapping[str, float]
     notices: Sequence[Notice]
     times: Mapping[str, StartTimes]
-    #: Pool → models that it can draw, as far as that is known.
+    #: Known models by pool.
     models: Mapping[str, tuple[str, ...]]
-    #: Pool → models of its settings that nobody has described.
+    #: Configured models without a model card, by pool.
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    #: Notes of arrivals that say nothing any more.
+    #: Names of expired arrival notes.
     stale_notes: Sequence[str] = ()
-    #: Pool → model → what its last worker brought, of the models that were staged.
+    #: Version from the last worker of each staged model, by pool and model.
     brought: Mapping[str, Mapping[str, Brought]] = field(default_factory=dict)
-    #: Pool → its workers of versions that it does not bring and that are not live; of these, those
-    #: to which nobody has gone back.
+    #: Workers of versions that are neither live nor launched by their pool, by pool; and those of
+    #: them that are not needed for a rollback any more.
     leftovers: Mapping[str, Sequence[WorkerInfo]] = field(default_factory=dict)
     overdue: Mapping[str, Sequence[WorkerInfo]] = field(default_factory=dict)
-    #: Workers that no pool could launch again.
+    #: Workers of a live version that no pool launches any more.
     last_of_live: frozenset[str] = frozenset()
-    #: Pools whose provider does not answer.
+    #: Pools with a provider that does not answer.
     unseen: frozenset[str] = frozenset()
-    #: Tokens of launches → how many machines are listed that came of each.
+    #: Number of listed machines, by launch token.
     listed: Mapping[str, int] = field(default_factory=dict)
-    #: Pool → its machines as they are listed.
+    #: Listed machines by pool.
     machines: Mapping[str, Sequence[Instance]] = field(default_factory=dict)
 
 
 class _Part(Generic[T]):
-    """Something that is looked at again and again."""
+    """A source with its last value."""
 
     def __init__(self, name: str, first: T) -> None:
         self.name = name
         self.value = first
-        #: When it was seen last, in monotonic seconds; None before that.
+        #: Time of the last answer, in monotonic seconds; None before the first.
         self.seen_s: float | None = None
 
     async def look(self, ask: Callable[[], Awaitable[T]], now_s: float) -> bool:
-        """Look again; return whether there was an answer."""
+        """Read the source; return whether it answered."""
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 self.value = await ask()
@@ -154,20 +154,20 @@ class _PoolParts:
 
 @dataclass(slots=True)
 class _Work:
-    """What backends have told of workers, and when that was new, in monotonic seconds."""
+    """Last report of the backends about workers, and its arrival in monotonic seconds."""
 
     told: Workload | None = None
     new_s: float = 0.0
-    #: Whether it was told while this process looked. The first that is found may be of any age.
+    #: Whether it arrived after the start of this process. An older one may be of any age.
     is_news: bool = False
 
 
 @dataclass(slots=True)
 class _Versions:
-    """What pools bring and draw; see `Sight`."""
+    """Versions that pools launch and serve; see `Sight`."""
 
     brought: dict[str, Mapping[str, Brought]] = field(default_factory=dict)
-    #: Pool → what its workers draw, see `swell.autoscaler.versions`.
+    #: What the workers of each pool draw, see `swell.autoscaler.versions`.
     draws: dict[str, Sequence[str]] = field(default_factory=dict)
     leftovers: dict[str, Sequence[WorkerInfo]] = field(default_factory=dict)
     overdue: dict[str, Sequence[WorkerInfo]] = field(default_factory=dict)
@@ -175,14 +175,14 @@ class _Versions:
 
 
 class Observer:
-    """Gathers what the policy sees.
+    """Gathers the policy's observation.
 
     Args:
-        broker: What waits.
-        registry: Who works, and what others have told.
-        pools: Whose providers are asked.
-        clock: The time.
-        timing: What counts as old.
+        broker: Queue depths.
+        registry: Workers, and notes of other processes.
+        pools: Pools with their providers.
+        clock: The clock.
+        timing: Age limits.
     """
 
     def __init__(
@@ -215,17 +215,17 @@ class Observer:
         self._chronicle = Chronicle(registry)
         self._past = _Part[None]("what arrived in the last weeks", None)
         self._work = _Work()
-        #: Whether there was no word of backends yet when this process looked.
+        #: Whether there was no report of the backends at the first read.
         self._is_blank = False
-        #: Worker → when it was heard of, and for how long not since then; and when that was told.
+        #: Last heartbeat and silence in seconds, by worker; and the time of the last report.
         self._silence: dict[str, tuple[datetime, float]] = {}
         self._told_at: datetime | None = None
 
     async def look(self, memory: Memory) -> Sight | None:
-        """Return what there is to see; None as long as store or registry were never seen.
+        """Return an observation; None until store and registry have answered once.
 
         Args:
-            memory: What was done, and is not to be seen yet.
+            memory: Earlier actions, which may not be visible yet.
         """
         now, now_s = self._clock.now(), self._clock.monotonic_s()
         await self._gather(now_s)
@@ -297,9 +297,9 @@ class Observer:
         )
 
     async def hear(self) -> bool:
-        """Wait a moment for a new word of backends; return whether they have told who holds what.
+        """Wait for a new report of held tasks; return whether one arrived.
 
-        For whoever looks once only: the word that it finds may be of any age.
+        For a single observation: the stored report may be of any age.
         """
         ends_s = self._clock.monotonic_s() + _WORD_S
         while not self._work.is_news and (now_s := self._clock.monotonic_s()) < ends_s:
@@ -309,18 +309,18 @@ class Observer:
         return self._work.is_news
 
     def reprice(self, pools: Sequence[Pool]) -> None:
-        """Look at the same pools, whose prices have changed."""
+        """Replace the pools by the same pools with new prices."""
         self._pools = pools
 
     def take_over(self) -> None:
-        """Believe no longer what another process may have written meanwhile."""
+        """Discard cached notes that another leader may have changed."""
         self._chronicle.forget()
 
     async def keep(self) -> None:
-        """Write down what is to be known after a restart: only whoever leads does so.
+        """Write the arrival history; called by the leader only.
 
         Raises:
-            SwellError: The registry cannot be written to.
+            SwellError: The registry cannot be written.
         """
         await self._chronicle.save()
 
@@ -340,7 +340,7 @@ class Observer:
         if self._spent.seen_s is None or now_s - self._spent.seen_s >= _SLOWLY_S:
             asked.append(self._spent.look(lambda: last_spent(registry), now_s))
         await asyncio.gather(*asked, *(self._look_at(pool, now_s) for pool in self._pools))
-        # After the machines: who is seen to have ended has said goodbye before, if at all.
+        # Read workers after machines: a worker of a listed ended machine has already said goodbye.
         await self._workers.look(registry.workers, now_s)
 
     async def _look_at(self, pool: Pool, now_s: float) -> None:
@@ -352,21 +352,21 @@ class Observer:
             await parts.notices.look(pool.provider.notices, now_s)
 
     def _spent_micros(self, memory: Memory, now: datetime) -> int:
-        """Return what today has cost: by the ledger or by what was counted, the larger.
+        """Return today's cost: by the ledger or by the controller's count, the larger.
 
-        The ledger hears of it late; what was counted lacks what ended before that began.
+        The ledger lags behind. The count lacks machines that ended before the controller started.
         """
         told = self._spent.value
         by_ledger = None if told is None else told.today_micros(now)
         return max(memory.day_micros(now), by_ledger or 0)
 
     def _notices(self) -> list[Notice]:
-        """Return what is about to be taken back; several pools may hear of the same."""
+        """Return the notices of all pools without duplicates."""
         told = [each for parts in self._parts.values() for each in parts.notices.value]
         return list({each.instance_id: each for each in told}.values())
 
     def _is_due(self, part: _Part[list[T]], now_s: float) -> bool:
-        # What is not there yet is waited for.
+        # Read a source without a value in every step.
         every_s = _SLOWLY_S if part.value else 0.0
         return part.seen_s is None or now_s - part.seen_s >= every_s
 
@@ -385,10 +385,10 @@ class Observer:
         return max(0.0, now_s - min(seen))
 
     def _listen(self, work: Workload | None) -> None:
-        """Note for how long each worker was not heard of, while backends told of others.
+        """Update the silence of workers.
 
-        By the clock of the backends, and a gap in what they tell says nothing: after a pause of the
-        store all workers look as if they had been silent.
+        By the clock of the backends, and only while they report: after a pause of the store, all
+        workers seem silent.
         """
         told_at = None if work is None else work.at
         passed_s = 0.0
@@ -442,7 +442,7 @@ class Observer:
         under_way = sum(
             each.kind is StartupKind.COLD and each.state is StartupState.STARTING for each in own
         )
-        # Those that were asked for first are heard of first.
+        # Assume that the oldest booting machines report their startups.
         unheard = [each.launched_at for each in crew.booting[under_way:]]
         prior = UNKNOWN
         if pool.start_s is not None:
@@ -479,7 +479,7 @@ class Observer:
             pool=pool.name,
             rates=rates,
             ready=len(crew.ready),
-            # Without a word from the backends everybody may hold something.
+            # Without a report of the backends, assume that every worker is busy.
             busy=len(crew.ready) if held is None else _busy(crew, held),
             booting=sorted(booting, reverse=True),
             draining=len(crew.draining) + len(crew.leaving) + len(crew.left),
@@ -491,7 +491,7 @@ class Observer:
             start_p50_s=_seconds(times, 0),
             start_p95_s=max(_seconds(times, 0), _seconds(times, 1)),
             most=pool.most,
-            # What nobody has described yet is started once, so that it can be asked for.
+            # Start one worker to learn a model without a card.
             least=max(pool.least, 1) if is_unknown else pool.least,
             is_unknown=is_unknown,
             is_spot=pool.is_spot,
@@ -501,7 +501,7 @@ class Observer:
         )
 
     def _missing(self, pool: Pool) -> tuple[str, ...]:
-        """Return the models of a pool that nobody has described, as far as that can be known."""
+        """Return the configured models of a pool without a model card."""
         if self._cards.seen_s is None:
             return ()
         known = {each.name for each in self._cards.value}
@@ -512,7 +512,7 @@ class Observer:
 
 
 def _without(crew: Crew, left: Sequence[WorkerInfo]) -> Crew:
-    """Return a crew in which some that are ready are paid for only."""
+    """Count leftover ready workers as billed only."""
     if not left:
         return crew
     ids = {each.id for each in left}
@@ -527,7 +527,7 @@ def _busy(crew: Crew, held: Mapping[str, int]) -> int:
 def _paid_s(
     crew: Crew, held: Mapping[str, int] | None, now: datetime, least_billed_s: float
 ) -> list[float]:
-    """Return for how long those are paid who hold nothing, the shortest first."""
+    """Return the prepaid time of idle workers, in seconds, shortest first."""
     if held is None or least_billed_s <= 0:
         return []
     idle = (each for each in crew.ready if not held.get(each.id))
@@ -552,17 +552,17 @@ def demands(
     usual: Mapping[str, Usual] = {},
     drawn: Callable[[str], str] = model_of,
 ) -> list[Demand]:
-    """Return what is asked of each model. Pure.
+    """Return the demand of each model. Pure.
 
     Args:
-        depths: Of all queues.
-        counts: What arrived, by queue.
-        work: What backends know.
+        depths: Depths of all queues.
+        counts: Arrivals by queue.
+        work: Report of the backends.
         now: The time.
-        models: Told of even where nothing is asked of them.
-        usual: Model → what usually comes at this time of the week.
-        drawn: Of a queue, as what it is drawn, now: who serves it draws what arrived in it before.
-            A version that no pool brings asks for nothing.
+        models: Models to include even without demand.
+        usual: Usual arrivals at this time of the week, by model.
+        drawn: Maps a queue to the model or version that now serves it, which also gets the queue's
+            earlier arrivals. A version that no pool serves is omitted.
     """
     per_task = {} if work is None else work.counts
     found: dict[str, _Asked] = {model: _Asked() for model in models}
@@ -608,12 +608,10 @@ class _Asked:
 def rates_of(
     pool: Pool, models: Iterable[str], work: Workload | None, cards: Sequence[ModelCard]
 ) -> dict[str, float]:
-    """Return how many samples per second one worker of a pool draws of each model. Pure.
+    """Return the rates of one worker of a pool in samples per second, by model. Pure.
 
-    All versions of a model are taken to be as fast.
-
-    Measured in this pool; as the settings say; measured in another pool; as the model's author has
-    measured it on some device; or a guess, in this order.
+    All versions of a model share a rate. In order of precedence: measured in this pool, configured,
+    measured in another pool, declared on the model card, default.
     """
     measured: Mapping[str, Mapping[str, float]] = {} if work is None else work.rates
     found: dict[str, float] = {}
@@ -632,7 +630,7 @@ def rates_of(
 
 
 def _declared(model: str, cards: Sequence[ModelCard]) -> float | None:
-    """Return the rate that a model's card tells, of the slowest device on it."""
+    """Return the rate on a model's card, for its slowest device."""
     for card in cards:
         if card.name == model:
             times = [speed.took_s for speed in card.speed if speed.took_s > 0]

@@ -1,4 +1,4 @@
-"""A pool as the controller has it: what may be launched, by whom, and what is known of it."""
+"""A pool of the controller: its provider, limits, prices and rates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,26 +11,25 @@ from swell.core.provider import LaunchRequest, Provider
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Filled by wiring from the settings of `[pools.NAME]`."""
+    """One pool, created from the settings of `[pools.NAME]`."""
 
     name: str
     provider: Provider
-    #: What the provider is called in the settings.
+    #: Name of the provider in the settings.
     provider_name: str
-    #: What one worker is asked for with; how many, and the token, are put in.
+    #: Launch request for one worker, without number and token.
     request: LaunchRequest
-    #: Whether somebody else starts its workers: what is asked for are places, which may wait for
-    #: ever, cost nothing, and are gone as soon as they are taken back.
+    #: Whether an external system starts the workers. Instances are then placeholders: they can wait
+    #: for ever, cost nothing, and end at once.
     is_external: bool = False
-    #: Names of its models, as far as the settings tell them: what a worker serves is known once it
-    #: has registered.
+    #: Models in the settings. The models of a worker are known after its registration.
     models: tuple[str, ...] = ()
     least: int = 0
     most: int = 1
-    #: Millionths of a dollar; None where it is not known.
+    #: Hourly price in millionths of a dollar; None if unknown.
     hour_micros: int | None = None
-    #: Who says so, for people; of which day that is, where it is of a list or a cloud; when its
-    #: cloud told it, and what else is to be known of it.
+    #: Source of the price for people, date of the list or of the provider's price, time of the
+    #: provider's answer, and a remark.
     price_source: str = ""
     price_read_on: date | None = None
     price_told_at: datetime | None = None
@@ -40,13 +39,13 @@ class Pool:
     is_spot: bool = False
     losses_per_hour: float = 0.0
     location: str = ""
-    #: How long one takes until it takes tasks, in seconds, as long as none was seen.
+    #: Assumed cold start in seconds, before one is measured.
     start_s: float | None = None
-    #: Model → samples per second of one worker, as long as none was measured.
+    #: Assumed samples per second of one worker by model, before they are measured.
     rates: Mapping[str, float] = field(default_factory=dict)
-    #: How long one that scaling lets go may go on with what it holds; None for as long as it takes.
+    #: Limit of a drain in seconds; None for no limit.
     drain_s: float | None = None
 
     def asking(self, n: int, token: str) -> LaunchRequest:
-        """Return the request for `n` workers."""
+        """Return the launch request for `n` workers."""
         return msgspec.structs.replace(self.request, pool=self.name, n=n, token=token)

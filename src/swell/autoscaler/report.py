@@ -1,4 +1,4 @@
-"""How things stand, as the controller tells it to the backends. Pure."""
+"""Builds the status that the controller publishes to the backends. Pure."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,10 +10,10 @@ from swell.autoscaler.outlook import Plan, PoolPlan, PoolView, Relief
 from swell.autoscaler.pools import Pool
 from swell.protocol.autoscaler_messages import ModelScaling, PoolScaling, ScalingStatus
 
-#: A boot that takes longer than usual is expected within this part of what is usual.
+#: An overdue boot is expected after this share of the usual time.
 _OVERDUE: Final = 0.25
 
-#: Workers that will be there within so many seconds of each other are told as one number.
+#: Workers expected within this time of each other are reported together, in seconds.
 _TOGETHER_S: Final = 2.0
 
 
@@ -25,14 +25,14 @@ def status_of(
     *,
     leader: str,
 ) -> ScalingStatus:
-    """Return how things stand after something was decided.
+    """Return the status after a decision.
 
     Args:
-        sight: What was seen.
-        plan: What the policy wanted.
-        memory: As it was written.
-        pools: All of them.
-        leader: Names this process.
+        sight: The observation.
+        plan: The policy's plan.
+        memory: The saved memory.
+        pools: All pools.
+        leader: Name of this process.
     """
     views = {each.pool: each for each in sight.observation.pools}
     relief = {each.model: each for each in plan.relief}
@@ -106,9 +106,9 @@ def _model(model: str, views: Sequence[PoolView], relief: Relief | None) -> Mode
 
 
 def coming_of(views: Iterable[PoolView]) -> list[tuple[float, int]]:
-    """Return after how many seconds how many workers of pools take tasks, the first first.
+    """Return pairs of seconds and number of workers that will be ready then, earliest first.
 
-    Those that come within the same few seconds are told together.
+    Times are rounded up, so that nearly simultaneous workers are counted together.
     """
     found: dict[float, int] = {}
     for view in views:
@@ -120,9 +120,9 @@ def coming_of(views: Iterable[PoolView]) -> list[tuple[float, int]]:
 
 
 def _ready_in_s(view: PoolView) -> tuple[float, float]:
-    """Return after how long a pool's next worker takes tasks: the median, and the 95th percentile.
+    """Return the time until a pool's next worker is ready: median and 95th percentile.
 
-    A boot that takes longer than usual is taken to need some time still.
+    An overdue boot is assumed to need some more time.
     """
     if view.ready:
         return 0.0, 0.0

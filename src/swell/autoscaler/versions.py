@@ -1,8 +1,8 @@
-"""Which versions of staged models pools bring, and whose workers are supply for what. Pure.
+"""Matches versions of staged models with the workers that serve them. Pure.
 
-What waits goes by who serves its queue. What the live version's workers serve stands under
-`owner/name`, what those of another version serve under `owner/name:version`. Of a model that nobody
-has staged all stands under its name, whichever version its workers have.
+Demand and supply are matched by queue. Workers of the live version serve `owner/name`; those of
+another version serve `owner/name:version`. All workers of a model that was never staged serve its
+name.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,24 +12,24 @@ from typing import Final
 from swell.core.records import WorkerInfo
 from swell.core.rollouts.rollout_state import Life, asked_version, drawn_as, is_of_canary
 
-#: A version, and when the worker that brought it registered, in seconds since 1970.
+#: A version, and the registration time of its worker as a Unix time in seconds.
 Brought = tuple[str, float]
 
-#: Workers of a version that was left stay so long, to go back to it, in seconds.
+#: Time to keep workers of the previous version for a rollback, in seconds.
 _KEPT_S: Final = 3600.0
 
 
 def model_of(drawn: str) -> str:
-    """Return the model of a queue, or of what workers draw."""
+    """Return the model of a queue name."""
     return drawn.partition(":")[0]
 
 
 def drawn_by(lives: Mapping[str, Life], workers: Iterable[WorkerInfo]) -> Callable[[str], str]:
-    """Return what tells of a queue as what it is drawn.
+    """Return a function from a queue to the model or version that serves it.
 
     Args:
-        lives: Of the models that were staged.
-        workers: All of them: while nobody has a canary, its part is the live version's.
+        lives: Staged models.
+        workers: All workers: without a worker of the canary, the live version serves its share.
     """
     if not lives:
         return model_of
@@ -60,13 +60,13 @@ def brought_by(
     lives: Mapping[str, Life],
     before: Mapping[str, Brought],
 ) -> dict[str, Brought]:
-    """Return model → what the last worker launched in a pool has brought.
+    """Return the version from the last launched worker of a pool, by model.
 
     Args:
-        pool: Which one.
-        workers: Of any pool, those that have gone included.
-        lives: Of the models that were staged: of others it does not matter.
-        before: The same as it was remembered.
+        pool: Name of the pool.
+        workers: Workers of any pool, including exited ones.
+        lives: Staged models; others are omitted.
+        before: The stored result.
     """
     found = {model: known for model, known in before.items() if model in lives}
     own = [each for each in workers if each.pool == pool and each.instance] if lives else []
@@ -77,10 +77,10 @@ def brought_by(
 
 
 def believed(brought: Mapping[str, Brought], lives: Mapping[str, Life]) -> dict[str, str]:
-    """Return model → the version that a pool brings, as far as that is known.
+    """Return the version that a pool launches, if known, by model.
 
-    Since another version was made live, people may have changed what the pool launches: what it
-    brings is found out anew.
+    A version from before the last promotion or rollback is ignored, because operators may have
+    changed the pool's image.
     """
     return {
         model: version
@@ -90,7 +90,7 @@ def believed(brought: Mapping[str, Brought], lives: Mapping[str, Life]) -> dict[
 
 
 def _live_since(life: Life) -> float:
-    """Return when the live version last changed, in seconds since 1970; 0 if never, as is known."""
+    """Return the time of the last change of the live version as a Unix time; 0 if unknown."""
     history = life.history
     for place, change in enumerate(history, 1):
         steps = (
@@ -110,13 +110,13 @@ def draws_of(
     ready: Sequence[WorkerInfo],
     lives: Mapping[str, Life],
 ) -> tuple[str, ...]:
-    """Return what workers of a pool can draw: those that are there, and those that it launches.
+    """Return what the ready and future workers of a pool can serve.
 
     Args:
-        models: Of the pool, by name.
-        brought: What it brings; the live version, where that is not known.
-        ready: Its workers.
-        lives: Of the models that were staged.
+        models: Models of the pool.
+        brought: Versions that it launches; the live version if unknown.
+        ready: Its ready workers.
+        lives: Staged models.
     """
     found = []
     for model in models:
@@ -133,7 +133,7 @@ def draws_of(
 def leftovers(
     ready: Iterable[WorkerInfo], draws: Sequence[str], lives: Mapping[str, Life]
 ) -> list[WorkerInfo]:
-    """Return the workers that are no supply: of a version that is not live, nor launched there."""
+    """Return the workers of versions that are neither live nor launched by the pool."""
     if not lives:
         return []
     return [
@@ -149,7 +149,7 @@ def leftovers(
 def overdue(
     workers: Iterable[WorkerInfo], lives: Mapping[str, Life], now: datetime
 ) -> list[WorkerInfo]:
-    """Return the leftovers to which nobody has gone back for long enough."""
+    """Return the leftovers that are not needed for a rollback any more."""
     return [
         each
         for each in workers
@@ -165,9 +165,9 @@ def overdue(
 def last_of_live(
     ready: Sequence[WorkerInfo], brought: Mapping[str, str], lives: Mapping[str, Life]
 ) -> frozenset[str]:
-    """Return the workers that a pool could not launch again while something is asked of it.
+    """Return ready workers of a live version that the pool does not launch any more.
 
-    One for each model whose live version it does not bring any more: the first that came.
+    One per model, the oldest: the pool could not replace it while there is demand.
     """
     found = set()
     for model, version in brought.items():

@@ -1,10 +1,10 @@
 """The command `swell`.
 
-Data goes to stdout, talk to stderr. Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found,
+Data goes to stdout, messages to stderr. Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found,
 4 refused by the server, 5 no backend (`swell worker`), 130 interrupted.
 
-A command's module is imported when the command is asked for, so that `swell tasks ls` does not wait
-for a web server to be imported.
+A command's module is imported when the command runs, so that `swell tasks ls` does not import a web
+server.
 """
 
 import gc
@@ -17,7 +17,7 @@ import typer
 
 from swell.cli.output import Group
 
-#: Heading of `swell --help` → command → module and name within it, of a function or of a group.
+#: Heading of `swell --help` → command → module and function or group in it.
 _COMMANDS: Final = {
     "Start": {
         "up": ("up", "up"),
@@ -72,7 +72,7 @@ class _Root(Group):
         return list(_PLACES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command, or None if there is none of this name."""
+        """Return the command with a name, or None."""
         if cmd_name not in _PLACES:
             return None
         module, attribute = _PLACES[cmd_name]
@@ -92,7 +92,7 @@ class _Root(Group):
             self.write_commands(ctx, formatter, heading, names)
 
 
-# A plain traceback: the pretty one would show keys among the local values.
+# A plain traceback, because the pretty one shows local variables, which may hold keys.
 app = typer.Typer(
     cls=_Root, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
@@ -121,5 +121,5 @@ def main() -> None:
     try:
         app()
     finally:
-        # At its end the interpreter would collect garbage among all that is freed anyway.
+        # Spares the interpreter a collection of garbage at exit.
         gc.freeze()

@@ -1,4 +1,4 @@
-"""What was added to the data folder is served beside what is named."""
+"""Adds the models of the data folder to the configured ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,11 +24,11 @@ def _warn(line: str) -> None:
 
 
 def with_added(settings: Settings, tell: Callable[[str], None] = _warn) -> Settings:
-    """Return settings whose workers also serve what was added to the data folder.
+    """Return settings that also serve the models that were added to the data folder.
 
     Args:
-        settings: Those of the command.
-        tell: Called with a line for each added model that cannot be served, and is left out.
+        settings: Settings of the command.
+        tell: Called with a message for each added model that is left out as invalid.
     """
     refs = [ref_of(ref, settings) for ref in settings.worker.models]
     optional = list(settings.worker.optional)
@@ -40,7 +40,7 @@ def with_added(settings: Settings, tell: Callable[[str], None] = _warn) -> Setti
                 continue
             try:
                 entry = _checked(Path(ref), names)
-            except Exception as error:  # whatever files may hold
+            except Exception as error:  # files may hold anything
                 tell(_told(Path(ref), error))
                 continue
             names.add(entry.name)
@@ -52,12 +52,12 @@ def with_added(settings: Settings, tell: Callable[[str], None] = _warn) -> Setti
 
 
 def _checked(path: Path, names: set[str]) -> Entry:
-    """Return an entry whose model may be loaded, as far as a look at its files tells.
+    """Read an entry, and check its files without loading the weights.
 
     Raises:
-        Exception: Whatever is wrong with it.
+        Exception: The entry or a file is invalid.
     """
-    # Without any that was added, a worker asks for its model process before it imports all this.
+    # Imported here so that a worker without added models starts its model process sooner.
     from swell.sdk.model_loader import load_models  # noqa: PLC0415
 
     entry = read(path)
@@ -79,19 +79,19 @@ def _told(path: Path, error: Exception) -> str:
 
 
 def ref_of(ref: str, settings: Settings) -> str:
-    """Return a reference as `load_models` takes it: the entry's file for an added model's name."""
+    """Return a reference for `load_models`: the entry's path for an added model's name."""
     is_name = ref.count("/") == 1 and not ref.endswith((".py", ".toml"))
     path = find(settings.data_dir, ref.lower()) if is_name else None
     return ref if path is None else str(path.resolve())
 
 
 def optional_names(settings: Settings) -> list[str]:
-    """Return the names of added models that workers leave out where they cannot be loaded."""
+    """Return the names of added models that workers leave out if they cannot be loaded."""
     return [name_of(Path(ref)) for ref in settings.worker.optional if ref.endswith(".toml")]
 
 
 def names_of(settings: Settings) -> list[str]:
-    """Return the names of the models that workers serve, as far as references tell them."""
+    """Return the names of the models that workers serve, if their references contain them."""
     refs = settings.worker.models
     named = [ref for ref in refs if "/" in ref and not ref.endswith((".py", ".toml"))]
     return named + [read(Path(ref)).name for ref in refs if ref.endswith(".toml")]

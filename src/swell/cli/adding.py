@@ -1,4 +1,4 @@
-"""`swell models add` and `swell models remove`: models of diffusers, served without code."""
+"""`swell models add` and `swell models remove`: diffusers models, served without code."""
 
 import re
 from contextlib import suppress
@@ -14,9 +14,9 @@ from swell.cli.options import Config, Data, Json, places, settings_from
 from swell.cli.output import print_json, talk
 from swell.cli.pruning import bounded, prune_weights
 from swell.core.errors import Conflict, InvalidModel, InvalidRequest
-from swell.diffusion.families.config_json import check_text
-from swell.diffusion.families.detect_family import OTHER, is_vqgan_clip, weight_files
-from swell.diffusion.families.ip_adapter import Adapter
+from swell.diffusion.families.adapters import Adapter
+from swell.diffusion.families.detect_family import is_vqgan_clip, weight_files
+from swell.diffusion.families.family import OTHER
 from swell.diffusion.families.model_config import (
     Entry,
     Extra,
@@ -31,6 +31,7 @@ from swell.diffusion.families.model_config import (
 )
 from swell.diffusion.families.model_definition import MOST_ROWS, contents, describe, with_loop
 from swell.diffusion.families.offload_plan import CHOICES
+from swell.diffusion.families.pipeline_folder import check_text
 from swell.diffusion.families.schedulers import FEW_STEPS, SAMPLERS
 from swell.sdk.define import Definition
 from swell.sdk.media import LoRA
@@ -152,15 +153,15 @@ def add_model(
 
 
 def write_trial(source: str, name: str | None, folder: Path) -> Path:
-    """Describe a folder of weights in a file that can be served, and return the file.
+    """Write an entry for a folder of weights without adding the model, and return its path.
 
     Args:
         source: The folder, as diffusers saves it.
-        name: What the model is called; None for a name of the folder's.
-        folder: Where the file is written; nothing is added for good.
+        name: Name of the model; None to derive it from the folder's name.
+        folder: Folder for the entry.
 
     Raises:
-        InvalidModel: What lies there cannot be served.
+        InvalidModel: The weights cannot be served.
     """
     named = (name or _named(source)).lower()
     check_name(named)
@@ -180,10 +181,10 @@ def _tell(line: str) -> None:
 
 
 def _check_free(settings: Settings, entry: Entry) -> None:
-    """Check that nothing else was added under the name of a model that is to be added.
+    """Check that a new model's name is free, or has the same weights and options.
 
     Raises:
-        Conflict: Something was.
+        Conflict: The name has other weights or options.
     """
     path = find(settings.data_dir, entry.name)
     if path is None:
@@ -200,17 +201,17 @@ def _check_free(settings: Settings, entry: Entry) -> None:
 
 
 def _said(entry: Entry) -> Entry:
-    """Return what was said of a model, without what was found then."""
+    """Return the user's options of an entry, without derived fields."""
     folder = "" if entry.asked else entry.folder
     return msgspec.structs.replace(entry, folder=folder, source="", loop=None, weights={})
 
 
 def _fetched(settings: Settings, entry: Entry) -> Entry:
-    """Fetch the weights of an entry from a hub, into a folder of its own."""
+    """Download the weights of an entry from a hub into the model's folder."""
     with incoming(settings, entry.name) as fresh:
         with talk.status(f"{entry.asked} is fetched"):
             _, listing = uvloop.run(pull_model(entry.asked, fresh, settings, entry.dtype))
-        # What cannot be served does not replace what is there.
+        # Check the model before it replaces the old weights.
         described = msgspec.structs.replace(entry, folder=str(fresh))
         if not is_vqgan_clip(fresh):
             describe(with_loop(described))
@@ -257,10 +258,10 @@ def _save(settings: Settings, entry: Entry, as_json: bool, found_by: str) -> Non
 
 
 def _check_plain(entry: Entry) -> None:
-    """Check that nothing was said of a model that takes no options.
+    """Check that a model that takes no options has none.
 
     Raises:
-        InvalidModel: Something was.
+        InvalidModel: An option is set.
     """
     plain = Entry(name=entry.name, folder=entry.folder, asked=entry.asked)
     said, least = _said(entry), _said(plain)
@@ -272,7 +273,7 @@ def _check_plain(entry: Entry) -> None:
 
 
 def _written(path: Path, entry: Entry) -> Definition:
-    """Write an entry, and return what it defines; what cannot be served leaves nothing behind."""
+    """Write an entry and load its definition; restore the old file if that fails."""
     before = path.read_bytes() if path.is_file() else None
     write(path, entry)
     try:
@@ -337,7 +338,7 @@ def remove_model(
         return
     name = name.lower()
     if find(settings.data_dir, name) is None:
-        remove(settings.data_dir, name)  # says so
+        remove(settings.data_dir, name)  # raises NotFound
     with locked(settings.data_dir.resolve(), name, _tell):
         path = find(settings.data_dir, name)
         entry = None
@@ -351,11 +352,11 @@ def remove_model(
         talk.print(f"its weights stay: {', '.join(others)} uses them too", markup=False)
 
 
-# --- where weights come from ---------------------------------------------------------------------
+# --- sources of weights --------------------------------------------------------------------------
 
 
 def _reference(source: str) -> str:
-    """Return what is asked of a hub; nothing for a folder."""
+    """Return the reference of a hub's repository; empty for a folder."""
     found = _HUB.fullmatch(source)
     return "" if found is None else f"hf://{found['name']}@{found['branch'] or 'main'}"
 

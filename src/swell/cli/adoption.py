@@ -1,4 +1,4 @@
-"""`swell models rollout`: which version of a model gets the traffic."""
+"""`swell models rollout`: shows and changes the version of a model that gets traffic."""
 
 from typing import Annotated, Any
 
@@ -12,10 +12,10 @@ from swell.core.errors import InvalidRequest
 
 
 def share_of(text: str) -> float:
-    """Return the part of all that such as `5%` or `0.05` says, 0 to 1.
+    """Parse a share of traffic such as `5%` or `0.05` into a number between 0 and 1.
 
     Raises:
-        typer.BadParameter: It is none.
+        typer.BadParameter: The text is not a share.
     """
     try:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
@@ -137,7 +137,7 @@ def _show(server: Server, model: str) -> None:
 
 
 def _left_by_rollback(adoption: Any) -> str:
-    """Return the version that a rollback takes traffic from, as the versions stand."""
+    """Return the version that a rollback takes traffic from: the canary, or else the live one."""
     return str((adoption["canary"] or {"version": adoption["live"]})["version"])
 
 

@@ -1,4 +1,4 @@
-"""What may be asked of a model on the command line: options that several commands share."""
+"""Options of a request for a task, which several commands share."""
 
 import inspect
 from collections.abc import Callable
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a command line asks of a model: each field is an option, in this order."""
+    """Options of a request; each field is an option, in this order."""
 
     model: Annotated[str, typer.Argument(help="owner/name, or owner/name:version.")]
     prompt: Prompt = None
@@ -71,11 +71,11 @@ class Asked:
     max_attempts: Annotated[int | None, typer.Option(min=1, help="Most attempts.")] = None
 
     async def request(self, remote: Remote) -> dict[str, Any]:
-        """Return the request as it is sent: read by the model's schema, its files uploaded.
+        """Parse the inputs by the model's schema, upload files, and return the request.
 
         Raises:
-            InvalidRequest: Options do not go together, or an input cannot be read.
-            Refused: There is no such model, or a file is not taken.
+            InvalidRequest: Options conflict, or an input cannot be read.
+            Refused: The model does not exist, or the server refuses a file.
             Unreachable: The server does not answer.
         """
         self._check()
@@ -118,7 +118,7 @@ class Asked:
 
 
 def asks_model(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the options of `Asked` in place of its parameter `asked`."""
+    """Replace a command's parameter `asked` with the options of `Asked`."""
     kinds = get_type_hints(Asked, include_extras=True)
     options = {each.name: (kinds[each.name], _default(each)) for each in fields(Asked)}
     return in_place_of(command, "asked", options, Asked)
@@ -132,7 +132,7 @@ def _default(option: Any) -> Any:
 
 
 async def _uploaded(remote: Remote, values: dict[str, Any]) -> dict[str, Any]:
-    """Return an input in which each file stands as its URL."""
+    """Upload the files of an input, and return the input with their URLs."""
     ready = dict(values)
     for name, value in values.items():
         if isinstance(value, InputFile):

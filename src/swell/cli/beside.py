@@ -1,4 +1,4 @@
-"""Running a model that has an environment of its own: in a process of it, as a worker would."""
+"""Runs a model in a process of its separate environment, as a worker does."""
 
 import asyncio
 import secrets
@@ -20,8 +20,10 @@ from swell.runtime.ipc_messages import (
     Order,
     Refused,
     Results,
+    Run,
     Step,
     StepEngineConfig,
+    Watch,
 )
 from swell.runtime.local_run import InputRejected, LocalResult, RunFailed
 from swell.runtime.model_process_client import Home, ModelProcess, ProcessDied, describe_exit
@@ -33,10 +35,10 @@ from swell.worker.encode_outputs import FileNote, encode, wanted_format
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What came of it."""
+    """Result of a run."""
 
     card: ModelCard
-    #: What the input was in the end.
+    #: The input after files were replaced.
     values: Mapping[str, Any]
     result: LocalResult
     load_s: float
@@ -52,21 +54,21 @@ async def run_beside(
     seed: int | None,
     tell: Callable[[int, int], None],
 ) -> Ran:
-    """Run one input in a process of the model's own environment.
+    """Run one input in a process of the model's environment.
 
     Args:
-        ref: Of one model, as `load_models` takes it.
-        home: Its environment.
-        settings: The device, and what pictures become.
+        ref: Reference of one model, for `load_models`.
+        home: The model's environment.
+        settings: Device and format of pictures.
         clock: The time.
-        read: Makes the input of the model's card.
-        seed: For the same result again; None for the input's own, or a new one.
-        tell: Told of progress.
+        read: Returns the input for the model's card.
+        seed: Seed of the run; None for the input's seed, or a random one.
+        tell: Called with progress.
 
     Raises:
         InvalidRequest: The reference names several models, or the input does not fit.
-        ModelRefused, InvalidModel, NotFound, ProcessDied: It cannot be loaded.
-        RunFailed: The model refused the input or broke.
+        ModelRefused, InvalidModel, NotFound, ProcessDied: The model cannot be loaded.
+        RunFailed: The model refused the input or failed.
     """
     talk = _Talk(tell)
     process = ModelProcess(home.python, talk.on_frame, talk.on_exit, variables=home.variables)
@@ -82,13 +84,14 @@ async def run_beside(
             for name, value in read(card).items()
         }
         if card.step_bucket:
-            process.draw_like(StepEngineConfig(exact=settings.is_exact))
+            process.send(StepEngineConfig(exact=settings.is_exact))
         await process.ready()
         load_s = clock.monotonic_s() - started_s
         raw = msgspec.json.encode(values)
         chosen = secrets.randbits(SEED_BITS) if seed is None else seed
-        process.run(DRAWN if card.step_bucket else 1, card.name, [Order(1, raw, chosen)])
-        process.watch([1])
+        batch = DRAWN if card.step_bucket else 1
+        process.send(Run(batch, card.name, [Order(1, raw, chosen)]))
+        process.send(Watch([1]))
         done = await talk.done
     finally:
         await process.kill()
@@ -106,7 +109,7 @@ async def run_beside(
 
 
 class _Talk:
-    """Hears what the process says of the one task."""
+    """Handles the messages of the process about the task."""
 
     def __init__(self, tell: Callable[[int, int], None]) -> None:
         self._tell = tell
@@ -133,7 +136,7 @@ class _Talk:
             self.done.set_result(what)
         else:
             self.done.set_exception(what)
-            # It may be that nobody waits for it.
+            # Marks the exception as retrieved, in case the caller has stopped waiting.
             self.done.exception()
 
 

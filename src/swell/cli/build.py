@@ -1,4 +1,4 @@
-"""`swell build`: an image of a worker, with models and without their weights."""
+"""`swell build`: builds a worker's image, with models but without their weights."""
 
 import contextlib
 import re
@@ -27,7 +27,7 @@ from swell.runtime.pep723 import needs_of
 from swell.settings.environment import configure_libraries, process_environment
 
 if TYPE_CHECKING:
-    # Imported while the models are looked at.
+    # Imported while the forks load the models.
     from swell.containers.context import Parts
 
 
@@ -105,8 +105,8 @@ def build(
 ) -> None:
     """Build a container image of a worker with these models, without their weights.
 
-    It needs a URL and a key to run: SWELL_WORKER__URL and SWELL_WORKER__TOKEN. Nothing goes in but
-    Swell, packages with the versions installed here, the models' code and what they declare.
+    To run, it needs a URL and a key: SWELL_WORKER__URL and SWELL_WORKER__TOKEN. It contains only
+    Swell, packages with the versions installed here, the models' code and the files they declare.
     """
     if tag is not None:
         check_tag(tag)
@@ -116,7 +116,7 @@ def build(
     configure_libraries()
     refs = [ref_of(model, settings) for model in models]
     variables = process_environment()
-    # As in a model process: modules in this folder are found.
+    # Find modules in the current folder, as a model process does.
     sys.path.insert(0, str(Path.cwd()))
     builder = (
         None
@@ -124,7 +124,7 @@ def build(
         else find(_known(engine), variables, Kept(settings.data_dir / "images"))
     )
     with looking(refs, is_own=any(map(needs_of, refs))) as forks, ThreadPoolExecutor(1) as beside:
-        # All of this is imported beside those who look.
+        # Imported here, while the forks load the models.
         from swell.containers.wheels import wheel  # noqa: PLC0415
 
         swell = beside.submit(wheel).result
@@ -173,7 +173,7 @@ def _check_pushed(tag: str | None) -> None:
 
 @contextlib.contextmanager
 def _tidied() -> Iterator[None]:
-    """End by SIGTERM and SIGHUP as by Ctrl-C: nothing that was begun is left."""
+    """Make SIGTERM and SIGHUP raise `SystemExit`, so that temporary files are removed."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -236,7 +236,7 @@ def _tell(built: Built, parts: "Parts", as_json: bool) -> None:
 
 
 def _made_by(command: str) -> str:
-    """Return what made a layer, for people: the instruction without what engines add."""
+    """Return the instruction of a layer, without the parts that engines add."""
     text = re.sub(r"^(/bin/sh -c )?(#\(nop\) )?\s*", "", command)
     text = re.sub(r"--mount=\S+\s+|\|\d+ (\S+=\S* )*", "", text)
     return " ".join(text.split())[:90] or "base"

@@ -1,6 +1,6 @@
-"""`swell models check`: each model in a process of its own, which may hang or die.
+"""`swell models check`: checks each model in a separate process, which may hang or die.
 
-What happens in the process is in `swell.runtime.model_check`.
+`swell.runtime.model_check` runs in the process.
 """
 
 import contextlib
@@ -21,27 +21,27 @@ from swell.runtime.model_check import PROBE
 from swell.runtime.model_process_client import Home, describe_exit
 from swell.sdk.media import Attachment, Audio, File, Image, Video
 
-#: How long a process that has been told to end may take to do so, in seconds.
+#: Time to end after the limit, before the process is killed, in seconds.
 _GRACE_S: Final = 3.0
 
-#: What a process tells is looked at so often, in seconds.
+#: Interval for reading the process's messages, in seconds.
 _LISTEN_EVERY_S: Final = 0.2
 
-#: Called with a model's name, None while that is not known, and with what is done with it now.
+#: Called with a model's name (None while unknown) and a description of the current stage.
 Tell = Callable[[str | None, str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How models are checked."""
+    """Options of a check."""
 
-    #: What they are loaded on.
+    #: Device of the models.
     device: str
-    #: How long each may take, its import included, in seconds.
+    #: Time limit for each model, including its import, in seconds.
     limit_s: float
-    #: How long a look at what it lacks may take of that, in seconds; 0 for none.
+    #: Part of the limit for the hints, in seconds; 0 for no hints.
     probe_s: float
-    #: Which Python they run in.
+    #: The Python that runs the models.
     home: Home
 
 
@@ -50,17 +50,17 @@ def check(
 ) -> list[dict[str, Any]]:
     """Check every model that `ref` names.
 
-    What is wrong with one is in its report under `error`, and what it lacks under `hints`.
+    A report has the model's failure under `error`, and suggestions under `hints`.
 
     Args:
         ref: A file, a module, or a built-in model.
-        terms: Where, and for how long.
-        clock: Tells whether it took longer.
-        tell: Told of each stage that may take a while, when it begins.
+        terms: Options of the check.
+        clock: The time.
+        tell: Called at the start of each long stage.
 
     Raises:
-        NotFound: There is no such file, module or model.
-        InvalidModel: It cannot be imported.
+        NotFound: The file, module or model does not exist.
+        InvalidModel: The model cannot be imported.
     """
     reports: list[dict[str, Any]] = []
     names = [ref]
@@ -87,7 +87,7 @@ def check(
 
 
 def _run(ref: str, index: int, terms: Terms, clock: Clock, tell: Tell) -> dict[str, Any]:
-    """Check one model, and return all that its process told, and how it died if it did."""
+    """Check one model, and return its process's messages, with `died` if the process died."""
     limit_s = terms.limit_s
     command = [terms.home.python, "-m", "swell.runtime.model_check"]
     with tempfile.TemporaryFile() as file:
@@ -101,7 +101,7 @@ def _run(ref: str, index: int, terms: Terms, clock: Clock, tell: Tell) -> dict[s
             stdout=2,
             env=terms.home.variables,
             pass_fds=[file.fileno()],
-            # What it starts ends with it.
+            # A session, so that `killpg` below also kills its children.
             start_new_session=True,
         )
         try:
@@ -129,7 +129,7 @@ def _run(ref: str, index: int, terms: Terms, clock: Clock, tell: Tell) -> dict[s
 
 
 def _doings(terms: Terms) -> dict[str, str]:
-    """Return what is done in each stage that may take a while, in words."""
+    """Return stage → description, for the stages that may take long."""
     return {
         "import": "importing",
         "version": "reading files for the version",
@@ -141,13 +141,13 @@ def _doings(terms: Terms) -> dict[str, str]:
 
 
 class _Heard:
-    """What a process has told until now.
+    """Collects the messages of a process.
 
     Args:
-        fd: The file that it writes into, a line of JSON at a time. Its place there is its own.
-        index: Which of the models it checks.
-        doings: Stage, in words, of those that are told.
-        tell: Told of them.
+        fd: File with the messages, one JSON object per line; read without moving its position.
+        index: Index of the model that the process checks.
+        doings: Stage → description, for `tell`.
+        tell: Called at the start of a stage in `doings`.
     """
 
     def __init__(self, fd: int, index: int, doings: Mapping[str, str], tell: Tell) -> None:
@@ -160,13 +160,13 @@ class _Heard:
         self._rest = b""
 
     def listen(self) -> None:
-        """Take what has come since the last time."""
+        """Read the new messages."""
         while chunk := os.pread(self._fd, 1 << 16, self._read_bytes):
             self._read_bytes += len(chunk)
             self._rest += chunk
         *lines, self._rest = self._rest.split(b"\n")
         for line in lines:
-            with contextlib.suppress(ValueError):  # it died, or the disk was full, while it wrote
+            with contextlib.suppress(ValueError):  # incomplete: the process died, or a full disk
                 self._take(json.loads(line))
 
     def _take(self, each: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ class _Heard:
 
 
 def _misfit(told: dict[str, Any]) -> dict[str, str] | None:
-    """Return the error of a model that does not return what it promises; None if it does."""
+    """Return the error if a result does not match the declared output, or None."""
     kinds: dict[str, type[Attachment]] = {
         each.__name__: each for each in (Image, Audio, Video, File)
     }

@@ -1,4 +1,4 @@
-"""`swell models compare`: several models on the same prompts, as a blind sheet to vote on."""
+"""`swell models compare`: runs several models on the same prompts, and writes a voting sheet."""
 
 import asyncio
 import random
@@ -22,14 +22,14 @@ from swell.core.comparison import MOST_LABEL
 from swell.core.errors import InvalidRequest
 from swell.server.evals.comparison_sheet import sheet
 
-#: So many rows has a comparison, at most.
+#: Most rows of a comparison.
 _MOST_ROWS: Final = 100
 
-#: What has not ended is asked for so often, in seconds, and so many at a time.
+#: Pause between polls of unfinished tasks, in seconds, and number of concurrent requests.
 _LOOK_S: Final = 0.3
 _AT_ONCE: Final = 16
 
-#: Ends of tasks.
+#: Final states of tasks.
 _OVER: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
 
 
@@ -88,10 +88,10 @@ def compare_models(
 def _rows(
     cards: Sequence[Mapping[str, Any]], prompts: Path, pairs: Sequence[str], first: int, seeds: int
 ) -> list[_Asked]:
-    """Return what is asked, row by row.
+    """Return the rows of the comparison.
 
     Raises:
-        InvalidRequest: Nothing, too much, or of the same model twice.
+        InvalidRequest: There are no rows or too many, or two models are the same version.
     """
     schemas = {_ref(card): card["input_schema"] for card in cards}
     if len(schemas) != len(cards):
@@ -110,7 +110,7 @@ def _rows(
 
 
 def _merged(schemas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the fields of all models; where they differ, as the first has them."""
+    """Return the input fields of all models; the first model's schema takes precedence."""
     found: dict[str, Any] = {}
     for schema in reversed(schemas):
         found |= schema.get("properties", {})
@@ -120,9 +120,9 @@ def _merged(schemas: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 async def _ask_all(
     remote: Remote, cards: Sequence[Mapping[str, Any]], asked: Sequence[_Asked]
 ) -> list[list[str]]:
-    """Have all models run all rows, and return the tasks' ids, row by row."""
+    """Run all models on all rows, wait, and return the tasks' ids, row by row."""
     wanted = [(row, column) for row in range(len(asked)) for column in range(len(cards))]
-    # In an order by lot, so that no model is always the one that waits.
+    # In random order, so that no model always waits longest.
     random.shuffle(wanted)
     body = [
         {
@@ -139,7 +139,7 @@ async def _ask_all(
 
 
 async def _wait(remote: Remote, ids: Sequence[str]) -> None:
-    """Wait until tasks have ended; whoever gives up takes back what has not."""
+    """Wait until tasks have ended; on Ctrl-C, cancel the others."""
     left = set(ids)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     lanes = asyncio.Semaphore(_AT_ONCE)
@@ -171,20 +171,19 @@ async def _compare(
         {"tasks": ids, "label": _label(row.values)} for ids, row in zip(tasks, asked, strict=True)
     ]
     body = {"rows": rows, "name": name, "is_shared": share}
-    # Each picture is written anew.
+    # The server encodes each picture again.
     wait_s = 2.0 * sum(map(len, tasks))
     made: dict[str, Any] = await remote.post("/v1/comparisons", body, wait_s=wait_s)
     return made
 
 
 def _label(values: Mapping[str, Any]) -> str:
-    """Return the texts of an input; nothing where there is none, and the server finds words."""
+    """Return the longest text of an input; empty to let the server choose a label."""
     texts = [value for value in values.values() if isinstance(value, str)]
     return max(texts, key=len)[:MOST_LABEL] if texts else ""
 
 
 async def _write(remote: Remote, made: Mapping[str, Any], out: Path) -> Path:
-    """Write the sheet; return its path."""
     comparison = made["comparison"]
     cells = [cell for row in comparison["rows"] if row["can_be_voted"] for cell in row["cells"]]
     urls = [cell["picture"]["url"] for cell in cells if cell["picture"]]

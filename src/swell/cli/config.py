@@ -1,4 +1,4 @@
-"""`swell config`: the settings in effect, and where they come from."""
+"""`swell config`: the settings in effect, and their origins."""
 
 from typing import Annotated
 

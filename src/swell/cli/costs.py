@@ -1,4 +1,4 @@
-"""`swell costs`: costs by model, user, key, pool or day, and the entries that they are made of."""
+"""`swell costs`: costs by model, user, key, pool or day, and the entries of the ledger."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from swell.cli.output import ago, print_json, seconds, table, talk
 from swell.cli.remote import Remote, Server, asks_server
 from swell.core.clock import SystemClock
 
-#: Most entries of the ledger in one answer.
+#: Most entries of the ledger per request.
 _PAGE = 500
 
 
@@ -66,7 +66,7 @@ def show_costs(
 
 
 def _row(cost: dict[str, Any], name: str) -> tuple[Any, ...]:
-    """Return a line: shares of the time in percent, and money where there is a price."""
+    """Return a row: shares of the time in percent, and money if there is a price."""
     times, micros = cost["seconds"], cost["micros"]
     kinds = ("attempts", "failed", "idle", "cold", "wasted")
     shares = [f"{100 * times[kind] / (times['total'] or 1):.0f} %" for kind in kinds]

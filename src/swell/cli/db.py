@@ -1,4 +1,4 @@
-"""`swell db`: the schema and the backup of the database."""
+"""`swell db`: migrations and backups of the database."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`swell demo`: one prompt becomes one picture on this machine."""
+"""`swell demo`: starts everything on this machine, and draws one picture."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from swell.settings.backend_settings import ServerSettings
 from swell.settings.load import Settings
 from swell.settings.worker_settings import WorkerSettings
 
-#: The default of `swell up`.
+#: Default pipeline of `swell up`.
 _PIPELINE: Final = "swell/picture"
 
 
@@ -79,7 +79,7 @@ def demo(
 
 
 def _invite(settings: Settings, access: Access, model: str, found_by: str) -> None:
-    # The demo runs in a virtual environment that a new user's shell may not know.
+    # A new user's shell may not have the virtual environment on its PATH.
     command = "swell" if shutil.which("swell") else os.path.relpath(sys.argv[0])
     talk.print("Swell runs until Ctrl-C.")
     show_link(settings, access)

@@ -35,16 +35,16 @@ from swell.settings.environment import process_environment
 from swell.settings.load import Settings, load
 from swell.settings.pool_settings import PoolTable
 
-#: How long anybody may take to answer, in seconds.
+#: Longest wait for an answer, in seconds.
 _PATIENCE_S: Final = 15.0
 
-#: What `GET /health/live` answers.
+#: Answer of `GET /health/live`.
 _ALIVE: Final = encode(HealthView(status="ok"))
 
-#: What `ntp_adjtime` returns where nobody sets the clock. Source: adjtimex(2).
+#: Result of `ntp_adjtime` for an unsynchronized clock. Source: adjtimex(2).
 _TIME_ERROR: Final = 5
 
-#: More than a `struct timex` has, in bytes.
+#: Larger than a `struct timex`, in bytes.
 _TIMEX_BYTES: Final = 512
 
 
@@ -85,8 +85,9 @@ def deploy(
 ) -> None:
     """Check a deployment, or with a cloud print the startup script of a worker machine.
 
-    The check reads the settings, tries what they name (unless --offline), and reports what is
-    insecure or will not scale. Each line says why, and how to fix it. It exits with 1 on failures.
+    The check reads the settings, tries the services that they name (unless --offline), and reports
+    settings that are insecure or will not scale. Each line says why, and how to fix it. It exits
+    with 1 on failures.
 
     The startup script contains the key in worker.token (SWELL_WORKER__TOKEN or
     SWELL_WORKER__TOKEN_FILE). The machine pulls the image, runs one worker, hands its tasks over
@@ -168,10 +169,10 @@ def _print_script(
 
 
 def _variables(path: Path) -> dict[str, str]:
-    """Return what a file of variables says, as systemd, docker and compose read the same lines.
+    """Read a file of `NAME=VALUE` lines, as systemd, docker and compose do.
 
     Raises:
-        InvalidRequest: It cannot be read, or a line is none.
+        InvalidRequest: The file cannot be read, or a line has no `=`.
     """
     try:
         lines = path.read_text().splitlines()
@@ -192,12 +193,12 @@ def _variables(path: Path) -> dict[str, str]:
 
 
 def _named(config: Path | None, variables: Mapping[str, str]) -> Path:
-    """Return the file that settings come from, if it is there."""
+    """Return the path of the settings file, which may not exist."""
     return config or Path(variables.get("SWELL_CONFIG") or "swell.toml")
 
 
 def _file(name: str, path: Path | None) -> list[Finding]:
-    """Return whether others on this machine can read a file that settings come from."""
+    """Check whether other users of this machine can read a settings file."""
     if path is None or not path.is_file():
         return []
     if path.stat().st_mode & 0o007:
@@ -219,7 +220,7 @@ def _certificate(settings: Settings, clock: Clock) -> Finding:
 
 
 def _clock() -> Finding:
-    """Ask the kernel whether somebody sets its clock."""
+    """Ask the kernel whether a time service sets its clock."""
     libc = ctypes.CDLL(None, use_errno=True)
     state = libc.ntp_adjtime(ctypes.create_string_buffer(_TIMEX_BYTES))
     if state == _TIME_ERROR:
@@ -232,8 +233,8 @@ def _clock() -> Finding:
 
 
 async def _tried(settings: Settings, clock: Clock) -> list[Finding]:
-    """Return what came of trying the parts, the address, the bucket's word to pages, and clouds."""
-    # Whether workers are there does not matter before it goes out.
+    """Try the parts, the public address, the bucket's CORS rule, and the clouds."""
+    # Workers may not exist before the deployment.
     found = [each for each in await examine(settings, clock) if each.name != "workers"]
     found.append(await _limited("who answers", lambda: _answers(settings)))
     if settings.objects.serve == "redirect":
@@ -258,7 +259,7 @@ async def _limited(name: str, check: Callable[[], Awaitable[Finding]]) -> Findin
 
 
 async def _answers(settings: Settings) -> Finding:
-    """Ask where workers and clients will ask, as one of them that knows nothing of this machine."""
+    """Request the backend's URL, as workers and clients on other machines do."""
     url = worker_url(settings)
     if not url:
         return Finding("who answers", "ok", "no address is named for workers elsewhere")
@@ -285,7 +286,7 @@ async def _answers(settings: Settings) -> Finding:
 
 
 async def _for_pages(settings: Settings, clock: Clock) -> Finding:
-    """Ask the bucket, as a browser does, whether pages may read from it."""
+    """Send the bucket a CORS preflight request, as a browser does."""
     secret = SigningSecrets(clock, [SigningSecret(secret=secrets.token_bytes(32))])
     objects = await open_objects(settings, clock, secret)
     where = await objects.direct("GET", "deploy/check", 60)
@@ -309,7 +310,7 @@ async def _for_pages(settings: Settings, clock: Clock) -> Finding:
 
 
 async def _listed(name: str, table: PoolTable, settings: Settings, clock: Clock) -> Finding:
-    """List a pool's machines, which needs its credentials and changes nothing."""
+    """List a pool's machines: this tries the credentials and changes nothing."""
     provider = provider_of(
         *(table.provider, table.options, clock),
         deployment=settings.autoscale.deployment,

@@ -1,7 +1,7 @@
-"""Which settings of a deployment are insecure or will not scale. Pure.
+"""Finds settings of a deployment that are insecure or will not scale. Pure.
 
-Each rule looks at one thing and says what it found, why that matters and what mends it. `fail` is
-what loses tasks, keys or files, or does not work at all; `warn` what may be meant.
+Each rule checks one subject, and yields findings with a reason and a remedy. `fail` means that a
+part does not work, or that tasks, keys or files may be lost; `warn` may be intended.
 """
 
 import ipaddress
@@ -22,24 +22,24 @@ from swell.settings.load import Settings
 from swell.settings.pool_prices import pool_prices
 from swell.settings.pool_settings import PoolTable
 
-#: What examples, images and tutorials have as passwords.
+#: Passwords of examples, images and tutorials.
 _KNOWN: Final = frozenset(
     {"admin", "guest", "minio", "minioadmin", "password", "postgres", "root", "secret", "swell"}
 )
 
-#: Shorter secrets are tried out, in characters.
+#: Shorter secrets can be guessed, in characters.
 _FEWEST: Final = 12
 
-#: Common load balancers close what is silent for longer, in seconds.
+#: Common load balancers close connections that are silent for longer, in seconds.
 _SILENT_S: Final = 55.0
 
-#: Names that end so are of one private network.
+#: Endings of host names in private networks.
 _INSIDE: Final = (".internal", ".local", ".lan", ".svc", ".home.arpa", ".localdomain")
 
-#: Whose workers start on machines of somebody else, beyond any private network.
+#: Providers with workers in a cloud, outside of private networks.
 _CLOUDS: Final = frozenset({"aws", "gcp", "azure", "skypilot"})
 
-#: Whose workers are on this machine, or somebody else's concern.
+#: Providers with workers on this machine, or with workers that Swell does not start.
 _NEAR: Final = frozenset({"process", "container", "external"})
 
 _NOT_FOUND: Final = "other machines cannot reach the backend there"
@@ -50,26 +50,26 @@ _NOT_ASKED: Final = "not needed: only this machine reaches it"
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What is deployed."""
+    """A deployment to check."""
 
     settings: Settings
-    #: On how many machines, or in how many containers, a backend will run.
+    #: Number of machines or containers with a backend.
     backends: int = 1
 
     @property
     def is_open(self) -> bool:
-        """Whether others than this machine are to reach it."""
+        """Whether other machines can reach the backend."""
         server = self.settings.server
         return server.public_url is not None or not is_loopback(server.host)
 
     @property
     def processes(self) -> int:
-        """How many backend processes there will be."""
+        """Number of backend processes."""
         return self.backends * self.settings.server.processes
 
 
 def judge(deployment: Deployment) -> list[Finding]:
-    """Return what is found, each rule's in turn; a rule without a complaint says `ok`."""
+    """Return the findings of all rules; a rule without findings gives an `ok`."""
     found = []
     for rule in _RULES:
         told = list(rule(deployment))
@@ -79,14 +79,14 @@ def judge(deployment: Deployment) -> list[Finding]:
 
 
 def worker_url(settings: Settings) -> str:
-    """Return where launched workers will reach the backend; empty where nothing says it."""
+    """Return the URL of the backend for launched workers; empty if not configured."""
     return settings.autoscale.url or settings.server.public_url or ""
 
 
 def why_none_joins(url: str) -> str | None:
-    """Return why no machine of a cloud may be told to ask at a URL; None where it may.
+    """Return why a cloud machine cannot use a URL of the backend; None if it can.
 
-    One that is started by hand may have a way of its own to a private network.
+    Private addresses are allowed, because a manually started machine may be in the same network.
     """
     host = urlsplit(url).hostname or ""
     if not host or is_loopback(host):
@@ -96,7 +96,7 @@ def why_none_joins(url: str) -> str | None:
     return None
 
 
-# ---- rules: what each says when all is well is the first sentence of its text
+# ---- rules; the first sentence of a docstring is the text of its `ok`
 
 
 def _store(deployment: Deployment) -> Iterator[Finding]:
@@ -412,7 +412,7 @@ _RULES: Final = (
 )
 
 
-# ---- words
+# ---- helpers
 
 
 def _has_cloud(settings: Settings) -> bool:
@@ -420,7 +420,7 @@ def _has_cloud(settings: Settings) -> bool:
 
 
 def _tag(image: str) -> str:
-    """Return an image's tag; a registry's port is none."""
+    """Return an image's tag, and not a registry's port."""
     return image.rpartition("/")[2].partition(":")[2]
 
 
@@ -432,7 +432,7 @@ def _value(settings: Settings, key: str) -> Any:
 
 
 def _is_near(deployment: Deployment, key: str) -> bool:
-    """Whether only this machine can try what opens something out."""
+    """Whether a secret is for a service that only this machine can reach."""
     if not key.endswith(".url"):
         return False
     host = urlsplit(_value(deployment.settings, key)).hostname or ""
@@ -440,7 +440,7 @@ def _is_near(deployment: Deployment, key: str) -> bool:
 
 
 def _is_beyond(host: str) -> bool:
-    """Whether a host lies outside of this machine and of networks that look private."""
+    """Whether a host is outside of this machine and of private networks."""
     try:
         return ipaddress.ip_address(host).is_global
     except ValueError:

@@ -45,13 +45,13 @@ def doctor(as_json: Json = False, data: Data = None, config: Config = None) -> N
     Each line says what to do. It exits with 1 if something fails.
     """
     settings = settings_from(config, data).settings
-    # What parts say as they are tried is told better by the findings.
+    # The findings replace the log messages of the parts.
     configure_logging(settings.log.model_copy(update={"level": "error"}))
     clock = SystemClock()
     findings = []
     for name, check in _checks(settings, clock):
         with talk.status(f"checking {name}"):
-            # What an adapter says may quote the URL of its setting.
+            # An adapter's message may contain a URL with a password.
             found = [replace(each, detail=hide_secrets(each.detail)) for each in _run(name, check)]
         findings += found
         if not as_json:
@@ -104,7 +104,7 @@ def _folder(folder: Path) -> Finding:
     grade = "ok" if free_bytes > 2**30 else "warn" if free_bytes > 2**26 else "fail"
     detail = f"{folder} can be written, {free_bytes / 2**30:.1f} GiB free"
     if folder.stat().st_mode & 0o077:
-        # One that Swell made is private; this one was there before.
+        # Swell creates a private folder, so this one existed before.
         grade = "warn" if grade == "ok" else grade
         detail += f"; other users can read it: chmod 700 {folder}"
     return Finding("", grade, detail)
@@ -166,7 +166,7 @@ def _port(settings: Settings) -> Finding:
 
 
 def _one_task(clock: Clock) -> Finding:
-    """Run backend, queue and a worker in a folder of their own, and send one task through."""
+    """Run one task with a backend and a worker in a temporary folder."""
     result: dict[str, Any] = {}
     started_s = clock.monotonic_s()
 

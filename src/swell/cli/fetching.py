@@ -1,4 +1,4 @@
-"""What added models have of a hub: a folder of its own for each, made of links into the cache."""
+"""Downloads added models from a hub into one folder per model, with links into the cache."""
 
 import os
 import shutil
@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from swell.core.errors import SwellError
-from swell.diffusion.families.detect_family import read_json
-from swell.diffusion.families.licence import README
 from swell.diffusion.families.model_config import Entry, added, path_of, read
-from swell.diffusion.families.pipeline_folder import used_parts
+from swell.diffusion.families.pipeline_folder import README, read_json, used_parts
 from swell.settings.load import Settings
 from swell.weights.cache import WeightCache
 from swell.weights.download import HUB, Hub, pull
@@ -32,13 +30,13 @@ _HALF, _FULL = (
 
 
 def hub_of(settings: Settings) -> Hub:
-    """Return the hub that `hf:` means."""
+    """Return the hub of `hf:` references."""
     token = settings.worker.hub_token.get_secret_value()
     return Hub(settings.worker.hub_url.rstrip("/") or HUB.endpoint, token or None)
 
 
 def cache_of(settings: Settings) -> WeightCache:
-    """Return the cache of weights of this machine."""
+    """Return the weight cache of this machine."""
     folder = settings.worker.cache_dir or settings.data_dir / "weights"
     return WeightCache(folder, settings.worker.cache_bytes)
 
@@ -46,32 +44,32 @@ def cache_of(settings: Settings) -> WeightCache:
 async def pull_model(
     reference: str, folder: Path, settings: Settings, dtype: str
 ) -> tuple[Path, Listing]:
-    """Fetch the parts of a model, and nothing else of its repository, into a folder.
+    """Download the parts of a model into a folder, without the rest of its repository.
 
-    Each part comes in one precision: half if the repository has it, since GPUs compute in half
-    precision and full precision takes twice the disk and the time; in full for float32.
+    Each part is downloaded in one precision. This is half precision if the repository has it,
+    because it takes half the disk and time, or full precision for float32.
 
     Raises:
-        InvalidModel: The repository is none of a model of diffusers.
-        PullFailed, RefusedFormat, CacheFull: As `swell.weights.download.pull`.
+        InvalidModel: The repository is not a diffusers model.
+        PullFailed, RefusedFormat, CacheFull: As `swell.weights.download.pull` does.
     """
     cache = cache_of(settings)
 
     async def bring(reference: str, include: list[str]) -> Listing:
-        # The folder names the files, and no listing: those are for `swell models pull`.
+        # The folder keeps the files; listings in the cache are only for `swell models pull`.
         with ExitStack() as held:
             found = await pull(reference, cache, include=include, hub=hub_of(settings), held=held)
             _unfold(cache, found, folder)
         return found
 
     index = await bring(reference, ["model_index.json"])
-    # Its branch may move during the download.
+    # The branch may move during the download, so pin the commit.
     commit = f"hf:{index.model}@{index.version}"
     parts = used_parts(read_json(folder, "model_index.json"))
     include = [f"{part}/{each}" for part in parts for each in _FILES]
     include += ["model_index.json", README]
     listing = await bring(commit, include)
-    # Some weights exist in one precision only, or have other names.
+    # Some parts exist in one precision only, or have other file names.
     first, second = (_FULL, _HALF) if dtype == "float32" else (_HALF, _FULL)
     for names in (first, second, ("*.safetensors",)):
         bare = [part for part in parts if _has_no_weights(folder / part)]
@@ -86,7 +84,7 @@ def _has_no_weights(part: Path) -> bool:
 
 
 def _unfold(cache: WeightCache, listing: Listing, folder: Path) -> None:
-    """Give files their names, in a folder that no eviction touches."""
+    """Link the files of a listing into a folder, where the cache cannot evict them."""
     with cache.use(listing) as held:
         for name, path in held.paths.items():
             target = folder / name
@@ -103,7 +101,7 @@ def _unfold(cache: WeightCache, listing: Listing, folder: Path) -> None:
 
 @contextmanager
 def incoming(settings: Settings, name: str) -> Iterator[Path]:
-    """Give a folder to fetch a model into; whatever is left in it in the end is removed."""
+    """Yield a temporary folder for a model's download; remove it at the end."""
     folder = _own(settings, name, "incoming")
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -113,15 +111,14 @@ def incoming(settings: Settings, name: str) -> Iterator[Path]:
 
 
 def place(settings: Settings, name: str, fetched: Path) -> Path:
-    """Move what was fetched to where a model's own weights are, instead of those; return where."""
+    """Move a download to the model's folder, replacing its old weights; return the folder."""
     added_ones = _entries(settings)
     others = [entry for entry in added_ones if entry.name != name]
     before = {Path(each.folder) for each in added_ones if each.name == name and _is_of_hub(each)}
     models = _models(settings)
     number, target = 1, next((each for each in before if each.parent == models), None)
     target = target or _own(settings, name)
-    # Another model may have been added from the same folder, and a folder that no model from a hub
-    # has may be the user's own.
+    # Do not replace a folder that another model uses, or one that the user created.
     while any(_uses(entry, target) for entry in others) or (
         os.path.lexists(target) and target not in before
     ):
@@ -133,12 +130,12 @@ def place(settings: Settings, name: str, fetched: Path) -> Path:
 
 
 def forget_weights(settings: Settings, entry: Entry) -> list[str]:
-    """Remove what a model that is forgotten had of a hub, and nothing that anybody else uses.
+    """Delete the downloaded weights of a removed model, except those in use elsewhere.
 
-    A folder that somebody gave stays, wherever it lies.
+    The user's own folders are never deleted.
 
     Returns:
-        Models that use its folder too, which therefore stays.
+        Other models that use the folder; it stays if there are any.
     """
     folder = Path(entry.folder)
     if not _is_of_hub(entry) or folder.parent != _models(settings) or not folder.is_dir():
@@ -157,7 +154,7 @@ def forget_weights(settings: Settings, entry: Entry) -> list[str]:
     ]
     shutil.rmtree(folder)
     for digest in linked:
-        # Another added model that has the file has another name for it.
+        # Another link to the file means that another added model uses it.
         with suppress(OSError):
             if cache.path(digest).stat().st_nlink == 1:
                 cache.drop(digest)
@@ -165,17 +162,17 @@ def forget_weights(settings: Settings, entry: Entry) -> list[str]:
 
 
 def _in_listings(cache: WeightCache) -> set[str]:
-    """Return the digests of all that was pulled for itself."""
+    """Return the digests of all files that `swell models pull` has listed."""
     try:
         listings = cache.listings()
     except SwellError:
-        # One of them is damaged, so that nobody knows what it names.
+        # A listing is damaged, so keep every file of the cache.
         return {path.name for path in (cache.folder / "files").glob("??/*")}
     return {file.sha256 for each in listings for file in each.files.values()}
 
 
 def _is_of_hub(entry: Entry) -> bool:
-    """Whether its folder was made when it was added, of what a hub gave."""
+    """Whether the model was downloaded from a hub."""
     return bool(entry.asked or entry.source)
 
 
@@ -205,6 +202,6 @@ def _models(settings: Settings) -> Path:
 
 
 def _own(settings: Settings, name: str, mark: str = "") -> Path:
-    """Return a folder that no other model has; the mark is behind a letter of no name."""
+    """Return a folder of the model; the `@` before the mark cannot occur in names."""
     stem = path_of(settings.data_dir.resolve(), name).stem
     return _models(settings) / (f"{stem}@{mark}" if mark else stem)

@@ -1,4 +1,4 @@
-"""`swell queues`, `workers` and `pools`."""
+"""`swell queues`, `swell workers` and `swell pools`."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -91,7 +91,7 @@ def list_workers(
 
 
 def _show_phases(startups: list[dict[str, Any]], as_json: bool) -> None:
-    """Print cold starts with the intervals of their phases, in seconds since each began."""
+    """Print cold starts with their phases, in seconds since the start."""
     if as_json:
         print_json(startups)
         return
@@ -163,7 +163,7 @@ def list_pools(
 
 
 def _price_lines(scaling: dict[str, Any]) -> list[str]:
-    """Return from when and whom the price of a pool is, where that is to be told."""
+    """Return lines with date and source of a pool's price."""
     lines = []
     if told_at := scaling.get("price_told_at"):
         at = datetime.fromisoformat(told_at).astimezone(UTC)
@@ -176,7 +176,7 @@ def _price_lines(scaling: dict[str, Any]) -> list[str]:
 
 
 def _show_scaling(pools: list[dict[str, Any]]) -> None:
-    """Print how pools stand that are scaled, and why nothing is asked of some."""
+    """Print the state of pools that the autoscaler scales, with reasons."""
     rows = []
     for pool in pools:
         own = pool["scaling"]
@@ -207,14 +207,12 @@ def _show_scaling(pools: list[dict[str, Any]]) -> None:
 
 
 def _in_words(decision: dict[str, Any]) -> str:
-    """Return the last decision about a pool."""
     n = f" {decision['n']}" if decision["n"] else ""
     when = ago(decision["at"], SystemClock().now())
     return f"last decision, {when} ago: {decision['what']}{n} ({'; '.join(decision['why'])})"
 
 
 def _show_decisions(server: Server) -> None:
-    """Print the last decisions of the autoscaler, the newest first."""
     found = server.call(lambda remote: remote.get("/v1/scaling", limit=200))["decisions"]
     if server.as_json:
         print_json(found)

@@ -1,4 +1,4 @@
-"""Follow one task: its progress, its files, and where the time went."""
+"""Follows one task: shows its progress and times, and saves its files."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -22,10 +22,10 @@ from swell.cli.output import Exit, seconds, talk
 from swell.cli.pictures import FOLDER, free_path, save, slug
 from swell.cli.remote import Remote, ServerEvent
 
-#: Shown beside the bar until something else happens.
+#: Kind of the last event → text next to the bar.
 _WORDS = {"queued": "queued", "started": "running", "artifact": "saving"}
 
-#: How often a bar moves that goes by time, in seconds, and how far it gets at most.
+#: Interval of a bar that moves by time, in seconds, and its maximum.
 _TICK_S = 0.2
 _MOST_BY_TIME = 0.95
 
@@ -40,7 +40,7 @@ async def send(
 
     Args:
         remote: The server.
-        request: `model`, `input` and whatever else is asked.
+        request: `model`, `input` and optional members.
         idempotency_key: The same key gives the same task for a day.
     """
     headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
@@ -51,9 +51,9 @@ async def send(
 async def follow(
     remote: Remote, task_id: str, on_event: Callable[[ServerEvent], None] | None = None
 ) -> dict[str, Any]:
-    """Show progress on stderr until the task has ended, and return it.
+    """Show progress on stderr until the task ends, and return the task.
 
-    On a terminal it is a bar with the time left, elsewhere a line when something changes.
+    A terminal gets a bar with the time left, other outputs a line at each change.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -150,10 +150,10 @@ async def save_artifacts(
 
 
 def show_end(task: Mapping[str, Any]) -> None:
-    """Say on stderr how a task ended."""
+    """Print on stderr how a task ended."""
     state, error = task["state"], task.get("error")
     color = {"succeeded": "green", "failed": "red"}.get(state, "yellow")
-    # Each stage of a pipeline is an attempt of its own: their number says nothing of repeats.
+    # Each stage of a pipeline counts as an attempt, so the number does not mean repeats.
     is_repeated = task["attempt"] > 1 and not task.get("stages")
     attempts = f" after {task['attempt']} attempts" if is_repeated else ""
     talk.print(f"{task['id']} [{color}]{state}[/]{attempts}")
@@ -164,7 +164,7 @@ def show_end(task: Mapping[str, Any]) -> None:
 
 
 def time_line(task: Mapping[str, Any], total_s: float | None = None) -> str:
-    """Return where the time of a task went, as one line for people."""
+    """Return the times of a task as one line."""
     timings = task.get("timings") or {}
     words = ("queue", "load", "run", "encode", "upload")
     parts = [f"{word} {seconds(timings.get(f'{word}_s', 0.0))}" for word in words]

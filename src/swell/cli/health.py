@@ -1,4 +1,4 @@
-"""`swell health`: whether the worker of this machine or container is alive."""
+"""`swell health`: checks that the worker of this machine or container is alive."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`-i k=v` on the command line → a model's input, guided by its schema."""
+"""Parses `-i k=v` on the command line into a model's input, by its schema."""
 
 import base64
 import json
@@ -16,21 +16,21 @@ Schema = Mapping[str, Any]
 
 
 class InputFile(msgspec.Struct, frozen=True):
-    """A file that stands for one input value."""
+    """A file as the value of an input."""
 
     path: Path
     content_type: str
 
 
 def parse_inputs(pairs: Sequence[str], schema: Schema, prompt: str | None = None) -> dict[str, Any]:
-    """Return the values that `K=V` pairs give; files stay `InputFile`s.
+    """Parse `K=V` pairs; files stay `InputFile`s.
 
-    A text property takes what stands there as it is, and so does a choice that lists it as a
-    text; any other takes JSON where it is JSON. `K=@PATH` takes a file: as a file where the schema
-    asks for one, else its text.
+    A text property, or an enum that lists the text, takes the value unchanged. Other properties
+    parse it as JSON, or take it unchanged if it is not JSON. `K=@PATH` reads a file: as a file if
+    the schema asks for one, else as text.
 
     Args:
-        pairs: From the command line.
+        pairs: Values of `-i`.
         schema: JSON Schema of the input.
         prompt: Text without a name, for the property `prompt` or the only required text.
 
@@ -75,13 +75,13 @@ def _prompt_name(schema: Schema, prompt: str) -> str:
 
 
 def as_data_uri(file: InputFile) -> str:
-    """Return a file as it can travel within JSON."""
+    """Return a file as a data URI, for JSON."""
     body = base64.b64encode(file.path.read_bytes()).decode()
     return f"data:{file.content_type};base64,{body}"
 
 
 def as_flags(values: Mapping[str, Any]) -> str:
-    """Return an input as a shell takes it; a file within it is `@FILE`, to be put there."""
+    """Return an input as options for a shell, with the placeholder `@FILE` for files."""
     return " ".join(f"-i {name}={_as_word(value)}" for name, value in values.items())
 
 
@@ -126,12 +126,12 @@ def _takes_any_text(choice: Schema) -> bool:
 
 
 def _listed(choice: Schema) -> list[Any]:
-    """Return the only values that a schema allows; empty where it lists none."""
+    """Return the values that a schema lists with `const` or `enum`."""
     return [choice["const"]] if "const" in choice else list(choice.get("enum", []))
 
 
 def _choices(prop: Schema, definitions: Schema, seen: frozenset[str] = frozenset()) -> list[Schema]:
-    """Return a property's schema and all those of which a value may fit any one."""
+    """Return a property's schema and its alternatives (`anyOf`, `oneOf`, `$ref`)."""
     found = [prop]
     for choice in (*prop.get("anyOf", []), *prop.get("oneOf", [])):
         found += _choices(choice, definitions, seen)

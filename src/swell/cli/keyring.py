@@ -1,15 +1,15 @@
-"""The keys that a starting backend makes.
+"""The keys that a backend creates at its start.
 
-| key | named | for | kept | good until |
+| key | name | used by | stored in | valid until |
 |---|---|---|---|---|
 | local key | `this machine` | commands and the browser here | `access.json`, 0600 | see below |
-| worker token | `workers of swell up` | the workers that it starts | in their processes | it ends |
+| worker token | `workers of swell up` | workers of the backend | their processes | its end |
 
-The worker token opens the pools of these workers only.
+The worker token is limited to the pools of these workers.
 
-The local key is good until it is revoked where the store is the backend's own. On one that others
-share, a pod's folder goes with the pod, and the store keeps the key: there it ends a day after its
-backend has, and the backend, or the next in that folder, puts the end off.
+With an embedded database the local key is valid until it is revoked. With a shared database, a
+pod's folder is deleted with the pod, but the database keeps the key. So the key expires a day after
+the backend's end; a running backend extends it.
 """
 
 import contextlib
@@ -33,21 +33,21 @@ from swell.server.dependencies import Backend
 LOCAL: Final = "this machine"
 WORKERS: Final = "workers of swell up"
 
-#: For how long a local key outlives its backend on a shared store, in seconds.
+#: Lifetime of a local key after its backend has ended, with a shared database, in seconds.
 OUTLIVES_S: Final = 86_400.0
 
-#: How often its end is put off, in seconds. Often, since time goes on while a machine sleeps.
+#: Interval for extending it, in seconds; short, because a machine may sleep for long.
 _PUT_OFF_EVERY_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """What opens a backend that has started."""
+    """Keys of a started backend."""
 
     backend: Backend
-    #: With the local key, for commands and the browser of this machine.
+    #: URL and local key, for commands and the browser of this machine.
     access: Access
-    #: For the workers that are started with the backend; empty if there are none.
+    #: Key of the workers that the backend starts; empty if it starts none.
     worker_token: str
 
 
@@ -61,20 +61,20 @@ async def open_keyring(
     pools: Sequence[str] = (),
     ca_file: str = "",
 ) -> AsyncIterator[Keyring]:
-    """Make the keys that are missing; the worker token is good while the block runs.
+    """Create missing keys; the worker token is valid while the block runs.
 
     Args:
-        backend: Whose keys they are.
-        data_dir: Where the local key lies.
-        url: Where clients reach the backend.
-        local_url: Where it listens.
-        pools: Those of the workers that are started with it; empty for none.
-        ca_file: File of the certificate by which the backend is trusted; empty without TLS.
+        backend: The backend.
+        data_dir: Folder of the local key.
+        url: URL for clients.
+        local_url: URL of the listening socket.
+        pools: Pools of the workers that the backend starts; empty for none.
+        ca_file: File of the certificate to verify the backend with; empty without TLS.
     """
     left = read_access(data_dir)
     if left is not None and left.worker_key_id:
-        # Its backend was killed. Its workers died with it, which the service has seen as it started
-        # (`swell.server.workers.liveness`); one that is still about to die must get nothing more.
+        # The last backend was killed, and its workers with it. The service has noticed that at its
+        # start (`swell.server.workers.liveness`); a worker that still runs must get no more tasks.
         await _revoke(backend, left.worker_key_id)
     local = left.key if left else ""
     if not await _put_off(backend, local):
@@ -95,17 +95,17 @@ async def open_keyring(
     try:
         yield Keyring(backend, access, workers.secret if workers else "")
     finally:
-        # Where the store cannot write any more, the next start does it.
+        # If the database is not writable, the next start revokes the key.
         with contextlib.suppress(SwellError):
             await _revoke(backend, worker_key_id)
 
 
 async def keep_local_key(backend: Backend, data_dir: Path) -> None:
-    """Put the end of the local key off for as long as this runs."""
+    """Extend the local key's lifetime repeatedly."""
     while True:
         await backend.clock.sleep(_PUT_OFF_EVERY_S)
         left = read_access(data_dir)
-        # Where the store cannot write, there is the next time: also a key that has ended goes on.
+        # If the database is not writable, try later; even an expired key can be extended.
         with contextlib.suppress(SwellError):
             await _put_off(backend, left.key if left else "")
 
@@ -118,7 +118,7 @@ async def _make(
 
 
 async def _put_off(backend: Backend, secret: str) -> bool:
-    """Put the end of a local key off; return whether there is one that was not revoked."""
+    """Extend a local key; return whether it exists and is not revoked."""
     digest = hashlib.sha256(secret.encode()).digest()
     found = await backend.registry.key_by_digest(digest)
     if found is None or found.revoked_at is not None or found.digest != digest:

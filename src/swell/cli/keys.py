@@ -23,10 +23,10 @@ _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|min|h|d)")
 
 
 def duration_s(text: str) -> float:
-    """Return the seconds in such as `90s`, `15m`, `24h` or `30d`; `0` is none.
+    """Parse a duration such as `90s`, `15m`, `24h`, `30d` or `0` into seconds.
 
     Raises:
-        typer.BadParameter: It is nothing of the kind.
+        typer.BadParameter: The text is not a duration.
     """
     if text == "0":
         return 0.0
@@ -37,10 +37,10 @@ def duration_s(text: str) -> float:
 
 
 def rate_per_s(text: str) -> float:
-    """Return how many a second are such as `10/s` or `600/min`; `0` means no limit.
+    """Parse a rate such as `10/s` or `600/min` into requests per second; `0` means no limit.
 
     Raises:
-        typer.BadParameter: It is nothing of the kind.
+        typer.BadParameter: The text is not a rate.
     """
     if text == "0":
         return 0.0

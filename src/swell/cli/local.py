@@ -1,4 +1,4 @@
-"""Running a model of a command line, in this process or beside it, without a server."""
+"""Runs a model without a server, for commands."""
 
 import io
 import secrets
@@ -51,7 +51,7 @@ def run_local(
     """Run one input.
 
     Raises:
-        RunFailed: The model refused it or broke.
+        RunFailed: The model refused the input or failed.
     """
     chosen = _own_seed(checked) if seed is None else seed
     [result] = run_together(loaded, checked, [chosen], clock, tell=tell)
@@ -59,16 +59,13 @@ def run_local(
 
 
 def _own_seed(checked: Any) -> int:
-    """Return the seed that an input names, or one at random: as a worker does."""
+    """Return the seed of an input, or a random one, as a worker does."""
     own = getattr(checked, "seed", None)
     return own if isinstance(own, int) else secrets.randbits(SEED_BITS)
 
 
 def save_files(result: LocalResult, stem: str, folder: Path = FOLDER) -> tuple[Any, list[Path]]:
-    """Save a result's files; return the output with their paths in it, and the paths.
-
-    What names none of the files stays as it is.
-    """
+    """Save a result's files; return the output with their paths in place of them, and the paths."""
     paths = []
     for file in result.files:
         data, content_type = _encode(file)

@@ -1,4 +1,4 @@
-"""`swell models`: what is served, and whether a model file is good."""
+"""`swell models`: lists, shows, checks and pulls models, and groups the other commands."""
 
 import json
 from pathlib import Path
@@ -29,14 +29,14 @@ from swell.cli.trying import try_model
 from swell.cli.voting import votes
 from swell.core.clock import SystemClock
 from swell.core.telemetry import printable
-from swell.diffusion.families.measurements import Taken, keep
+from swell.diffusion.families.model_definition import Taken, keep
 from swell.settings.environment import configure_libraries
 from swell.weights.download import Progress, pull
 
-#: So many choices of an input are named; the page of a model names them all.
+#: Most choices of an input that are shown; the web page of a model shows all.
 _MOST_CHOICES = 6
 
-#: A default is shown up to here, in characters.
+#: Longest default that is shown, in characters.
 _LONG_DEFAULT = 30
 
 app = group("Serve, check, compare and roll out models, and manage their weights.")
@@ -233,7 +233,7 @@ def pull_weights(
 
 
 def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return licence, memory, speed and pictures, as a card tells them."""
+    """Return licence, memory, speed and samples of a card."""
     facts = [
         ("licence", card.get("licence") or _no_licence(card)),
         ("memory", _mebibytes(card.get("memory_bytes")) or "unknown"),
@@ -275,7 +275,7 @@ def _first_line(text: str | None) -> str | None:
 
 
 def _keep(ref: str, report: dict[str, Any]) -> None:
-    """Keep for the card of an added model what a check measured of it."""
+    """Save the measurements of an added model for its card."""
     taken = report.pop("kept", None)
     if taken is None:
         return

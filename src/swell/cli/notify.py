@@ -1,4 +1,4 @@
-"""Tells whoever manages services, such as systemd, that this one is ready.
+"""Notifies a service manager such as systemd that the service is ready.
 
 Source: sd_notify(3), "Standalone implementations".
 """
@@ -10,7 +10,7 @@ from swell.settings.environment import notify_socket
 
 
 def tell_ready() -> None:
-    """Say that requests are taken, if somebody has asked to be told; whoever is away is not."""
+    """Send `READY=1` to the notify socket, if there is one; ignore errors."""
     address = notify_socket()
     if address is None:
         return

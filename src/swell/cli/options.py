@@ -1,4 +1,4 @@
-"""Options that many commands share, and the settings that they make."""
+"""Options that several commands share, and the settings from them."""
 
 import functools
 import inspect
@@ -58,18 +58,18 @@ Models = Annotated[
 
 
 def places(config: Path | None, data: Path | None) -> str:
-    """Return the options with which another command has the settings of this one, as text."""
+    """Return `--data` and `--config` as text, for a suggested command with the same settings."""
     given = {"--data": data, "--config": config}
     return "".join(f" {name} {shlex.quote(str(path))}" for name, path in given.items() if path)
 
 
 def settings_from(config: Path | None, data: Path | None, **flags: Any) -> Loaded:
-    """Return the settings of this call.
+    """Load the settings of a command.
 
     Args:
         config: `--config`.
         data: `--data`.
-        flags: Other settings by key, with `__` for the dot; None where the flag was not given.
+        flags: Other settings by key, with `__` for the dot; None if the flag is missing.
     """
     keyed = {name.replace("__", "."): value for name, value in flags.items()}
     loaded = load({"data_dir": data, **keyed}, config=config)
@@ -86,16 +86,15 @@ def in_place_of(
     *,
     are_last: bool = False,
 ) -> Callable[..., T]:
-    """Return a command that has several options in place of one parameter.
+    """Replace a parameter of a command with several options.
 
     Args:
-        command: The command; it is given the parameter by its name.
-        parameter: Which it is.
-        options: Name → what the option is, and its default, in the order in which `--help` shows
-            them.
-        make: Makes the parameter's value of what was given for them, by their names.
-        are_last: Whether they come after the command's own options, and not where the parameter
-            stands.
+        command: The command; it gets the parameter by name.
+        parameter: Name of the parameter.
+        options: Name → option and its default, in the order of `--help`.
+        make: Called with the options by name; returns the parameter's value.
+        are_last: Whether the options come after the command's own, instead of at the parameter's
+            position.
     """
     hints = get_type_hints(command, include_extras=True)
     own = inspect.signature(command).parameters
@@ -123,7 +122,7 @@ def in_place_of(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens at a host."""
+    """Whether a host is a loopback address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -41,13 +41,13 @@ class Exit(IntEnum):
     """Exit codes; the reference of the command line lists them."""
 
     OK = 0
-    #: Something went wrong, or the task did not succeed.
+    #: The command or the task failed.
     FAILED = 1
     #: The command line, a setting or a model file is wrong.
     USAGE = 2
-    #: What was asked for does not exist.
+    #: The task, model or file does not exist.
     NOT_FOUND = 3
-    #: The server refused.
+    #: The server refused the request.
     REFUSED = 4
     #: The backend did not answer for too long: `swell.worker.worker_loop.NO_BACKEND`.
     NO_BACKEND = 5
@@ -56,10 +56,10 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-#: For people.
+#: Messages for people.
 talk = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
-#: For programs and pipes.
+#: Data for programs and pipes.
 data = Console(highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -69,16 +69,16 @@ _TWO_HOURS_S = 7200
 
 
 class CommandFailed(SwellError):
-    """A command could not do its work; the text says what to do next."""
+    """A command failed; the message says what to do next."""
 
     code, title = "command_failed", "The command failed"
 
 
 class Group(TyperGroup):
-    """Commands whose errors are explained instead of traced."""
+    """A group of commands that prints explanations of errors instead of tracebacks."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands, each with the whole first sentence of its help."""
+        """Write the commands, each with the first sentence of its help."""
         self.write_commands(ctx, formatter, "Commands", self.list_commands(ctx))
 
     def write_commands(self, ctx: Any, formatter: Any, heading: str, names: Iterable[str]) -> None:
@@ -88,7 +88,7 @@ class Group(TyperGroup):
             formatter.write_dl([(n, c.get_short_help_str(limit=200)) for n, c in commands.items()])
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; turn what Swell raises into a message and an exit code."""
+        """Run the command; turn Swell's errors into a message and an exit code."""
         try:
             return super().invoke(ctx)
         except SwellError as error:
@@ -97,7 +97,7 @@ class Group(TyperGroup):
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader, such as `head`, has seen enough; nothing is left to be flushed to it.
+            # The reader, such as `head`, has closed the pipe; discard the rest at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(Exit.OK) from None
 
@@ -114,7 +114,7 @@ def group(help_text: str) -> typer.Typer:
 
 
 def exit_code(error: SwellError) -> Exit:
-    """Return how a command ends that met this error."""
+    """Return the exit code for an error."""
     if isinstance(error, Refused):
         return Exit.NOT_FOUND if error.http_status == 404 else Exit.REFUSED
     if isinstance(error, NotFound):
@@ -158,15 +158,15 @@ def print_json(value: Any) -> None:
     """Print JSON on stdout: indented for a person's terminal, one line for a program."""
     indent = 2 if sys.stdout.isatty() else None
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    # What UTF-8 cannot hold, such as half a surrogate pair, becomes `?`.
+    # A lone surrogate, which UTF-8 cannot encode, becomes `?`.
     _write(text.encode(errors="replace").decode() + "\n")
 
 
 def _write(text: str) -> None:
-    """Write text to stdout whole.
+    """Write the whole text to stdout.
 
-    Where Python does not buffer (`PYTHONUNBUFFERED`, as in many containers), what it writes itself
-    ends where a pipe was full when a signal came, without a word.
+    With `PYTHONUNBUFFERED`, as in many containers, `sys.stdout.write` silently drops the rest of
+    the text if a signal arrives while a pipe is full.
     """
     sys.stdout.flush()
     buffer = getattr(sys.stdout, "buffer", None)
@@ -180,13 +180,12 @@ def _write(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """Print rows on stdout, or say on stderr that there are none.
+    """Print a table on stdout, or a message on stderr if it has no rows.
 
     Args:
         columns: Headings.
-        rows: One sequence of cells each; None is shown as a dash, and what a terminal would take
-            for more than text as an escape.
-        empty: What to say without rows.
+        rows: Cells by row; None is shown as a dash, and control characters are escaped.
+        empty: Message for a table without rows.
     """
     if not rows:
         talk.print(empty)
@@ -196,12 +195,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: st
         grid.add_column(column, overflow="fold")
     for row in rows:
         grid.add_row(*(escape("-" if cell is None else printable(str(cell))) for cell in row))
-    # A pipe has no width: fold nothing there.
+    # Do not fold lines in a pipe.
     (data if sys.stdout.isatty() else Console(width=_PIPE_WIDTH, emoji=False)).print(grid)
 
 
 def ago(moment: str | None, now: datetime) -> str | None:
-    """Return how long ago an RFC 3339 moment was, such as `3 min`."""
+    """Return the age of an RFC 3339 time, such as `3 min`."""
     if moment is None:
         return None
     past_s = (now - datetime.fromisoformat(moment).astimezone(UTC)).total_seconds()
@@ -212,7 +211,7 @@ def ago(moment: str | None, now: datetime) -> str | None:
 
 
 def seconds(value: float | None) -> str | None:
-    """Return a duration for people."""
+    """Return a readable duration, such as `1.5 s`."""
     if value is None:
         return None
     if 0 < value < 0.0005:
@@ -225,5 +224,5 @@ def seconds(value: float | None) -> str | None:
 
 
 def dollars(micros: float | None) -> str | None:
-    """Return millionths of a dollar for people."""
+    """Return millionths of a dollar as an amount in dollars."""
     return None if micros is None else f"${micros / 1e6:.6f}"

@@ -1,4 +1,4 @@
-"""Whether what a model returns is what it promises to return."""
+"""Checks a model's output against its declared schema."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -7,7 +7,7 @@ import jsonschema_rs
 
 from swell.sdk.media import Attachment, Audio, File, Image, Video
 
-#: What `x-file` in a schema asks for.
+#: Value of `x-file` in a schema → class of the file.
 _KINDS: Final[dict[str, type[Attachment]]] = {
     "image": Image,
     "audio": Audio,
@@ -17,19 +17,19 @@ _KINDS: Final[dict[str, type[Attachment]]] = {
 
 
 def artifact_index(value: Any, n: int) -> int | None:
-    """Return which of `n` files an output's value stands for; None if it stands for none."""
+    """Return the index of the file, of `n`, that an output value refers to, or None."""
     index = value.get("$artifact") if isinstance(value, dict) and len(value) == 1 else None
-    # A truth value is a whole number to Python.
+    # Exclude booleans, which are integers in Python.
     return index if type(index) is int and 0 <= index < n else None
 
 
 def misfit(output: Any, files: Sequence[Attachment], schema: Mapping[str, Any]) -> str | None:
-    """Return why an output is not what its schema promises; None if it is.
+    """Return why an output does not match its schema; None if it does.
 
     Args:
         output: JSON values, with `{"$artifact": i}` for each file.
         files: The files.
-        schema: JSON Schema of the output, where `x-file` stands for a file; empty for anything.
+        schema: JSON Schema of the output, with `x-file` for a file; empty for any output.
     """
 
     class OfKind:
@@ -39,7 +39,7 @@ def misfit(output: Any, files: Sequence[Attachment], schema: Mapping[str, Any]) 
             self.kind = _KINDS.get(kind, File)
 
         def validate(self, value: Any) -> None:
-            """Refuse what is no file, or one of another kind."""
+            """Refuse values that are not files of this kind."""
             index = artifact_index(value, len(files))
             got = value if index is None else files[index]
             if not isinstance(got, self.kind):
@@ -59,7 +59,7 @@ def misfit(output: Any, files: Sequence[Attachment], schema: Mapping[str, Any]) 
 
 
 def _of_files(schema: Any) -> Any:
-    """Return a schema in which files are files, rather than the strings that they become."""
+    """Return the schema with only `x-file` for files, without the strings that replace them."""
     if isinstance(schema, Mapping):
         if isinstance(schema.get("x-file"), str):
             return {"x-file": schema["x-file"]}

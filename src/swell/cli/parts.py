@@ -1,7 +1,7 @@
-"""Checks of what a backend stands on: each part does what it is for, through its contract.
+"""Checks of a backend's parts: each is tried through its contract, with the configured adapter.
 
-So they hold for whatever adapter is configured. Where a backend of this folder runs and has the
-database for itself, it is asked about that; whatever lies elsewhere is tried from here in any case.
+If a running backend has the SQLite database of this folder open, it is asked about it. External
+parts are always tried from here.
 """
 
 import asyncio
@@ -56,45 +56,45 @@ from swell.settings.load import Settings
 if TYPE_CHECKING:
     from cryptography import x509
 
-#: How long any part may take to answer, in seconds.
+#: Longest wait for a part's answer, in seconds.
 _PATIENCE_S: Final = 15.0
 
-#: Clocks may differ by so much before it is worth a word, in seconds; leases and deadlines are
-#: judged by the backend's alone, so it is for logs, traces and signatures.
+#: A larger difference of clocks is a warning, in seconds. It affects logs, traces and signatures;
+#: leases and deadlines use the backend's clock only.
 _SKEW_S: Final = 5.0
 
-#: A certificate or key that ends sooner is worth a word.
+#: A certificate or key that expires sooner is a warning.
 _SOON: Final = timedelta(days=14)
 
-#: Every open event stream is one.
+#: A lower limit of open files is a warning: each event stream needs one.
 _FEW_FILES: Final = 4096
 
-#: Slower calls make a slow queue, in seconds.
+#: A slower call to the database is a warning, in seconds.
 _SLOW_S: Final = 0.1
 
-#: An answer that takes longer than this is no sign of life, in seconds.
+#: A worker without a heartbeat for longer is not live, in seconds.
 _ALIVE_S: Final = 90.0
 
 
-#: The queue through which the broker is tried; no model can have this name.
+#: Queue for the check of the broker; no model can have this name.
 _QUEUE: Final = "doctor"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found."""
+    """Result of a check."""
 
     name: str
     #: `ok`, `warn` or `fail`.
     grade: str
     detail: str
-    #: Why it matters, and what mends it, where the detail does not say it.
+    #: Why it matters and how to fix it, unless the detail says so.
     why: str = ""
     mend: str = ""
 
 
 def tell(finding: Finding) -> None:
-    """Print a finding for people."""
+    """Print a finding."""
     marks = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
     stdout.print(f"{marks[finding.grade]} {finding.name:18}", end=" ")
     stdout.print(finding.detail, markup=False)
@@ -112,7 +112,7 @@ def _warn(detail: str) -> Finding:
 
 
 async def examine(settings: Settings, clock: Clock) -> list[Finding]:
-    """Return what is found of store, broker, bus, objects, keys, workers and telemetry."""
+    """Check store, broker, bus, objects, keys, workers and telemetry."""
     findings = [await _named("telemetry", lambda: _telemetry(settings))]
     file = store_file(settings)
     if file is not None and not file.exists():
@@ -139,7 +139,7 @@ async def examine(settings: Settings, clock: Clock) -> list[Finding]:
 
 
 async def _lacks(settings: Settings) -> Finding | None:
-    """Return what a shared database lacks: to open it would change it under others."""
+    """Return a finding if a shared database lacks migrations; opening it would apply them."""
     status = await migration_status(settings)
     if status["applied"] and status["missing"]:
         return Finding(
@@ -152,7 +152,7 @@ async def _lacks(settings: Settings) -> Finding | None:
 
 
 def _places(settings: Settings) -> str:
-    """Return where the configured parts are, without names and passwords."""
+    """Return the addresses of the configured parts, without names and passwords."""
     urls = (settings.store.url, settings.broker.url, settings.bus.url, settings.objects.url)
     parts = [urlsplit(url) for url in urls if "://" in url]
     places = [f"{each.scheme}://{each.netloc.rpartition('@')[2]}{each.path}" for each in parts]
@@ -195,7 +195,7 @@ async def _named(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
 
 
 async def _store(backend: Backend, settings: Settings) -> Finding:
-    """Write something, read it back, and say how long that took."""
+    """Write a row, read it back, and measure the time."""
     value = secrets.token_bytes(8)
     started_s = backend.clock.monotonic_s()
     await backend.registry.put_note("doctor", value)
@@ -233,13 +233,13 @@ async def _broker(backend: Backend, settings: Settings) -> Finding:
 
 
 async def _carried(queues: ExternalQueues, clock: Clock) -> str:
-    """Send an ID through a queue that nobody else reads; the queue stays."""
+    """Send an ID through a queue that no other process reads; the queue stays."""
     task = ReadyTask(id=new_id(clock.now()), queue=_QUEUE, key_id="", user=None, priority=1)
     started_s = clock.monotonic_s()
     await queues.send(queue_of(task), [task])
     while True:
         messages = await queues.receive(queue_of(task), 10, wait_s=2.0)
-        # Those of an earlier check that was cut short are deleted too.
+        # Also delete messages of an earlier, interrupted check.
         await queues.delete(messages)
         if any(message.task_id == task.id for message in messages):
             took_s = clock.monotonic_s() - started_s
@@ -247,7 +247,7 @@ async def _carried(queues: ExternalQueues, clock: Clock) -> str:
 
 
 async def _bus(backend: Backend, settings: Settings) -> Finding:
-    """Send an event around: through a second bus where there is a wire between two."""
+    """Send an event to a subscriber, through a second connection if the bus is external."""
     if not (settings.bus.url or backend.is_shared):
         return _ok(f"in this process; {await _round_trip(backend.bus, backend.bus, backend.clock)}")
     other = await open_bus(settings, backend.clock)
@@ -265,8 +265,8 @@ async def _round_trip(here: MemoryBus, there: MemoryBus, clock: Clock) -> str:
     try:
         started_s = clock.monotonic_s()
         while True:
-            await here.publish([event])
-            # Who has just connected may not be heard yet.
+            here.publish([event])
+            # The subscription may not be active yet, so publish again after a timeout.
             if await subscription.next(1.0) is not None:
                 took_s = clock.monotonic_s() - started_s
                 return f"an event went around in {took_s * 1000:.1f} ms"
@@ -308,10 +308,10 @@ async def _read(objects: Objects, key: str) -> bytes:
 
 
 async def _signed(objects: Objects, key: str, data: bytes) -> str:
-    """Write and read by signed URLs, as workers and clients do.
+    """Write and read a file by signed URLs, as workers and clients do.
 
     Raises:
-        CommandFailed: One of them does not work.
+        CommandFailed: A signed URL does not work.
     """
     put = await objects.direct("PUT", key, 60)
     if put is None:
@@ -350,7 +350,7 @@ async def _keys(backend: Backend) -> Finding:
 
 
 class _Key(msgspec.Struct, frozen=True):
-    """As much of a key as is looked at."""
+    """Fields of a key that the checks need."""
 
     name: str
     scopes: frozenset[Scope]
@@ -363,14 +363,14 @@ class _Keys(msgspec.Struct, frozen=True):
 
 
 def _of_keys(all_keys: Sequence[_Key], now: datetime) -> Finding:
-    """Judge keys: whether operators have one, and which end soon."""
+    """Check that operators have a key, and that no key expires soon."""
     keys = [key for key in all_keys if _works(key, now)]
     if not any(Scope.ADMIN in key.scopes for key in keys):
         return _warn("no key has the scope admin: `swell up` and `swell serve` make one")
     ending = [
         f"{key.name!r} on {key.expires_at:%Y-%m-%d}"
         for key in keys
-        # The end of a backend's own is put off by the backend.
+        # A backend extends its local key itself.
         if key.name != LOCAL and key.expires_at is not None and key.expires_at - now < _SOON
     ]
     if ending:
@@ -398,7 +398,7 @@ async def _workers(backend: Backend) -> Finding:
 
 
 def _of_workers(live: Sequence[dict[str, Any]]) -> Finding:
-    """Judge live workers: by number, versions of models and of Swell, and clocks."""
+    """Check live workers: number, versions of models and of Swell, and clocks."""
     if not live:
         return _warn("none is registered: `swell up` starts them, or `swell worker` elsewhere")
     versions: dict[str, set[str]] = {}
@@ -421,7 +421,7 @@ def _of_workers(live: Sequence[dict[str, Any]]) -> Finding:
     return _warn(f"{detail}; {'; '.join(told)}") if told else _ok(detail)
 
 
-# ---- a backend that runs
+# ---- a running backend
 
 
 async def _of_running(access: Access, clock: Clock, settings: Settings) -> list[Finding]:
@@ -448,18 +448,18 @@ async def _of_running(access: Access, clock: Clock, settings: Settings) -> list[
     async with Remote(access, _PATIENCE_S) as remote:
         return [
             await _named("backend", lambda: ready(remote)),
-            # Queues elsewhere are tried as the broker.
+            # An external broker has a separate check of that name.
             await _named("queues" if settings.broker.url else "broker", lambda: queues(remote)),
             await _named("keys", lambda: keys(remote)),
             await _named("workers", lambda: workers(remote)),
         ]
 
 
-# ---- what lies elsewhere
+# ---- external parts
 
 
 async def _of_others(settings: Settings, clock: Clock) -> list[Finding]:
-    """Try, by their settings alone, the parts that need no database."""
+    """Check the parts that need no database."""
     checks: list[tuple[str, Callable[[], Awaitable[Finding]]]] = [
         ("objects", lambda: _files(settings, clock))
     ]
@@ -492,7 +492,7 @@ async def _wire(settings: Settings, clock: Clock) -> Finding:
 
 
 async def _files(settings: Settings, clock: Clock) -> Finding:
-    """Try a bucket; of a folder see that it can be written, since who opens one tidies it up."""
+    """Try a bucket, but only check a folder's permissions: opening it would delete old files."""
     url = urlsplit(settings.objects.url)
     if url.scheme == "memory":
         return _ok("in the process")
@@ -509,7 +509,7 @@ async def _files(settings: Settings, clock: Clock) -> Finding:
 
 
 async def _telemetry(settings: Settings) -> Finding:
-    """Send the collector no spans: it says whether it would take some."""
+    """Send an empty request to the collector to see whether it accepts spans."""
     endpoint = bare_url(settings.telemetry.endpoint)
     if not endpoint:
         return _ok("no traces are wanted")
@@ -525,7 +525,7 @@ async def _telemetry(settings: Settings) -> Finding:
 
 
 def file_limit() -> Finding:
-    """Say how many files and connections a process may have open."""
+    """Check the limit of open files and connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = hard if hard != resource.RLIM_INFINITY else soft
     if limit != resource.RLIM_INFINITY and limit < _FEW_FILES:
@@ -537,10 +537,10 @@ def file_limit() -> Finding:
 
 
 def tls(settings: Settings, clock: Clock) -> Finding:
-    """Say whether the server can speak TLS with its certificate, until when, and under which names.
+    """Check the server's certificate: key, expiry and names.
 
     Raises:
-        InvalidRequest: It cannot.
+        InvalidRequest: The certificate and key cannot be used.
     """
     server = settings.server
     cert, key = server.tls_cert, server.tls_key
@@ -586,7 +586,7 @@ def _certificate(cert: Path) -> "x509.Certificate | None":
 
 
 def _host_of(public_url: str | None) -> list[str]:
-    """Return the name by which clients reach the service, if this process speaks TLS there."""
+    """Return the host of `server.public_url` if it is an HTTPS URL."""
     if not (public_url or "").startswith("https://"):
         return []
     name = urlsplit(public_url).hostname
@@ -594,7 +594,7 @@ def _host_of(public_url: str | None) -> list[str]:
 
 
 def _is_for(cert: "x509.Certificate", host: str) -> bool:
-    """Whether clients take a certificate as one of this host (RFC 9525, section 6)."""
+    """Whether a certificate is valid for a host (RFC 9525, section 6)."""
     from cryptography import x509  # noqa: PLC0415 - an extra
 
     try:

@@ -1,15 +1,15 @@
-"""`swell serve --workers N`: backend processes that share one port, and what looks after them.
+"""`swell serve --workers N`: a supervisor with backend processes that share one port.
 
-The socket is opened once and inherited, so connections that no process has taken yet belong to all
-of them: one that ends, or is started again, refuses none. The process with the fewest connections
-accepts most of the new ones (`server.paced_accept`). The supervisor serves nothing itself. When it
-dies, the processes see the end of their standard input, and end as well.
+The supervisor opens the socket once, and the processes inherit it. A pending connection belongs to
+all of them, so none is refused when a process ends or restarts. The process with the fewest
+connections accepts most of the new ones (`server.paced_accept`). The supervisor itself answers no
+requests. If it dies, the processes read the end of their standard input, and end too.
 
-| signal | |
+| signal | effect |
 |---|---|
-| SIGTERM, SIGINT | all end what they have begun, and go; once more, and they hang up |
-| SIGHUP | each is replaced by a new one, with new settings and certificate, one after the other |
-| SIGHUP to one of them | it reads its certificate again |
+| SIGTERM, SIGINT | all processes finish open requests and end; a second signal hangs up |
+| SIGHUP | processes are replaced one by one, with new settings and a new certificate |
+| SIGHUP to a process | it loads its certificate again |
 """
 
 import asyncio
@@ -47,22 +47,22 @@ from swell.settings.load import Settings
 
 _log = structlog.get_logger("swell.processes")
 
-#: How long a process may take to be ready, in seconds.
+#: Longest time for a process to become ready, in seconds.
 _START_S: Final = 60.0
-#: How long one may take to end beyond what open requests may, in seconds; then it is killed.
+#: A process is killed if it has not ended this long after `server.drain_s`, in seconds.
 _STOP_S: Final = 15.0
-#: One that ends by itself sooner than this is started again after a pause, in seconds.
+#: A process that ends sooner is restarted after a pause, in seconds.
 _STEADY_S: Final = 10.0
 _PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
-#: Who insists is passed on so often until all have ended, in seconds.
+#: Interval for repeating the second SIGTERM until all have ended, in seconds.
 _INSIST_S: Final = 0.5
 
 
 def check_shareable(settings: Settings) -> None:
-    """Check that several processes can work on what the settings name.
+    """Check that several processes can share the configured database and files.
 
     Raises:
-        Unusable: Something lives in one process, or in a file that has one owner.
+        Unusable: The database or the files belong to one process.
     """
     if not is_shared(settings):
         raise Unusable(
@@ -85,13 +85,13 @@ async def run_processes(
     """Run the backend in several processes until a signal comes.
 
     Args:
-        settings: How many, and where they listen.
+        settings: The settings.
         clock: The time.
-        command: The command that starts one; the option for its socket is added.
-        on_ready: Called once when all of them are ready, with what opens them.
+        command: Command that starts a process; the option for the socket is added.
+        on_ready: Called once when all processes are ready.
 
     Raises:
-        Unusable: The store is one process's own.
+        Unusable: Several processes cannot share the database or the files.
         Conflict: Another backend runs on the same data folder.
         CommandFailed: The port is taken, or a process does not start.
     """
@@ -103,7 +103,7 @@ async def run_processes(
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
     with locked_folder(settings), contextlib.closing(listen(settings)) as listener:
         tally_of(settings, clock).clear()
-        # Brings the schema up to date and makes what is made once, before there are several.
+        # Apply migrations, and create keys and certificate, before the processes start.
         tls = await open_tls(settings, clock)
         ca_file = "" if tls is None else str(tls.cert.absolute())
         local_url = local_url_of(listener, is_tls=tls is not None)
@@ -136,17 +136,17 @@ class Members:
         self._command = command
         self._descriptor = descriptor
         self._members: list[_Member] = []
-        #: Replaced, and not gone yet.
+        #: Replaced processes that have not ended yet.
         self._leaving: set[_Member] = set()
 
     def _new_member(self) -> "_Member":
         return _Member(self._clock, self._command, self._descriptor)
 
     async def start(self) -> None:
-        """Start all, and wait until they are ready.
+        """Start all processes, and wait until they are ready.
 
         Raises:
-            CommandFailed: One does not become so.
+            CommandFailed: A process does not become ready.
         """
         self._members = [self._new_member() for _ in range(self._settings.server.processes)]
         for member in self._members:
@@ -156,7 +156,7 @@ class Members:
                 raise CommandFailed("a backend process does not start: its log above says why")
 
     async def keep(self, interrupts: Interrupts, reload: asyncio.Event) -> None:
-        """Start again what ends unasked, and replace all when asked to, until a signal comes."""
+        """Restart processes that end, and replace all on SIGHUP, until a stop signal."""
         stop = asyncio.create_task(interrupts.first.wait())
         keeping = [asyncio.create_task(self._keep_one(n)) for n in range(len(self._members))]
         keeping.append(asyncio.create_task(self._replace_when_asked(reload)))
@@ -171,7 +171,7 @@ class Members:
             await asyncio.gather(stop, *keeping, return_exceptions=True)
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """End all, and wait for it; they hang up when `hurry` is set."""
+        """End all processes; they hang up on clients when `hurry` is set."""
         members = {*self._members, *self._leaving}
         stopping = asyncio.gather(*(member.stop(self._patience_s) for member in members))
         insisting = asyncio.create_task(self._insist(members, hurry))
@@ -182,7 +182,7 @@ class Members:
             await asyncio.gather(insisting, return_exceptions=True)
 
     async def _insist(self, members: "Iterable[_Member]", hurry: asyncio.Event) -> None:
-        """Have them hang up: signals of one kind that come close together count as one."""
+        """Send SIGTERM repeatedly once `hurry` is set, because close signals may merge into one."""
         await hurry.wait()
         while True:
             for member in members:
@@ -194,13 +194,13 @@ class Members:
         return self._settings.server.drain_s + _STOP_S
 
     async def _keep_one(self, place: int) -> None:
-        """Start the process at a place again whenever it ends unasked."""
+        """Restart the process at a place whenever it ends by itself."""
         failures = 0
         while True:
             member = self._members[place]
             code = await member.wait()
             if member is not self._members[place]:
-                continue  # It was replaced.
+                continue  # it was replaced
             failures = 0 if member.lived_s() > _STEADY_S else failures + 1
             pause_s = _PAUSES_S[min(failures, len(_PAUSES_S) - 1)]
             _log.error("a backend process has ended", pid=member.pid, code=code, again_in_s=pause_s)
@@ -210,7 +210,7 @@ class Members:
             await self._start_again(place)
 
     async def _start_again(self, place: int) -> None:
-        """Put a new process at a place; try again while the system cannot start one."""
+        """Start a new process at a place; retry while the system cannot start one."""
         before = self._members[place]
         fresh = self._new_member()
         failures = 0
@@ -228,11 +228,11 @@ class Members:
             if self._members[place] is before:
                 self._members[place] = fresh
                 return
-        # Somebody else has put one there.
+        # `_replace_all` has put another process there.
         await fresh.stop(0.0)
 
     async def _replace_when_asked(self, reload: asyncio.Event) -> None:
-        """Replace all whenever asked to; once more, if that came while they were replaced."""
+        """Replace all processes at each SIGHUP, also one that arrives during a replacement."""
         while True:
             await reload.wait()
             reload.clear()
@@ -242,7 +242,7 @@ class Members:
                 _log.error("a new backend process cannot be started", reason=str(error))
 
     async def _replace_all(self) -> None:
-        """Put a new process at each place, one after the other; the old one goes when it works."""
+        """Replace the processes one by one; an old one ends when the new one is ready."""
         for place in range(len(self._members)):
             fresh = self._new_member()
             await fresh.start()
@@ -261,7 +261,7 @@ class Members:
 
 
 class _Member:
-    """One process."""
+    """One backend process."""
 
     def __init__(self, clock: Clock, command: Sequence[str], descriptor: int) -> None:
         self._clock = clock
@@ -274,14 +274,14 @@ class _Member:
 
     @property
     def pid(self) -> int:
-        """Its id."""
+        """Process id."""
         return 0 if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Start it; it inherits the shared socket.
+        """Start the process, which inherits the shared socket.
 
         Raises:
-            OSError: The system cannot.
+            OSError: The system cannot start a process.
         """
         self._started_s = self._clock.monotonic_s()
         self._process = await asyncio.create_subprocess_exec(
@@ -291,13 +291,13 @@ class _Member:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=[self._descriptor],
-            # Ctrl-C reaches the one that looks after it, which passes it on.
+            # Ctrl-C reaches only the supervisor, which forwards it.
             start_new_session=True,
         )
         self._reading = asyncio.create_task(self._read())
 
     async def is_ready(self) -> bool:
-        """Wait until it serves; False where it ends, or takes too long."""
+        """Wait until the process serves; False if it ends or takes too long."""
         assert self._reading is not None, "it was started"
         done, _ = await asyncio.wait({self._reading}, timeout=_START_S)
         if not done:
@@ -305,22 +305,22 @@ class _Member:
         return bool(done) and self._reading.result()
 
     async def wait(self) -> int:
-        """Wait for its end, and return its exit code."""
+        """Wait for the end of the process, and return its exit code."""
         assert self._process is not None, "it was started"
         return await self._process.wait()
 
     def lived_s(self) -> float:
-        """Return how long ago it was started."""
+        """Return the seconds since the start."""
         return self._clock.monotonic_s() - self._started_s
 
     def terminate(self) -> None:
-        """Ask it to end; asked again, it hangs up."""
+        """Send SIGTERM; at the second one, the process hangs up on clients."""
         self._is_asked = True
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
 
     async def stop(self, patience_s: float) -> None:
-        """Ask it to end, unless it was asked, and wait; kill it after some time."""
+        """Send the first SIGTERM if none was sent, wait, and kill the process after a timeout."""
         if self._process is None:
             return
         if not self._is_asked:
@@ -338,7 +338,7 @@ class _Member:
             await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _read(self) -> bool:
-        """Return whether it said that it is ready."""
+        """Wait for the ready line; False if the process ends before."""
         assert self._process is not None
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
@@ -346,10 +346,10 @@ class _Member:
 
 
 async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
-    """Serve on an inherited socket until a signal comes, or whoever looks after this has ended.
+    """Serve on an inherited socket until a signal arrives or the supervisor ends.
 
     Args:
-        settings: What the backend is made of.
+        settings: The settings.
         clock: The time.
         descriptor: The file descriptor of the shared socket.
     """
@@ -391,12 +391,12 @@ async def run_member(settings: Settings, clock: Clock, descriptor: int) -> None:
 
 
 def tally_of(settings: Settings, clock: Clock) -> Tally:
-    """Return where the processes on this machine add up their numbers."""
+    """Return the metrics files of the processes on this machine."""
     return Tally(settings.data_dir / "metrics", clock)
 
 
 async def _input_ends() -> None:
-    """Wait for the end of the standard input, which nobody writes to."""
+    """Wait until stdin is closed, which happens when the supervisor ends."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
 

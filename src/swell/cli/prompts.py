@@ -1,4 +1,4 @@
-"""What models are asked in a comparison: a file of prompts or inputs, fitted to each model."""
+"""Reads the prompts or inputs of a comparison from a file, and fits them to each model."""
 
 import json
 import tomllib
@@ -8,24 +8,24 @@ from typing import Any, Final
 
 from swell.core.errors import InvalidRequest
 
-#: Fields that take a prompt, the best first.
+#: Names of fields for prompts, in order of preference.
 _PROMPTS: Final = ("prompt", "text", "title", "query")
 
 Schema = Mapping[str, Any]
 
 
 def read_prompts(path: Path, field: str | None) -> list[dict[str, Any]]:
-    """Return the inputs that a file holds.
+    """Read inputs from a file.
 
-    A file of lines has one prompt a line; what is empty or begins with `#` is passed over. In
-    `.jsonl` each line is an input; in `.toml` each table `[[inputs]]` is one.
+    In `.jsonl` each line is an input, in `.toml` each table `[[inputs]]`. Other files have one
+    prompt per line; empty lines and lines that start with `#` are skipped.
 
     Args:
         path: The file.
-        field: Which field a line stands for; None if no field of all models takes a text.
+        field: Input field for prompts; None if the models have no common text field.
 
     Raises:
-        InvalidRequest: It cannot be read, or holds nothing; the text says where it is wrong.
+        InvalidRequest: The file cannot be read, is invalid, or has no prompts.
     """
     try:
         text = path.read_text()
@@ -39,7 +39,7 @@ def read_prompts(path: Path, field: str | None) -> list[dict[str, Any]]:
 
 
 def text_field(schemas: Sequence[Schema]) -> str | None:
-    """Return the field of all models that takes a prompt, or None."""
+    """Return the field for prompts that all models have, or None."""
     common = [
         name
         for name, prop in schemas[0].get("properties", {}).items()
@@ -51,7 +51,7 @@ def text_field(schemas: Sequence[Schema]) -> str | None:
 
 
 def fitted(values: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
-    """Return the values of an input that a model knows."""
+    """Return the values of an input that a model's schema allows."""
     known = schema.get("properties", {})
     is_open = schema.get("additionalProperties", True) is not False
     return {name: value for name, value in values.items() if name in known or is_open}
@@ -60,10 +60,10 @@ def fitted(values: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
 def unknown_to(
     inputs: Sequence[Mapping[str, Any]], schemas: Mapping[str, Schema]
 ) -> dict[str, list[str]]:
-    """Return the fields that not all models know, each with the models that do not.
+    """Return field → models that do not have it.
 
     Raises:
-        InvalidRequest: One is known to none.
+        InvalidRequest: No model has a field.
     """
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for values in inputs for name in values):

@@ -15,19 +15,19 @@ from swell.settings.load import Settings
 from swell.weights.cache import WeightCache
 from swell.weights.prune import Fate, Pruned, prune
 
-#: A hundred years: there is no older file.
+#: A hundred years: no file is older.
 _LONGEST_S: Final = 100 * 365.25 * 86400
 
 
 def bounded(idle_s: float) -> float:
-    """Return a time that leads to a date."""
+    """Return the seconds if they are not too long for a date."""
     if not idle_s <= _LONGEST_S:
         raise typer.BadParameter(f"give seconds, {_LONGEST_S:.0f} at most")
     return idle_s
 
 
 def prune_weights(settings: Settings, idle_s: float, *, is_dry_run: bool, as_json: bool) -> None:
-    """Remove from the cache what no added model and no `swell models pull` names."""
+    """Remove files from the cache that no added model and no pulled listing names."""
     cache = cache_of(settings)
     before = SystemClock().now() - timedelta(seconds=idle_s)
     pruned = prune(cache, _named(settings, cache), before, is_dry_run=is_dry_run)
@@ -45,7 +45,7 @@ def prune_weights(settings: Settings, idle_s: float, *, is_dry_run: bool, as_jso
 
 
 def _lines(pruned: Pruned, cache: WeightCache, idle_s: float, *, is_dry_run: bool) -> Iterator[str]:
-    """Return what became of the cache, for people."""
+    """Yield lines that describe the changes of the cache."""
     goes = "would be removed" if is_dry_run else "removed"
     if pruned.partials:
         part = f"{_files(pruned.partials)} that came in part"
@@ -91,14 +91,14 @@ def _told(pruned: Pruned, cache: WeightCache, is_dry_run: bool) -> dict[str, obj
     }
 
 
-# --- what added models name ----------------------------------------------------------------------
+# --- files of added models -----------------------------------------------------------------------
 
 
 def _named(settings: Settings, cache: WeightCache) -> set[str]:
-    """Return the digests of what added models, and entries that settings name, are made of.
+    """Return the digests of the files of added models and of entries in the settings.
 
     Raises:
-        NotFound, InvalidEntry: One cannot be read, so that nobody knows what it names.
+        NotFound, InvalidEntry: An entry cannot be read, so its files are unknown.
     """
     refs = {str(Path(ref).resolve()) for ref in settings.worker.models if ref.endswith(".toml")}
     named: set[str] = set()
@@ -124,7 +124,7 @@ def _entry(path: Path) -> Entry:
 
 
 def _in_cache(place: Path, cache: WeightCache) -> set[str]:
-    """Return the digests of the contents to which a file, or the links of a folder, lead."""
+    """Return the digests of cached files that a path, or links in a folder, refer to."""
     contents = (cache.folder / "files").resolve()
     found = (each.resolve() for each in (place.rglob("*") if place.is_dir() else (place,)))
     return {each.name for each in found if each.is_relative_to(contents)}

@@ -27,7 +27,7 @@ from swell.weights.manifest import manifest_digest, note_manifest
 from swell.weights.push import Pushed, PushProgress, push
 from swell.weights.weight_index import Entry, Listing, read_listing
 
-#: How often to write a line of progress to a log, in seconds.
+#: Interval of progress lines without a terminal, in seconds.
 _LINE_S: Final = 10.0
 
 
@@ -106,14 +106,14 @@ async def _push_all(
     clock = SystemClock()
     store = open_weights(settings, clock, to)
     done: list[Pushed] = []
-    # What is read from the cache must not be evicted meanwhile.
+    # Keep the files in the cache during the upload.
     with ExitStack() as held:
         for model in models:
             for listing, paths in await _named(model, settings, clock, held):
                 with _shown(listing.model, clock) as show:
                     pushed = await push(listing, paths, store, verify=verify, progress=show)
                 done.append(pushed)
-                # `swell build --bake` on this machine reads it.
+                # `swell build --bake` on this machine reads the manifest.
                 note_manifest(cache_of(settings), listing)
                 talk.print(f"{listing.model}@{listing.version} is in {where}", markup=False)
     return done
@@ -122,7 +122,7 @@ async def _push_all(
 async def _named(
     model: str, settings: Settings, clock: Clock, held: ExitStack
 ) -> list[tuple[Listing, Mapping[str, Path]]]:
-    """Return which files a word means, and where they are."""
+    """Return the listings of an argument, with the paths of their files."""
     cache = cache_of(settings)
     ref = ref_of(model, settings)
     if ref == model and model.endswith((".toml", ".json")):
@@ -142,10 +142,10 @@ async def _named(
 async def _listed(
     path: Path, settings: Settings, clock: Clock, held: ExitStack
 ) -> tuple[Listing, Mapping[str, Path]]:
-    """Return what an author lists: from where it lies on this machine, or else pulled."""
+    """Return an author's listing with local paths; pull files that are not on this machine."""
     cache, wanted = cache_of(settings), read_listing(path)
     if not wanted.files:
-        # It names a manifest alone; the files are known where they were pulled.
+        # The listing names only a manifest, so take the files from the cache.
         listing = cache.listing(wanted.model, wanted.version)
         return listing, held.enter_context(cache.use(listing)).paths
     places = {name: Path(file.source) for name, file in wanted.files.items()}
@@ -175,8 +175,8 @@ def _only(name: str, cache: WeightCache) -> str:
 
 
 def _packed(ref: str, settings: Settings) -> Iterator[tuple[Listing, Mapping[str, Path]]]:
-    """Yield what an image of a model would have of weights: see `swell build`."""
-    # What looks at models' code is of no use to other commands.
+    """Yield the weights that `swell build` would list for a model."""
+    # Imported here because other commands do not need it.
     from swell.containers.building import Wanted, packed_of  # noqa: PLC0415
 
     packed = packed_of(Wanted([ref], model_home(settings, [ref]), ""))
@@ -188,7 +188,7 @@ def _packed(ref: str, settings: Settings) -> Iterator[tuple[Listing, Mapping[str
 
 @contextmanager
 def _shown(model: str, clock: Clock) -> Iterator[Callable[[PushProgress], None]]:
-    """Give what shows how far a push is: as a bar, or as a line now and then in a log."""
+    """Yield a function that shows progress as a bar, or as lines without a terminal."""
     if not talk.is_terminal:
         last_s = clock.monotonic_s()
 

@@ -1,4 +1,4 @@
-"""`swell quotas`: limits of use and prepaid credits of keys and their users."""
+"""`swell quotas`: quotas and prepaid credits of keys and their users."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -14,10 +14,10 @@ Amount = int | None
 
 
 def micros_of(text: str) -> int:
-    """Return millionths of a dollar in such as `2.50` or `$2.50`.
+    """Parse an amount such as `2.50` or `$2.50` into millionths of a dollar.
 
     Raises:
-        typer.BadParameter: It is no amount.
+        typer.BadParameter: The text is not an amount.
     """
     try:
         return round(float(text.strip().removeprefix("$")) * 1e6)
@@ -102,7 +102,7 @@ def quotas(
 
 
 def _show(server: Server, key_id: str | None) -> None:
-    """Print quotas, accounts and the last grants; of one key where it is named."""
+    """Print quotas, accounts and the last grants, of one key or of all."""
 
     async def work(remote: Remote) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         found = (await remote.get("/v1/quotas"))["quotas"]

@@ -1,4 +1,4 @@
-"""What models print is talk: it goes to stderr, so that stdout holds our data alone."""
+"""Redirects the output of models to stderr, so that stdout holds only the command's data."""
 
 import contextlib
 import ctypes
@@ -9,23 +9,23 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def stdout_for_data() -> Iterator[None]:
-    """Send to stderr whatever is written to stdout while the block runs.
+    """Redirect stdout to stderr while the block runs.
 
-    Also what C code and child processes write, since it is the file descriptor that is turned.
+    The file descriptor is redirected, so output of C code and child processes is included.
     """
     python = sys.stdout
     python.flush()
     try:
         kept = os.dup(1)
     except OSError:
-        # It is closed: there is nothing to keep clean.
+        # stdout is closed.
         yield
         return
     try:
         _turn_to_stderr()
         yield
     finally:
-        # Whatever is still in a buffer was written before our data.
+        # Flush buffered output of the block to stderr before stdout is restored.
         for stream in {sys.stdout, python}:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
@@ -39,7 +39,7 @@ def _turn_to_stderr() -> None:
     try:
         os.dup2(2, 1)
     except OSError:
-        # No stderr either: nobody wants to hear it.
+        # stderr is closed too.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.close(nowhere)

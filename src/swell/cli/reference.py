@@ -1,4 +1,4 @@
-"""Writes the reference of commands and settings from the code; a test compares."""
+"""Writes the reference of commands and settings from the code; a test compares the pages."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from swell.settings.describe import describe
 
 
 class Part(StrEnum):
-    """What can be written."""
+    """Pages of the reference."""
 
     CLI = "cli"
     SETTINGS = "settings"

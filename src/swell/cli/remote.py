@@ -1,4 +1,4 @@
-"""The commands' way to a server, and the options that all of them have for it."""
+"""Connects commands to a server, and gives them the options for it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ __all__ = ["Remote", "Server", "ServerEvent", "asks_server", "call", "talks_to_s
 T = TypeVar("T")
 Work = Callable[[Remote], Awaitable[T]]
 
-#: Option → what it is, in the order in which `--help` shows them, after a command's own.
+#: Name → option and its default, in the order of `--help`, after a command's own options.
 _USUAL: dict[str, tuple[Any, Any]] = {
     "as_json": (Json, False),
     "url": (Url, None),
@@ -29,18 +29,18 @@ _USUAL: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True)
 class Server:
-    """The server that a command asks, and how it shows what comes back."""
+    """The server of a command, and the output format."""
 
     settings: Settings
     as_json: bool
 
     def call(self, work: Work[T]) -> T:
-        """Run `work` against the server."""
+        """Run `work` with a connection to the server."""
         return call(self.settings, work)
 
 
 def call(settings: Settings, work: Work[T]) -> T:
-    """Run a client command against the server that the settings name."""
+    """Run `work` with a connection to the server of the settings."""
 
     async def run() -> T:
         async with Remote(find_access(settings), settings.client.timeout_s) as remote:
@@ -50,12 +50,12 @@ def call(settings: Settings, work: Work[T]) -> T:
 
 
 def asks_server(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command `--json --url --key --data --config` in place of its parameter `server`."""
+    """Replace a command's parameter `server` with `--json --url --key --data --config`."""
     return in_place_of(command, "server", _USUAL, _server, are_last=True)
 
 
 def talks_to_server(command: Callable[..., T]) -> Callable[..., T]:
-    """As `asks_server`, for a command that has no JSON to print, or its own way to."""
+    """Do the same as `asks_server`, but without `--json`."""
     usual = {name: option for name, option in _USUAL.items() if name != "as_json"}
     return in_place_of(command, "server", usual, _server, are_last=True)
 

@@ -1,4 +1,4 @@
-"""`swell run`: a model in this process, without a server."""
+"""`swell run`: runs a model in this process, without a server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ from swell.settings.worker_settings import WorkerSettings
 
 
 def one_model(ref: str) -> Definition:
-    """Return the one model that a reference names.
+    """Return the model that a reference names.
 
     Raises:
-        InvalidRequest: It names several.
-        NotFound: There is none here.
+        InvalidRequest: The reference names several models.
+        NotFound: The model does not exist here.
     """
     try:
         found = load_models(ref)
@@ -86,7 +86,7 @@ def run_model(
                 if isinstance(error, RunFailed) and not isinstance(error, InputRejected):
                     _show_traceback(error)
                 raise
-            except Exception as error:  # whatever an author's code may raise
+            except Exception as error:  # a model's code may raise anything
                 progress.stop()
                 talk.print(author_traceback(error), end="", markup=False)
                 kind = type(error).__name__
@@ -127,7 +127,6 @@ def run_model(
 
 
 def _show_traceback(error: RunFailed) -> None:
-    """Print where a model failed, for its author."""
     cause = error.__cause__
     if cause is not None and not isinstance(cause, SwellError):
         talk.print(author_traceback(cause), end="", markup=False)
@@ -137,7 +136,7 @@ def _show_traceback(error: RunFailed) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What the command line says."""
+    """Options of the command."""
 
     ref: str
     prompt: str | None
@@ -150,18 +149,17 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Ran:
-    """What came of it."""
+    """Result of a run."""
 
     name: str
     version: str
     values: Mapping[str, Any]
     result: LocalResult
-    #: Seconds by what was done before the run.
+    #: Seconds by step before the run.
     timings: Mapping[str, float]
 
 
 def _here(asked: _Asked, progress: Progress) -> _Ran:
-    """Run it in this process."""
     definition = one_model(asked.ref)
     version = definition.version()
     checked = check_input(
@@ -182,7 +180,7 @@ def _here(asked: _Asked, progress: Progress) -> _Ran:
 
 
 def _beside(asked: _Asked, progress: Progress) -> _Ran:
-    """Run it in a process of its own environment."""
+    """Run the model in a process of its separate environment."""
     bar = progress.add_task(f"{asked.ref} loads", total=None)
     ran = uvloop.run(
         run_beside(

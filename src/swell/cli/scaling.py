@@ -23,7 +23,7 @@ from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.provider import InstanceState
 from swell.settings.load import Settings
 
-#: A worker that hands its leases back may take so long, beside what handing over takes.
+#: Time for a worker to return its leases, in addition to `worker.handover_s`, in seconds.
 _RELEASE_S = 2.0
 
 _POLL_S = 0.1
@@ -66,16 +66,16 @@ async def scaled(
     token: str,
     interrupts: Interrupts,
 ) -> AsyncIterator["asyncio.Task[None]"]:
-    """Scale the pools of the settings beside a backend while the block runs.
+    """Run the autoscaler next to a backend while the block runs.
 
-    Yields what ends when that cannot go on: never without pools.
+    Yields a task that ends if the autoscaler fails; it never ends without pools.
 
     Args:
-        settings: Which pools.
+        settings: Settings with the pools.
         clock: The time.
         service: The backend.
-        token: Of workers that end with this process; empty where they need one of their own.
-        interrupts: A second one ends draining early.
+        token: Key of workers that end with this process; empty if it starts none.
+        interrupts: The second signal ends draining early.
     """
     if not settings.pools:
         idle = asyncio.create_task(_for_ever())
@@ -107,7 +107,7 @@ async def scaled(
 
 
 async def _leave(settings: Settings, autoscaler: Autoscaler, interrupts: Interrupts) -> None:
-    """Let workers finish what they hold that end with this process; the others go on."""
+    """Drain the workers that end with this process; others continue."""
     await autoscaler.controller.close()
     outliving = needs_token(settings)
     own = [pool for pool in autoscaler.pools if pool.name not in outliving]
@@ -244,10 +244,10 @@ async def _dry_run(settings: Settings, as_json: bool) -> None:
 
 
 def queues_left_alone(settings: Settings) -> list[str]:
-    """Return the pools whose providers put notices in queues, which who only looks leaves there.
+    """Return the pools with a queue of reclaim notices, which a dry run must not read.
 
-    To read one is to take it: Amazon SQS counts each receipt, and sets aside what was received
-    too often, if it is told to.
+    Reading changes the queue: Amazon SQS counts each receipt, and moves messages with too many
+    receipts to a dead-letter queue, if there is one.
     """
     return [name for name, pool in settings.pools.items() if pool.options.get("notices_queue")]
 
@@ -257,4 +257,4 @@ async def _for_ever() -> None:
 
 
 async def _nobody() -> None:
-    """Wake nobody."""
+    """Do nothing: a dry run needs no wake-up."""

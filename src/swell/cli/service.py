@@ -1,4 +1,4 @@
-"""The backend in this process: opened, listening, and closed in order."""
+"""Runs the backend in this process: opens it, listens, and closes it in order."""
 
 import asyncio
 import contextlib
@@ -33,33 +33,33 @@ from swell.server.paced_accept import PacedServer
 from swell.server.uvicorn_guard import GuardedProtocol, guarded_protocol
 from swell.settings.load import Settings
 
-#: Connections that may wait to be accepted: a crowd connects at once.
+#: Connections that may wait to be accepted; many clients may connect at once.
 _BACKLOG = 4096
 
-#: Without a named port, this many after the usual one are tried.
+#: Number of ports to try after the default one, if no port is configured.
 _PORTS_TRIED = 100
 
-#: Requests whose clients are gone end by themselves within so many ticks, or are ended.
+#: After hanging up on clients, requests have this many ticks to end before they are cancelled.
 _HANG_UP_TICKS = 10
 _TICK_S = 0.1
 
-#: A browser that was here by TLS comes by TLS only, for a year. Not with a certificate for trials:
-#: it would hold for all that is ever served at `localhost`.
+#: Browsers use only TLS for a year. Not sent with a self-signed certificate: it would apply to
+#: every service at `localhost`.
 _ONLY_TLS = ("strict-transport-security", "max-age=31536000")
 
-#: How long the application may take to stop once nobody wants to wait any more.
+#: Longest time for the application to stop after that, in seconds.
 _STOP_S = 5.0
 
 
 class Interrupts:
-    """SIGINT and SIGTERM: the first asks, the second insists."""
+    """SIGINT and SIGTERM: the first asks for a graceful stop, the second for an immediate one."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
 
     def install(self) -> None:
-        """Listen from now on, in the running loop."""
+        """Install the signal handlers in the running loop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._take)
@@ -69,11 +69,11 @@ class Interrupts:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: stopping has an order that it does not know.
+    """uvicorn without its signal handlers, because `Service.stop` stops parts in order.
 
     Args:
         config: The configuration of uvicorn.
-        shared: The socket, if other processes accept from it as well.
+        shared: The socket, if other processes also accept from it.
     """
 
     def __init__(self, config: uvicorn.Config, shared: socket.socket | None) -> None:
@@ -85,7 +85,7 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application and listen."""
+        """Start the application, and listen."""
         if self._shared is None:
             await super().startup(sockets)
             return
@@ -105,12 +105,12 @@ class Service:
     """A running backend.
 
     Args:
-        backend: What it stands on.
-        url: Where clients reach it.
-        local_url: Where it listens.
-        server: The HTTP server, started.
-        serving: Ends when the server has ended.
-        tls: Its certificate; None where it does not speak TLS.
+        backend: Parts of the backend.
+        url: URL for clients.
+        local_url: URL of the listening socket.
+        server: The started HTTP server.
+        serving: Task that ends with the server.
+        tls: The certificate; None without TLS.
     """
 
     def __init__(
@@ -131,22 +131,22 @@ class Service:
 
     @property
     def app(self) -> App:
-        """What answers the requests."""
+        """The ASGI application."""
         app = self._server.config.app
         assert isinstance(app, App), "it was made so"
         return app
 
     @property
     def ca_file(self) -> str:
-        """The certificate that clients beside it trust it by; empty where it speaks no TLS."""
+        """File of the certificate, for clients on this machine; empty without TLS."""
         return "" if self.tls is None else str(self.tls.cert.absolute())
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """Stop listening and let open requests end; end them when `hurry` is set."""
+        """Stop listening, and let open requests end; hang up when `hurry` is set."""
         self._server.should_exit = True
         insisted = asyncio.create_task(hurry.wait())
         await asyncio.wait({self.serving, insisted}, timeout=0.3)
-        # Streams would go on until their tasks end; their readers can take them up again.
+        # End event streams now; clients can reopen them at another server.
         self.backend.bus.end()
         await asyncio.wait({self.serving, insisted}, return_when=asyncio.FIRST_COMPLETED)
         insisted.cancel()
@@ -156,9 +156,9 @@ class Service:
             await self.serving
 
     async def _end_requests(self) -> None:
-        """Hang up on everybody; what the application does at its end has a little time still.
+        """Hang up on all clients, and give the application a short time to shut down.
 
-        The server is not told to hurry: it would leave that out.
+        uvicorn's `force_exit` is not used because it skips the application's shutdown.
         """
         state = self._server.server_state
         for _ in range(_HANG_UP_TICKS):
@@ -185,18 +185,18 @@ async def open_service(
     """Run the backend while the block runs.
 
     Args:
-        settings: What it is made of, and where it listens.
-        clock: For all of it.
-        hurry: Set when nobody wants to wait for open requests any more.
-        shared: The socket that it listens on, if other processes accept from it as well.
-        tally: With whom it adds up its numbers.
+        settings: The settings.
+        clock: The time.
+        hurry: Set to hang up on open requests.
+        shared: The socket to listen on, if other processes also accept from it.
+        tally: Adds the metrics of other processes.
 
     Raises:
         Conflict: Another backend runs on the same data folder.
         CommandFailed: The port is taken, or the server did not start.
     """
     _allow_many_connections()
-    # Processes on one port share a folder, which their parent holds.
+    # If processes share a port, their parent holds the lock of the folder.
     with locked_folder(settings) if shared is None else contextlib.nullcontext():
         listener = listen(settings) if shared is None else shared
         models = launchable_models(settings)
@@ -231,10 +231,10 @@ async def open_service(
 
 @contextlib.contextmanager
 def locked_folder(settings: Settings) -> Iterator[None]:
-    """Hold the data folder; commands find a server there only while it listens.
+    """Lock the data folder while the block runs, and remove a stale server URL from it.
 
     Raises:
-        AlreadyRunning: Another backend holds it.
+        AlreadyRunning: Another backend holds the lock.
         Unusable: The folder cannot be written.
     """
     with lock_data(settings.data_dir):
@@ -251,7 +251,7 @@ def _forget_server(settings: Settings) -> None:
 
 
 def launchable_models(settings: Settings) -> list[str]:
-    """Return the names of the models for which workers are started: none without a pool."""
+    """Return the names of the models that workers of this machine or of pools can serve."""
     own = [] if settings.pool.workers == 0 else names_of(settings)
     return list(dict.fromkeys([*own, *pool_models(settings)]))
 
@@ -267,7 +267,7 @@ def _config(settings: Settings, backend: Backend, tls: ServerTls | None) -> uvic
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        # Longer than clients keep idle connections, so that they close them and not we.
+        # Longer than clients keep idle connections, so that the client closes them.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.server.drain_s)),
         backlog=_BACKLOG,
@@ -277,7 +277,7 @@ def _config(settings: Settings, backend: Backend, tls: ServerTls | None) -> uvic
 
 
 async def _serving(server: uvicorn.Server, listener: socket.socket) -> "asyncio.Task[None]":
-    """Start a server, and return what ends when it has ended."""
+    """Start a server, and return a task that ends with it."""
     _collect_rarely()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
@@ -289,12 +289,12 @@ async def _serving(server: uvicorn.Server, listener: socket.socket) -> "asyncio.
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Return a socket that listens where the settings say.
+    """Return a socket that listens on the configured address.
 
-    On this machine alone and without a named port, it takes the next free one if 8000 is taken.
+    On a loopback address without a configured port, it takes the next free port if 8000 is taken.
 
     Raises:
-        CommandFailed: The address cannot be listened on.
+        CommandFailed: The address is not available.
     """
     host, port = settings.server.host, settings.server.port
     is_named = "port" in settings.server.model_fields_set or not is_loopback(host)
@@ -321,12 +321,12 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def url_of(settings: Settings, local_url: str) -> str:
-    """Return where clients reach what listens at a URL."""
+    """Return the URL for clients: `server.public_url`, or else the local one."""
     return (settings.server.public_url or local_url).rstrip("/")
 
 
 def local_url_of(listener: socket.socket, *, is_tls: bool) -> str:
-    """Return where this machine reaches what listens on a socket."""
+    """Return the URL of a listening socket on this machine."""
     host, port = listener.getsockname()[:2]
     scheme = "https" if is_tls else "http"
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -336,9 +336,9 @@ def local_url_of(listener: socket.socket, *, is_tls: bool) -> str:
 
 
 def _collect_rarely() -> None:
-    """Spare the garbage collector what lives as long as the process, and most of its rounds.
+    """Exclude long-lived objects from garbage collection, and run it less often.
 
-    Hardly anything here is cyclic; the default looks through everything every few requests.
+    Few objects here are cyclic, and the default thresholds start a collection every few requests.
     """
     gc.collect()
     gc.freeze()
@@ -346,7 +346,7 @@ def _collect_rarely() -> None:
 
 
 def _allow_many_connections() -> None:
-    """Every open event stream is a file descriptor; take as many as the system allows."""
+    """Raise the limit of file descriptors: every open event stream needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         with contextlib.suppress(ValueError, OSError):

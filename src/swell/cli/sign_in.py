@@ -1,7 +1,8 @@
 """The link that signs a browser in, and `swell open`, which prints it again.
 
-The link holds the local key of the data folder. It is never written to a log: where stdout is a
-file, or a pipe of a backend that other machines reach, `swell open` is named instead.
+The link contains the local key of the data folder, so it must not get into a log. If stdout is a
+file, or a pipe of a backend that other machines can reach, the backend prints a hint to use
+`swell open` instead.
 """
 
 import os
@@ -22,12 +23,12 @@ from swell.settings.load import Settings
 
 
 def sign_in_link(access: Access) -> str:
-    """Return the address that signs a browser in."""
+    """Return the URL that signs a browser in."""
     return f"{access.url}/#/key/{access.key}"
 
 
 def show_link(settings: Settings, access: Access) -> None:
-    """Print the link of a backend that has started here, and open it on a desktop."""
+    """Print the link of a backend on this machine, and open it on a desktop."""
     if built_app() is None:
         talk.print("  No web app: build it with `make web` (needs Node.js 20.19 or newer)")
         return
@@ -65,13 +66,13 @@ def open_browser(
 
 
 def _open_on_desktop(settings: Settings, access: Access) -> None:
-    """Open a browser by a file of the data folder: arguments of a process are no secret."""
+    """Open a browser with a private file: other users can read a process's arguments."""
     own = read_access(settings.data_dir)
     is_own = own is not None and own.key == access.key
     if not (settings.client.browser and is_own and sys.stdout.isatty() and has_desktop()):
         return
     path = settings.data_dir / "open.html"
-    path.unlink(missing_ok=True)  # An older file may have other permissions.
+    path.unlink(missing_ok=True)  # an older file may have other permissions
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(f'<meta http-equiv="refresh" content="0; url={sign_in_link(access)}">\n')
     webbrowser.open(path.absolute().as_uri())

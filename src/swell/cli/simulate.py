@@ -1,4 +1,4 @@
-"""`swell simulate`: workers, waiting times and costs of a demand."""
+"""`swell simulate`: workers, waiting times and costs for a demand."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -35,10 +35,10 @@ from swell.simulator.traces import Trace
 _MICROS: Final = 1e6
 _DAY_S: Final = 86_400.0
 
-#: Before the beginning arrivals are known for so long, in seconds.
+#: Length of the known arrivals before the start, in seconds.
 _KNOWN_S: Final = 960.0
 
-#: What a picture costs at an API elsewhere where the settings do not say, in dollars.
+#: Default price of a picture at an external API, in dollars.
 _API_PICTURE: Final = 0.04
 
 _KINDS: Final[Mapping[str, str]] = {
@@ -214,18 +214,18 @@ def simulate(
 
 
 class _Short(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """What becomes of it with a smaller quota, of the real size."""
+    """Result with a smaller quota, at full size."""
 
     most: int
     told: Told
 
 
 class _Answer(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """All that is told."""
+    """Everything that the command prints."""
 
     asked: Asked
     told: Told
-    #: So many times as large as what was simulated is what was asked for.
+    #: Requested size divided by the simulated size.
     size: float
     short: _Short | None
     quotas: list[launch.Quota]
@@ -234,14 +234,14 @@ class _Answer(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
 
 class _Rivals(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """The policy and others over the least, with one pool without limits."""
+    """Costs of Swell's and other policies relative to the lower bound, with one unlimited pool."""
 
     swell: float
     late: float
     others: list[Any]
 
 
-# ---- what is asked
+# ---- options
 
 
 def _demand(name: str | None, users: float | None, every_s: float, scale: float) -> Trace | Crowd:
@@ -280,13 +280,14 @@ def _speed(per_s: float, times: str | None) -> Speed:
 
 
 class _Like(NamedTuple):
-    """What workers are like, as far as their pools do not say it.
+    """Properties of workers that their pools do not define.
 
     Args:
-        speed: How long a task takes: of times that were measured, alone on its worker.
-        is_measured: Whether it is of such; else it says what a worker draws that has enough to do.
-        slots: How many tasks it draws at once; None for what its pool says, or one.
-        slower: How many times as long one takes where 1, 2, 3 … are drawn at once.
+        speed: Time per task.
+        is_measured: Whether `speed` has measured times of single tasks; else it is the throughput
+            of a busy worker.
+        slots: Tasks that run at once; None for the pool's slots, or one.
+        slower: Slowdown of a task with 1, 2, 3 … tasks at once.
     """
 
     speed: Speed
@@ -295,17 +296,17 @@ class _Like(NamedTuple):
     slower: tuple[float, ...]
 
     def at(self, rate: float | None, slots: int | None) -> tuple[Speed, int]:
-        """Return how long tasks take on a worker, and how many at once it draws.
+        """Return a worker's time per task, and the number of tasks at once.
 
         Args:
-            rate: Samples per second of one that has enough to do; None where its pool does not say.
-            slots: As its pool says; None where it does not.
+            rate: The pool's samples per second of a busy worker, or None.
+            slots: The pool's slots, or None.
         """
         many = self.slots or slots or 1
         slower = self.slower or tuple(float(n) for n in range(1, many + 1))
         speed = self.speed if rate is None else fixed(1.0 / rate)
         if rate is not None or not self.is_measured:
-            # Told is what it draws with all slots busy.
+            # The rate is that of a worker with all slots busy.
             times = many / slower[min(many, len(slower)) - 1]
             speed = msgspec.structs.replace(speed, per_sample_s=speed.per_sample_s * times)
         return msgspec.structs.replace(speed, slower=slower if many > 1 else ()), many
@@ -327,10 +328,10 @@ def _slower(told: str | None) -> tuple[float, ...]:
 
 
 def _shares(told: list[str], demand: Trace | Crowd) -> dict[str, float]:
-    """Return model → what share of tasks asks for it.
+    """Return model → share of the tasks.
 
     Raises:
-        InvalidRequest: That is not said as it should be.
+        InvalidRequest: A share is invalid, or the demand has its own models.
     """
     if isinstance(demand, Crowd):
         if told:
@@ -375,7 +376,7 @@ def _pools(
         pool = _pool(name, each, own, start_s)
         own_speeds, slots = {}, 1
         for model in models:
-            if model == MODEL:  # whichever it is: the slowest that the pool tells of
+            if model == MODEL:  # any model: take the pool's slowest
                 rate = min(each.rates.values(), default=None)
             elif model in each.models:
                 rate = each.rates.get(model)
@@ -418,7 +419,7 @@ def _level(name: str | None) -> Level | None:
 
 
 def _small(asked: Asked) -> tuple[Asked, float]:
-    """Return what is simulated, and so many times as large is what was asked for."""
+    """Scale the demand down to a size that can be simulated; return it and the factor."""
     demand = asked.demand
     if not isinstance(demand, Trace):
         return asked, 1.0
@@ -447,7 +448,7 @@ def _check_quota(quota: int | None, size: float) -> None:
 
 
 def _gpu(told: str) -> str:
-    """Return a GPU as the price book calls it."""
+    """Return the price book's spelling of a GPU."""
     known = sorted({each.gpu for each in LIST})
     for each in known:
         if each.casefold() == told.casefold():
@@ -505,7 +506,7 @@ def _compared(asked: Asked) -> _Rivals:
     return _Rivals(swell=told.worker_s / least_s, late=told.late, others=others)
 
 
-# ---- what is told
+# ---- output
 
 
 def _show(answer: _Answer) -> None:

@@ -1,11 +1,12 @@
-"""Numbers of several backend processes on one port, added up.
+"""Adds up the metrics of several backend processes on one port.
 
-Whoever asks for `/metrics` reaches one of them. So each writes its numbers to a file every two
-seconds, or less often where that takes long or nobody asks, and the one that is asked adds those of
-the others to its own: counters and histograms, and the open event streams. Of open files and of
-starts one number stands for all, so that it does not depend on who was asked. Other gauges are the
-same for all, or the process's own. A process that has ended still counts, so that no counter goes
-back while the service runs.
+A request for `/metrics` reaches one of the processes. So each process writes its metrics to a file
+every two seconds, or less often if that takes long or no client scrapes them. The process that gets
+the request adds the files of the others to its metrics.
+
+Counters, histograms and the gauge of open event streams are added. For open files the largest value
+counts, for the start time the earliest. Other gauges are the same in all processes, or belong to
+one process. Files of ended processes still count, so that no counter decreases.
 """
 
 import contextlib
@@ -23,35 +24,35 @@ from swell.core.clock import Clock
 
 _EVERY_S: Final = 2.0
 
-#: It takes no more than one part of so many of a process's time, unless that makes the numbers too
-#: old, in seconds.
+#: Writing takes at most 1/`_PARTS` of a process's time, but happens every `_RARELY_S` seconds at
+#: least.
 _PARTS: Final = 100
 _RARELY_S: Final = 5.0
 
-#: If nobody has asked for so long, numbers are written rarely, in seconds.
+#: Metrics are written rarely if the last request for them is older, in seconds.
 _ASKED_S: Final = 120.0
 
-#: A file that was not written for so long is one of a process that hangs or has ended, in seconds.
+#: A file that is older belongs to a process that hangs or has ended, in seconds.
 _STALE_S: Final = 10.0
 
 _TYPE: Final = re.compile(r"# TYPE (\S+) (\S+)")
 
-#: Gauges that are each process's own and make sense for all that live: their sum, or the most,
-#: since each has a limit of its own.
+#: Gauges of one process → how to combine those of all live processes. Each process has a separate
+#: limit of open files, so the largest number counts.
 _OF_ALL_LIVE: Final[Mapping[str, Callable[[float, float], float]]] = {
     "swell_event_streams": operator.add,
     "process_open_fds": max,
 }
 
-#: When the first process of the service started; it may have ended since.
+#: Start time; the earliest counts, also of an ended process.
 _SINCE: Final = "process_start_time_seconds"
 
 
 class Tally:
-    """The files of all processes.
+    """The metrics files of all processes.
 
     Args:
-        folder: Where they lie.
+        folder: The folder of the files.
         clock: The time.
     """
 
@@ -59,17 +60,17 @@ class Tally:
         self._folder = folder
         self._clock = clock
         self._own = folder / f"{os.getpid()}.prom"
-        #: Its time is when somebody asked last.
+        #: Its modification time is the time of the last request.
         self._asked = folder / "asked"
 
     def clear(self) -> None:
-        """Forget all that was counted: the service starts."""
+        """Delete all files at the start of the service."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (*self._folder.glob("*.prom"), self._asked):
             path.unlink(missing_ok=True)
 
     def fold(self) -> None:
-        """Make one file of those of processes that have ended."""
+        """Merge the files of ended processes into one."""
         with self._locked(fcntl.LOCK_EX):
             gone = self._folder / "0.prom"
             ended = [
@@ -84,7 +85,7 @@ class Tally:
                     path.unlink()
 
     async def keep(self, text: Callable[[], bytes]) -> None:
-        """Write this process's numbers down for the others, again and again."""
+        """Write this process's metrics to its file repeatedly."""
         while True:
             began_s = self._clock.monotonic_s()
             self.write(text())
@@ -98,12 +99,12 @@ class Tally:
         return False
 
     def write(self, text: bytes) -> None:
-        """Write this process's numbers down."""
-        with contextlib.suppress(OSError):  # A full disk must stop nothing.
+        """Write this process's metrics to its file."""
+        with contextlib.suppress(OSError):  # a full disk must not stop the process
             self._write(self._own, text.decode())
 
     def together(self, text: bytes) -> bytes:
-        """Return this process's numbers, with those of the others added."""
+        """Return this process's metrics with those of the others added."""
         now_s = self._clock.now().timestamp()
         with contextlib.suppress(OSError):
             self._asked.touch()
@@ -132,12 +133,12 @@ class Tally:
 
 
 def added_up(own: str, ended: Iterable[str], live: Iterable[str]) -> str:
-    """Return numbers in the text format of Prometheus, with those of other processes added. Pure.
+    """Add up metrics in the text format of Prometheus. Pure.
 
     Args:
-        own: Whose gauges stand.
-        ended: Of processes that have ended or hang.
-        live: Of processes whose open event streams and files count too.
+        own: Metrics of this process; most gauges are taken from here.
+        ended: Metrics of processes that have ended or hang.
+        live: Metrics of live processes; some of their gauges count too.
     """
     parts = _parse(own)
     for texts, is_live in ((ended, False), (live, True)):
@@ -157,7 +158,7 @@ def added_up(own: str, ended: Iterable[str], live: Iterable[str]) -> str:
 
 
 def _together(name: str, kind: str, is_live: bool) -> Callable[[float, float], float] | None:
-    """Return what makes one number of two processes'; None where one's own stands."""
+    """Return the function that combines two processes' values; None to keep the own value."""
     if kind in ("counter", "histogram"):
         return operator.add
     if name == _SINCE:
@@ -170,7 +171,7 @@ _Family = tuple[list[str], str, dict[str, float]]
 
 
 def _parse(text: str) -> dict[str, _Family]:
-    """Return metrics by name, in order."""
+    """Parse the text format into metrics by name, in order."""
     found: dict[str, _Family] = {}
     comments: list[str] = []
     current: dict[str, float] = {}

@@ -28,7 +28,7 @@ from swell.core.errors import InvalidRequest
 from swell.core.task import TaskState
 from swell.core.telemetry import printable
 
-#: How much of a worker's log is searched for a failed task.
+#: End of a worker's log that is searched for a failed task.
 _LOG_TAIL_BYTES = 5_000_000
 
 app = group("Submit, follow, list, cancel, retry and delete tasks.")
@@ -290,7 +290,7 @@ def _confirm(tasks: list[dict[str, Any]]) -> None:
     """Ask for confirmation.
 
     Raises:
-        InvalidRequest: stdin is no terminal.
+        InvalidRequest: stdin is not a terminal.
     """
     for task in tasks:
         talk.print(f"{task['id']}  {task['model']}  {task['state']}", markup=False)
@@ -301,7 +301,7 @@ def _confirm(tasks: list[dict[str, Any]]) -> None:
 
 
 def _removed(before: dict[str, Any]) -> str:
-    """Return in words what a task lost that was like this."""
+    """Describe the data that a task had before its deletion."""
     gone, files = before["data_removed"], before["artifacts"]
     parts = [] if "inputs" in gone else ["input and its files"]
     if files:
@@ -342,7 +342,7 @@ def _print_result(server: Server, task: dict[str, Any], saved: list[Path]) -> No
 
 
 def _point_to_log(server: Server, task: dict[str, Any]) -> None:
-    """Name the log with the traceback of a failed task, where a worker of this folder ran it."""
+    """Print the path of a failed task's log, if a worker of this data folder ran it."""
     if task["state"] != "failed":
         return
     for path in sorted((server.settings.data_dir / "logs").glob("*.log"), reverse=True):
@@ -357,7 +357,7 @@ def _say_told(task: dict[str, Any]) -> None:
 
 
 def _retries(task: dict[str, Any]) -> int:
-    """Return how often a task was repeated; each stage of a pipeline has its own first attempt."""
+    """Return the number of retries, without the first attempt of each stage of a pipeline."""
     attempts = [stage["attempts"] for stage in task.get("stages") or ()] or [task["attempt"]]
     return sum(max(0, each - 1) for each in attempts)
 

@@ -1,4 +1,4 @@
-"""Tasks and estimates for people, as lines with a name.
+"""Formats tasks and estimates as named lines.
 
 Members that an older server does not send are left out.
 """
@@ -12,12 +12,12 @@ from swell.cli.follow import time_line
 from swell.cli.output import ago, seconds
 from swell.core.billing.money_format import dollars
 
-#: Longest value of an input or output in one line, in characters.
+#: Longest value of an input or output, in characters.
 _LONG = 200
 
 
 def task_lines(task: Mapping[str, Any], now: datetime) -> Iterator[tuple[str, str]]:
-    """Yield everything about a task: a line for each member that has a value."""
+    """Yield a line for each member of a task that has a value."""
     yield "id", task["id"]
     yield "model", f"{task['model']}:{task['version']}"
     yield "state", _state(task)
@@ -67,7 +67,7 @@ def _state(task: Mapping[str, Any]) -> str:
 
 
 def _value_lines(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield a value: the members of an object one by one, below its name."""
+    """Yield a value; an object gets one line per member, below its name."""
     if not isinstance(value, Mapping):
         yield name, _shown(value)
         return
@@ -81,7 +81,7 @@ def _shown(value: Any) -> str:
 
 
 def told_lines(task: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield warnings, what was changed so that a task could be accepted, its stages and notes."""
+    """Yield a task's warnings, changed fields, stages and notes."""
     warnings = task.get("warnings") or ()
     for warning in warnings:
         yield "warning", warning_text(warning["message"], warning.get("suggestions") or ())
@@ -102,7 +102,7 @@ def warning_text(message: str, suggestions: Sequence[str]) -> str:
 
 
 def spent_line(task: Mapping[str, Any]) -> str:
-    """Return where the time of a task or stage went, and what it cost where that is known."""
+    """Return the times of a task or stage, and its cost if known."""
     cost = task.get("cost_micros")
     return time_line(task) + ("" if cost is None else f" · {dollars(cost)}")
 
@@ -130,7 +130,7 @@ def estimate_lines(estimate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _change(change: Mapping[str, Any]) -> str:
-    """Return what was changed of a request, such as `steps 40 → 22`."""
+    """Return a changed field of a request, such as `steps 40 → 22`."""
     name = change["field"].removeprefix("/input").removeprefix("/")
     return f"{name} {change['from']} → {change['to']}"
 

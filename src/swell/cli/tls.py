@@ -1,4 +1,4 @@
-"""TLS of the HTTP service: certificates from files, or one made for trials.
+"""TLS of the HTTP service: certificates from files, or a self-signed one.
 
 Source:
     RFC 9325 (recommendations for TLS), RFC 5280 (certificates).
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("swell.tls")
 
-#: The files are looked at so often, in seconds.
+#: Interval for checking the files for changes, in seconds.
 _LOOK_S: Final = 5.0
 
-#: How long a certificate for trials lasts, and how long before its end another is made.
+#: Lifetime of a self-signed certificate, and time before its end at which it is replaced.
 _LASTS: Final = timedelta(days=397)
 _RENEWED_BEFORE: Final = timedelta(days=30)
 
@@ -46,7 +46,7 @@ class ServerTls:
     Args:
         cert: File of the certificate and its chain.
         key: File of its private key.
-        is_self_signed: Whether it was made for trials.
+        is_self_signed: Whether Swell created the certificate.
     """
 
     def __init__(self, cert: Path, key: Path, *, is_self_signed: bool) -> None:
@@ -58,31 +58,31 @@ class ServerTls:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the certificate, as tools show it."""
+        """SHA-256 of the certificate, such as `AB:CD:…`."""
         pem = self.cert.read_text().partition("-----END CERTIFICATE-----")
         der = ssl.PEM_cert_to_DER_cert("".join(pem[:2]) + "\n")
         return hashlib.sha256(der).digest().hex(":").upper()
 
     async def watch(self, clock: Clock) -> None:
-        """Use the files anew whenever they change, for connections that come after it."""
+        """Load the files whenever they change; new connections use the new certificate."""
         while True:
             await clock.sleep(_LOOK_S)
             self.refresh()
 
     def refresh(self, *, is_asked: bool = False) -> bool:
-        """Read the files again if they have changed; return whether that was done.
+        """Load the files if they have changed; return whether a new certificate is in use.
 
-        What cannot be used changes nothing, and is looked at again when it changes again.
+        Invalid files are ignored until they change again.
 
         Args:
-            is_asked: Read them in any case.
+            is_asked: Load them even if they have not changed.
         """
         stamp = self._look()
         if stamp == self._stamp and not is_asked:
             return False
         self._stamp = stamp
         try:
-            # First aside: a certificate without its key must not break the one in use.
+            # Try a new context first: a certificate without its key would break the one in use.
             open_cert(self.cert, self.key)
             self.context.load_cert_chain(self.cert, self.key, password="")
         except (InvalidRequest, OSError, ValueError) as error:
@@ -101,10 +101,10 @@ class ServerTls:
 
 
 async def open_tls(settings: Settings, clock: Clock) -> ServerTls | None:
-    """Return the certificate that the settings name, made if it is one for trials; None for none.
+    """Return the configured certificate, or create a self-signed one; None without TLS.
 
     Raises:
-        InvalidRequest: The files cannot be used; or what makes certificates is not installed.
+        InvalidRequest: The files cannot be used, or the extra `tls` is not installed.
     """
     server = settings.server
     if server.tls_cert is not None and server.tls_key is not None:
@@ -119,7 +119,7 @@ async def open_tls(settings: Settings, clock: Clock) -> ServerTls | None:
 
 
 def read_again_at_hangup(tls: ServerTls | None) -> None:
-    """Read the certificate again at each SIGHUP, which would end the process otherwise."""
+    """Load the certificate again at each SIGHUP, which would otherwise end the process."""
 
     def hang_up() -> None:
         if tls is None:
@@ -131,25 +131,25 @@ def read_again_at_hangup(tls: ServerTls | None) -> None:
 
 
 def tell_fingerprint(tls: ServerTls | None) -> None:
-    """Tell a person by what a certificate for trials is known; nothing of others."""
+    """Print the fingerprint of a self-signed certificate."""
     if tls is not None and tls.is_self_signed:
         talk.print(f"TLS for trials: trust {tls.cert}", markup=False, soft_wrap=True)
         talk.print(f"  SHA-256 {tls.fingerprint}", markup=False, soft_wrap=True)
 
 
 def open_cert(cert: Path, key: Path) -> ssl.SSLContext:
-    """Return what the server speaks TLS with.
+    """Return a TLS context with a certificate.
 
     Raises:
-        InvalidRequest: There is no such certificate, it is not in PEM, or the key is not its own or
-            has a password.
+        InvalidRequest: The certificate does not exist or is not PEM, or the key does not match it
+            or has a password.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # A password would be asked for on the terminal.
+        # The empty password prevents a prompt on the terminal.
         context.load_cert_chain(cert, key, password="")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
@@ -162,7 +162,7 @@ def open_cert(cert: Path, key: Path) -> ssl.SSLContext:
 
 
 def _names(server: ServerSettings) -> list[str]:
-    """Return what a certificate for trials is for."""
+    """Return the names for a self-signed certificate."""
     names = ["localhost", "127.0.0.1", "::1", socket.gethostname(), *server.hosts]
     if server.host not in ("0.0.0.0", "::"):
         names.append(server.host)
@@ -172,7 +172,7 @@ def _names(server: ServerSettings) -> list[str]:
 
 
 def _ensure(cert: Path, key: Path, names: Sequence[str], now: datetime) -> None:
-    """Make a certificate where there is none that is still good for these names."""
+    """Create a certificate unless there is a valid one for these names."""
     try:
         from cryptography import x509  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -201,7 +201,7 @@ def _alternatives(names: Sequence[str]) -> "list[x509.GeneralName]":
         try:
             found.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
-            # What a machine calls itself may be no name of a host; those of settings are.
+            # The machine's name may not be a valid host name; configured names are valid.
             with contextlib.suppress(UnicodeError):
                 found.append(x509.DNSName(name.encode("idna").decode()))
     return found
@@ -228,7 +228,7 @@ def _make(cert: Path, key: Path, names: Sequence[str], now: datetime) -> None:
         decipher_only=False,
     )
     identifier = x509.SubjectKeyIdentifier.from_public_key(public)
-    # It is its own authority, so that trusting it trusts nothing else.
+    # The certificate is its own authority, so clients that trust it trust no other one.
     made = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -11,9 +11,9 @@ def bring_translations(source: str, languages: list[str], as_json: bool) -> None
     """Unpack packages of Argos Translate.
 
     Args:
-        source: A file, a folder of files, or the address of a mirror.
-        languages: Only packages from these; all where it is empty.
-        as_json: Print what was unpacked as JSON.
+        source: A file, a folder of files, or the URL of a mirror.
+        languages: Source languages of the packages; empty for all.
+        as_json: Print the unpacked packages as JSON.
     """
     argos_packages = demo_module("argos_packages")
     folder = argos_folders()[0]

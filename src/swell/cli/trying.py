@@ -1,4 +1,4 @@
-"""`swell models try`: serve a model on trial, here or as a worker of a server."""
+"""`swell models try`: serves a model on trial, here or as a worker of a server."""
 
 import asyncio
 import tempfile
@@ -27,7 +27,7 @@ from swell.settings.load import Settings
 if TYPE_CHECKING:
     from swell.cli.keyring import Keyring
 
-#: The file is looked at so often, in seconds.
+#: Interval for checking the file and the workers, in seconds.
 _LOOK_S = 0.5
 
 
@@ -95,7 +95,7 @@ def try_model(
 
 @contextmanager
 def _served(file: str, name: str | None, settings: Settings) -> Iterator[str]:
-    """Yield the reference of a model; of a folder, by a file that is there meanwhile."""
+    """Yield the reference of a model; for a folder, of a temporary file that describes it."""
     if not Path(file).is_dir():
         if name is not None:
             raise InvalidRequest("--name is for folders of weights; code names its model itself")
@@ -106,13 +106,13 @@ def _served(file: str, name: str | None, settings: Settings) -> Iterator[str]:
 
 
 def _chosen(settings: Settings, ref: str) -> Settings:
-    """Return settings of a worker that serves nothing else."""
+    """Return the settings of a worker that serves only this model."""
     worker = settings.worker.model_copy(update={"models": (ref,), "optional": (), "added": False})
     return settings.model_copy(update={"worker": worker})
 
 
 def _serve(settings: Settings, ref: str, reload: bool, as_json: bool) -> None:
-    # Other commands about models need not wait for a whole service to be imported.
+    # Imported here because other commands about models do not need the service.
     from swell.cli.sign_in import show_link  # noqa: PLC0415
     from swell.cli.up import run_up  # noqa: PLC0415
 
@@ -123,7 +123,7 @@ def _serve(settings: Settings, ref: str, reload: bool, as_json: bool) -> None:
 
     async def ready(keyring: "Keyring") -> bool:
         versions = await _live(keyring)
-        # Whoever reads that it is served may save at once.
+        # Read the file's time before the message, because the user may save right after it.
         saved = _saved(Path(ref)) if reload else None
         _tell(keyring.access.url, versions, as_json, keyring.access.key)
         if not as_json:
@@ -152,7 +152,7 @@ async def _reload(
     timeout_s: float,
     as_json: bool,
 ) -> None:
-    """Have the worker end whenever a file was saved: the next one loads it anew."""
+    """Drain the worker whenever the file changes; the next worker loads the new version."""
     while True:
         await asyncio.sleep(_LOOK_S)
         now = _saved(file)
@@ -170,7 +170,7 @@ async def _reload(
 async def _new_version(
     keyring: "Keyring", known: dict[str, str], timeout_s: float, as_json: bool
 ) -> dict[str, str]:
-    """Wait for a worker that brings another version, tell of it, and return what is served now."""
+    """Wait for a worker with a new version, announce it, and return the versions served."""
     for _ in range(round(timeout_s / _LOOK_S)):
         await asyncio.sleep(_LOOK_S)
         there = await _live(keyring)
@@ -182,7 +182,7 @@ async def _new_version(
 
 
 async def _live(keyring: "Keyring") -> dict[str, str]:
-    """Return the models that workers serve, with their versions."""
+    """Return model → version of all live workers."""
     versions: dict[str, str] = {}
     for worker in await keyring.backend.registry.workers():
         if worker.gone_at is None and not worker.draining:
@@ -198,7 +198,7 @@ def _saved(file: Path) -> tuple[int, int] | None:
 
 
 def _join(settings: Settings, ref: str, as_json: bool) -> None:
-    # As above.
+    # Imported here because other commands do not need it.
     from swell.cli.worker import serve_worker  # noqa: PLC0415
 
     url = settings.client.url.rstrip("/")
@@ -229,10 +229,10 @@ async def _worker_key(remote: Remote, models: list[str]) -> dict[str, str]:
 
 
 def _check_free(settings: Settings, versions: dict[str, str]) -> None:
-    """Check that no task that names no version would come to the trial.
+    """Check that the trial gets no task that names no version.
 
     Raises:
-        Conflict: Another version of a model is live there, and nobody has staged it.
+        Conflict: Another version of the model is live, but was never promoted.
     """
     known = call(settings, lambda remote: remote.get("/v1/models"))["models"]
     for card in known:
@@ -248,11 +248,11 @@ def _check_free(settings: Settings, versions: dict[str, str]) -> None:
 
 
 def _is_staged(settings: Settings, model: str) -> bool:
-    """Whether what names no version goes to one that somebody has chosen."""
+    """Whether an operator has chosen the live version of a model."""
     try:
         told = call(settings, lambda remote: remote.get(f"/v1/models/{model}/adoption"))
     except Refused:
-        # A key that may not ask, or a server that does not know how.
+        # The key lacks permission, or the server is older than this endpoint.
         return False
     return bool(told["is_staged"])
 

@@ -1,4 +1,4 @@
-"""`swell up` and `swell serve`: the backend, with or without workers of its own."""
+"""`swell up` and `swell serve`: run the backend, with or without workers."""
 
 import asyncio
 import json
@@ -37,36 +37,36 @@ from swell.core.records import ModelCard
 from swell.server.billing.cost_routes import instance_ended
 from swell.settings.load import Settings
 
-#: Called once with what opens the server; returns whether it is to be stopped.
+#: Called once when the service is ready; returns True to stop it.
 OnReady = Callable[[Keyring], Awaitable[bool]]
 
-#: So many failed starts without one worker that registered, and `swell up` gives up.
+#: `swell up` gives up after this many failed starts without a registered worker.
 _HOPELESS = 4
 
-#: Ends of workers that no further start can better: their models are wrong, or do not exist.
+#: Exit codes of workers that a restart cannot fix: a model is wrong, or does not exist.
 _FINAL = frozenset({Exit.USAGE, Exit.NOT_FOUND})
 
 _POLL_S = 0.05
 
-#: A worker that hands its leases back may take so long, beside what handing over takes.
+#: Time for a worker to return its leases, in addition to `worker.handover_s`, in seconds.
 _RELEASE_S = 2.0
 
 
 class WrongModels(InvalidRequest):
-    """The workers cannot serve what they are told to."""
+    """The workers cannot serve the configured models."""
 
     title = "No worker can be started"
 
 
 class MissingModels(NotFound):
-    """The workers do not find what they are told to serve."""
+    """The workers do not find the configured models."""
 
     title = "No worker can be started"
 
 
 @dataclass(slots=True)
 class _End:
-    """A worker that ended without having been asked to."""
+    """A worker that ended unexpectedly."""
 
     instance: Instance
     is_told: bool = False
@@ -126,7 +126,7 @@ def up(
                 f"the settings define workers by pools ({', '.join(settings.pools)}): leave out "
                 "--workers, --models, --slots and --device, or remove [pools.NAME] there"
             )
-        # These are scaled instead, from none where they sleep.
+        # The autoscaler starts the workers of pools.
         fixed = settings.pool.model_copy(update={"workers": 0})
         _run(settings.model_copy(update={"pool": fixed}), as_json, places(config, data))
         return
@@ -181,7 +181,7 @@ def _run(settings: Settings, as_json: bool, found_by: str) -> None:
 
 
 def _teller(settings: Settings, as_json: bool, found_by: str) -> OnReady:
-    """Return what says that the service is ready, and with which key."""
+    """Return a function that prints the ready line with the key."""
 
     async def ready(keyring: Keyring) -> bool:
         workers = await keyring.backend.registry.workers()
@@ -202,12 +202,12 @@ def _teller(settings: Settings, as_json: bool, found_by: str) -> OnReady:
 def served(
     cards: Sequence[ModelCard], there: Collection[str], names: Sequence[str]
 ) -> list[ModelCard]:
-    """Return what workers serve: first the pipelines, which make most of it.
+    """Return the models that workers serve, pipelines first.
 
     Args:
-        cards: Of all that is known.
+        cards: Cards of all registered models.
         there: Names of the models that workers have.
-        names: Those of the settings, in their order.
+        names: Names in the order of the settings.
     """
 
     def is_served(card: ModelCard) -> bool:
@@ -224,14 +224,14 @@ def served(
 
 
 async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
-    """Run the backend and its workers until a signal comes or `on_ready` returns True.
+    """Run the backend and its workers until a signal arrives or `on_ready` returns True.
 
-    Without workers of its own it is not bound to a terminal: SIGHUP reads its certificate again.
+    Without workers, SIGHUP loads the certificate again instead of ending the process.
 
     Raises:
         Conflict: Another backend runs on the same data folder.
         CommandFailed: The port is taken, or no worker could be started.
-        WrongModels, MissingModels: No worker ever will, with these models.
+        WrongModels, MissingModels: No worker can serve these models.
     """
     interrupts = Interrupts()
     interrupts.install()
@@ -278,7 +278,7 @@ async def run_up(settings: Settings, clock: Clock, on_ready: OnReady) -> None:
 
 
 def _pools_of(settings: Settings) -> list[str]:
-    """Return the pools of the workers that are started beside the backend."""
+    """Return the pools of the workers that this process starts."""
     if settings.pool.workers > 0:
         return [settings.worker.pool]
     outliving = needs_token(settings)
@@ -297,7 +297,7 @@ async def _until_done(
     keyring: Keyring,
     on_ready: OnReady,
 ) -> None:
-    """Wait for readiness, say so, and then tell of workers that end."""
+    """Wait until the service is ready, call `on_ready`, and report workers that end."""
     is_told = False
     talk.print(f"Listening on {service.url}", markup=False)
     if fleet.making:
@@ -310,7 +310,7 @@ async def _until_done(
     with talk.status("Swell is starting"):
         while (why := await _why_not_ready(settings, service, fleet)) is not None:
             if why and not is_told:
-                # systemd would end a service that says nothing, and this one can be read.
+                # Read requests work already, and systemd stops a service that never gets ready.
                 is_told = True
                 tell_ready()
                 talk.print(
@@ -331,10 +331,10 @@ async def _until_done(
 
 
 def _check_final(ends: list[_End], fleet: Fleet) -> None:
-    """Give up at once where a worker has ended in a way that all others will.
+    """Give up if a worker has ended in a way that a restart cannot fix.
 
     Raises:
-        WrongModels, MissingModels: With what the worker said.
+        WrongModels, MissingModels: With the last lines of the worker's log.
     """
     for end in ends:
         if end.instance.exit_code in _FINAL:
@@ -344,9 +344,9 @@ def _check_final(ends: list[_End], fleet: Fleet) -> None:
 
 
 async def _why_not_ready(settings: Settings, service: Service, fleet: Fleet) -> str | None:
-    """Return why the service is not ready; nothing while its workers start, None once it is.
+    """Return why the service is not ready: empty while workers start, None if it is ready.
 
-    It answers then and, where it has workers, one for each model has registered.
+    It is ready if it answers, and a worker of each pool has registered.
     """
     if fleet.keepers:
         workers = await service.backend.registry.workers()
@@ -357,17 +357,17 @@ async def _why_not_ready(settings: Settings, service: Service, fleet: Fleet) -> 
                 return ""
     async with (
         aiohttp.ClientSession() as session,
-        # Its public name may lead here only once it is ready. By its address it has none that a
-        # certificate could prove: nothing secret is told, nothing believed.
+        # The public name may not lead here before the service is ready, and the certificate need
+        # not cover the local address. The request has no secret, so skip the verification.
         session.get(f"{service.local_url}/health/ready", ssl=False) as answer,
     ):
         return None if answer.status == 200 else str((await answer.json())["detail"])
 
 
 async def _drain(settings: Settings, fleet: Fleet, interrupts: Interrupts) -> None:
-    """Let workers finish what they hold; a second signal makes them hand it over."""
+    """Let workers finish their tasks; a second signal makes them hand the tasks over."""
     drain_s, release_s = settings.pool.drain_s, settings.worker.handover_s + _RELEASE_S
-    # The worker's own time, and then some for handing leases back.
+    # Add time for returning leases.
     ids = await fleet.drain(drain_s + release_s + _RELEASE_S)
     if ids:
         with talk.status("workers finish their tasks; press Ctrl-C again to stop now"):
@@ -384,7 +384,7 @@ async def _drain(settings: Settings, fleet: Fleet, interrupts: Interrupts) -> No
 
 
 async def _take_ends(ends: list[_End], fleet: Fleet, service: Service) -> None:
-    """Tell of workers that ended, and let the registry know what no heartbeat would say so soon."""
+    """Report workers that ended, and mark them as gone before their heartbeat times out."""
     for end in ends:
         if end.is_told:
             continue
@@ -408,8 +408,8 @@ def trial(cards: Sequence[ModelCard], found_by: str = "") -> str:
     """Return a command that submits the example of the first model that has one.
 
     Args:
-        cards: Of the models that are served; the first that has an example without files counts.
-        found_by: Options by which the command finds the server.
+        cards: Cards of served models; the first with an example without files is used.
+        found_by: Options with which the command finds the server.
     """
     for card in cards:
         for example in card.examples:
@@ -417,7 +417,7 @@ def trial(cards: Sequence[ModelCard], found_by: str = "") -> str:
             try:
                 is_whole = parse_inputs(_pairs(flags), card.input_schema) == example
             except InvalidRequest:
-                is_whole = False  # a file, which nobody has under that name
+                is_whole = False  # the example has a placeholder for a file
             if is_whole:
                 words = f"swell tasks submit {card.name} {flags}".rstrip()
                 return f"{words} --watch{found_by}"

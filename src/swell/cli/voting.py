@@ -179,7 +179,7 @@ def _list_ratings(server: Server) -> None:
 
 
 async def _show(remote: Remote, comparison_id: str, row: Mapping[str, Any], out: Path) -> None:
-    """Show a row: texts, and paths of pictures, which are saved under names that tell nothing."""
+    """Show a row's texts, and save its pictures under names that do not reveal the model."""
     stdout.print(f"\n{printable(row['label'])}", markup=False)
     for cell in row["cells"]:
         shown = printable(cell["text"] or "")
@@ -192,7 +192,7 @@ async def _show(remote: Remote, comparison_id: str, row: Mapping[str, Any], out:
 
 
 def _ask(row: Mapping[str, Any]) -> str:
-    """Return what somebody says of a row: a number, or one of the letters."""
+    """Read a vote from stdin: a number, or one of the letters."""
     numbers = [str(cell["number"]) for cell in row["cells"]]
     before = _TIE if row["is_tie"] else row["voted"]
     asked = f"{'/'.join([*numbers, _TIE, _SKIP, _QUIT])}{f' (now {before})' if before else ''}? "
@@ -212,7 +212,7 @@ def _said(said: str) -> dict[str, Any]:
 
 
 async def _send(remote: Remote, comparison_id: str, body: Mapping[str, Any]) -> None:
-    # Twice the same vote is one.
+    # A repeated vote counts once.
     await remote.post(f"/v1/comparisons/{comparison_id}/votes", body, is_repeatable=True)
 
 
@@ -229,7 +229,7 @@ def _read(file: Path) -> dict[str, Any]:
     """Return the votes in a file that a sheet has saved.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: The file is not a file of votes.
     """
     try:
         told = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""`swell worker`: one worker on any machine, by URL and key."""
+"""`swell worker`: runs one worker, which connects to a backend by URL and key."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from swell.settings.load import Settings
 from swell.worker.liveness_file import keep_pulse
 
 if TYPE_CHECKING:
-    # Imported when the model process has been asked for.
+    # Imported after the model process has started.
     from swell.worker.worker_loop import Worker
 
 
@@ -66,7 +66,7 @@ def run_worker(
 
 
 def serve_worker(settings: Settings) -> int:
-    """Run one worker of these settings, and return its exit code."""
+    """Run one worker, and return its exit code."""
     configure_libraries()
     clock = SystemClock()
     home = model_home(settings, settings.worker.models, lambda line: talk.print(line, markup=False))
@@ -74,7 +74,7 @@ def serve_worker(settings: Settings) -> int:
     async def work() -> int:
         worker: Worker | None = None
         async with _pulse(settings.worker.health_file, clock, lambda: _state(worker)):
-            # The model process imports its own while this one imports the rest of what it needs.
+            # The model process imports its modules while this process imports the rest.
             origin = await begin_worker(settings, clock, home)
             configure_logging(settings.log, worker=worker_name(settings))
             worker = build_worker(settings, clock, origin)
@@ -91,7 +91,7 @@ def _state(worker: "Worker | None") -> str:
 
 @contextlib.asynccontextmanager
 async def _pulse(file: Path | None, clock: Clock, state: Callable[[], str]) -> AsyncIterator[None]:
-    """Have the worker say in a file that it lives, where one is named."""
+    """Write the liveness file, if one is configured, while the block runs."""
     if file is None:
         yield
         return

@@ -4,8 +4,8 @@
         task = client.run("swell/icons", {"prompt": "a red fox in the snow"})
         client.save(task)
 
-Both have the same methods, each written once. The names are imported when they are asked for, since
-commands use only some of them.
+Both have the same methods, each written once. Each name is imported at its first use, because
+commands need only some of them.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""Where the server is and which key opens it: what `swell up` leaves for other commands.
+"""The access file: `swell up` writes its URL and a key to the data folder for other commands.
 
-The key in the file is for commands and the browser of the same user on the same machine. Users who
-may not read the data folder cannot read it.
+The key is for commands and the browser of the same user on the same machine. Other users cannot
+read the file.
 """
 
 import os
@@ -16,24 +16,24 @@ _NAME = "access.json"
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """A server and a key to it."""
+    """URL of a server, and an API key for it."""
 
-    #: Where clients reach it; empty while none runs.
+    #: URL for clients; empty while no server runs.
     url: str
     key: str = msgspec.field(name="local_key", default="")
-    #: Id of the key of the workers that were started with it; empty if there were none.
+    #: Key id of the workers that `swell up` started; empty if it started none.
     worker_key_id: str = ""
-    #: File of the certificate that the server is trusted by; empty where it speaks no TLS.
+    #: File of the certificate to verify the server with; empty without TLS.
     ca_file: str = ""
-    #: Where it listens, whatever `url` says it is called; empty if that is not known.
+    #: URL of the listening socket, which may differ from `url`; empty if unknown.
     local_url: str = ""
 
 
 def find_access(settings: Settings) -> Access:
-    """Return the server that client commands talk to.
+    """Return the server that client commands connect to.
 
     Raises:
-        NoServer: Neither a setting nor the data folder names one.
+        NoServer: Neither a setting nor the data folder names a server.
     """
     url, key = settings.client.url, settings.client.key.get_secret_value()
     ca_file = str(settings.client.ca_file or "")
@@ -50,7 +50,7 @@ def find_access(settings: Settings) -> Access:
 
 
 def read_access(data_dir: Path) -> Access | None:
-    """Return what `swell up` left in a data folder, or None."""
+    """Read the file that `swell up` left in a data folder; None if there is none."""
     try:
         return msgspec.json.decode((data_dir / _NAME).read_bytes(), type=Access)
     except (OSError, msgspec.MsgspecError):
@@ -58,15 +58,15 @@ def read_access(data_dir: Path) -> Access | None:
 
 
 def forget_server(data_dir: Path) -> None:
-    """Keep the key of a data folder, and forget where its server was: none listens there now."""
+    """Remove the URL of a stopped server from the file in a data folder, and keep the key."""
     left = read_access(data_dir)
     if left is not None and left.url:
         write_access(data_dir, msgspec.structs.replace(left, url="", local_url=""))
 
 
 def write_access(data_dir: Path, access: Access) -> None:
-    """Leave it for other commands of the same user, and for nobody else."""
-    # A backend that shares its store has made no folder of its own yet.
+    """Write the file; only the same user can read it."""
+    # With a shared database, nothing has created the data folder yet.
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = data_dir / _NAME
     temporary = path.with_suffix(".new")

@@ -1,4 +1,4 @@
-"""The client of a server, for programs with an event loop."""
+"""The client for programs with an event loop."""
 
 import asyncio
 import secrets
@@ -17,70 +17,69 @@ from swell.client.files import name_of, with_urls
 from swell.client.messages import Artifact, Estimate, Event, Model, Task
 from swell.settings.load import load
 
-#: A server keeps a request open for at most so long, in seconds.
+#: Longest time that a server keeps a request open, in seconds.
 _LONGEST_WAIT_S: Final = 60.0
 
 #: Tasks in a page of a listing.
 _PAGE: Final = 100
 
-#: An answer that takes longer is lost, in seconds.
+#: Default of `timeout_s`, in seconds.
 ANSWER_S: Final = 30.0
 
-#: What may be sent twice is sent again for so long, in seconds, unless a client is told otherwise.
+#: Default of `retry_s`, in seconds.
 RETRY_S: Final = 60.0
 
 
 class Degrade(TypedDict, total=False):
-    """What may be changed so that a task is in time, rather than refuse it."""
+    """Changes that the server may make to a task so that it meets its deadline."""
 
-    #: Fewer steps, but not fewer than these.
+    #: Smallest number of steps.
     steps: int | None
-    #: A smaller picture, but no side below this, in px.
+    #: Smallest side of the picture, in px.
     size_px: int | None
-    #: Other models (`owner/name`), the best first; the input must fit them.
+    #: Other models (`owner/name`) in order of preference; the input must fit their schemas.
     models: Sequence[str]
 
 
 class Asked(TypedDict, total=False):
-    """What may be asked of a task beside its input; docs/reference/http.md has all of it."""
+    """Optional members of a request for a task; docs/reference/http.md describes them."""
 
-    #: How many samples (pictures).
+    #: Number of samples (pictures).
     count: int | None
-    #: For the same result again.
+    #: Set it to repeat a result.
     seed: int | None
-    #: On behalf of whom; the users of a key take turns.
+    #: The customer's user; tasks of a key's users take turns.
     user: str | None
-    #: 0 comes first among a key's own tasks; 2 or more lets all usual tasks go first.
+    #: 0 runs first among a key's tasks; 2 or more runs after all usual tasks.
     priority: int | None
-    #: Name of the priority class, such as `free`, in place of a priority; `class` on the wire.
+    #: Name of the priority class, such as `free`, in place of a priority; `class` in JSON.
     class_name: str | None
-    #: Not to start later, and worthless after this, in seconds from now.
+    #: Deadlines for start and end, in seconds from now.
     start_by_s: float | None
     finish_by_s: float | None
-    #: What may be changed where it would miss these, or nobody can run it.
+    #: Changes that are allowed if the task would miss a deadline, or if no worker can run it.
     degrade: Degrade | None
     max_attempts: int | None
-    #: Any JSON up to 16 KiB, given back as it came.
+    #: Any JSON up to 16 KiB; the server returns it unchanged.
     metadata: Any
-    #: Where the end is told: a URL, or an object with `url` and `events`.
+    #: Webhook for the end of the task: a URL, or an object with `url` and `events`.
     webhook: Any
 
 
 class AsyncClient:
-    """A server, as an async context manager; `swell.Client` is the same without an event loop.
+    """A client, as an async context manager; `swell.Client` is the same without an event loop.
 
-    What is sent twice for want of an answer makes one task: each carries an idempotency key.
+    A retried request creates one task, because each request has an idempotency key.
 
     Args:
-        url: The server; None for `SWELL_URL`, or else what `swell up` left in the data folder.
-        key: API key; None for `SWELL_KEY`, or else the local one.
-        ca_file: Certificates, PEM, that the server's is trusted by beside those of the system.
-        timeout_s: Longest wait for an answer, in seconds, beside what a call says that it waits.
-        retry_s: For so long a request is sent again where the server cannot be reached, or is too
-            busy, in seconds.
+        url: URL of the server; None for `SWELL_URL`, or else the server of `swell up`.
+        key: API key; None for `SWELL_KEY`, or else the key of `swell up`.
+        ca_file: PEM file of CA certificates to trust in addition to the system's.
+        timeout_s: Longest wait for an answer, in seconds; a call's `wait_s` is added.
+        retry_s: Longest time to retry while the server is unreachable or busy, in seconds.
 
     Raises:
-        NoServer: None is known.
+        NoServer: Neither an argument, a setting nor the data folder names a server.
     """
 
     def __init__(
@@ -118,20 +117,20 @@ class AsyncClient:
         idempotency_key: str | None = None,
         **asked: Unpack[Asked],
     ) -> Task:
-        """Ask a model for something, and return the task as soon as it is accepted.
+        """Submit a task, and return it as soon as the server accepts it.
 
         Args:
             model: `owner/name`, or `owner/name:version`.
-            inputs: As the model's schema says. Files (paths, bytes, PIL pictures, open files) are
-                stored first, wherever they stand in it.
-            wait_s: Return later, once it has ended, if that takes no longer, in seconds.
-            idempotency_key: The same key gives the same task for a day.
+            inputs: Input by the model's schema. Files in it (paths, bytes, PIL pictures, open
+                files) are uploaded first.
+            wait_s: Longest wait for the task to end before this returns, in seconds.
+            idempotency_key: The same key returns the same task for a day.
             asked: Other members of the request, as in `Asked`.
 
         Raises:
-            Refused: The server does not take it; the text says why.
+            Refused: The server refuses the task; the message says why.
             Unreachable: The server does not answer.
-            InvalidRequest: A file of the input cannot be read.
+            InvalidRequest: A file in the input cannot be read.
         """
         body = await self._request({**asked, "model": model, "input": inputs})
         headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
@@ -146,18 +145,19 @@ class AsyncClient:
     async def estimate(
         self, model: str, inputs: Mapping[str, Any], /, **asked: Unpack[Asked]
     ) -> Estimate:
-        """Return what would become of a task that was sent now; none is made.
+        """Estimate start, end and cost of a task without creating it.
 
-        That it would be refused is told in the estimate, and raises nothing.
+        If the server would refuse the task, the estimate says so, and no error is raised.
 
         Args:
             model: `owner/name`, or `owner/name:version`.
-            inputs: As in `submit`. Files are stored: who wants to submit the same afterwards
-                stores them once, with `upload`.
+            inputs: As in `submit`. Files are uploaded; call `upload` first if you submit the same
+                input afterwards.
             asked: As in `submit`.
 
         Raises:
-            Refused: There is no such model, its input does not fit, or the key may not ask.
+            Refused: The model does not exist, the input does not fit its schema, or the key lacks
+                permission.
             Unreachable, InvalidRequest: As `submit` does.
         """
         body = await self._request({**asked, "model": model, "input": inputs})
@@ -167,10 +167,10 @@ class AsyncClient:
     async def submit_many(
         self, requests: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> list[Task]:
-        """Ask for up to 1,000 tasks; all are accepted or none.
+        """Submit up to 1,000 tasks; the server accepts all or none.
 
         Args:
-            requests: Each with `model`, `input`, and members of `Asked`.
+            requests: Dictionaries with `model`, `input`, and members of `Asked`.
             idempotency_key: As in `submit`.
 
         Raises:
@@ -192,18 +192,18 @@ class AsyncClient:
         timeout_s: float | None = None,
         **asked: Unpack[Asked],
     ) -> Task:
-        """Ask a model for something, wait for it, and return the task with its output.
+        """Submit a task, wait until it succeeds, and return it with its output.
 
         Args:
             model: `owner/name`, or `owner/name:version`.
             inputs: As in `submit`.
-            timeout_s: How long to wait, in seconds; None for as long as it takes. Then the task
-                goes on: `cancel` it if nobody wants it any more.
+            timeout_s: Longest wait, in seconds; None for no limit. The task continues after a
+                timeout; `cancel` it if you no longer need it.
             asked: As in `submit`.
 
         Raises:
-            TaskEnded: It failed, was canceled or expired.
-            TimeoutError: It has not ended in time.
+            TaskEnded: The task failed, was canceled or expired.
+            TimeoutError: The task has not ended in time.
             Refused, Unreachable, InvalidRequest: As `submit` does.
         """
         loop = asyncio.get_running_loop()
@@ -214,15 +214,15 @@ class AsyncClient:
         return await self.wait(task, timeout_s=left_s)
 
     async def wait(self, task: Task | str, *, timeout_s: float | None = None) -> Task:
-        """Return a task once it has succeeded.
+        """Wait until a task succeeds, and return it.
 
         Args:
             task: The task, or its id.
-            timeout_s: How long to wait, in seconds; None for as long as it takes.
+            timeout_s: Longest wait, in seconds; None for no limit.
 
         Raises:
-            TaskEnded: It failed, was canceled or expired.
-            TimeoutError: It has not ended in time.
+            TaskEnded: The task failed, was canceled or expired.
+            TimeoutError: The task has not ended in time.
             Refused, Unreachable: As `get` does.
         """
         known = task if isinstance(task, Task) and task.has_ended else None
@@ -236,32 +236,32 @@ class AsyncClient:
         return known
 
     async def get(self, task: Task | str) -> Task:
-        """Return a task as it is now.
+        """Return the current state of a task.
 
         Raises:
-            Refused: This key has no such task.
+            Refused: The key has no such task.
             Unreachable: The server does not answer.
         """
         return msgspec.convert(await self._connection.get(f"/v1/tasks/{_id(task)}"), Task)
 
     async def cancel(self, task: Task | str) -> Task:
-        """Cancel a task, and return it; what has ended stays as it is. Raises as `get` does."""
+        """Cancel a task, and return it; an ended task does not change. Raises as `get` does."""
         path = f"/v1/tasks/{_id(task)}/cancel"
         return msgspec.convert(await self._connection.post(path, is_repeatable=True), Task)
 
     async def retry(self, task: Task | str) -> Task:
-        """Return a new task that repeats one that has ended. Raises as `get` does."""
+        """Create a new task that repeats an ended one. Raises as `get` does."""
         path = f"/v1/tasks/{_id(task)}/retry"
         return msgspec.convert(await self._connection.post(path, is_repeatable=True), Task)
 
     async def events(self, task: Task | str, *, after: int = -1) -> AsyncGenerator[Event]:
-        """Yield what happens to a task until it has ended; a broken stream is taken up again.
+        """Yield the events of a task until it ends; a broken stream is reopened.
 
-        Previews are made only while somebody listens.
+        The worker sends previews only while a client reads the events.
 
         Args:
             task: The task, or its id.
-            after: Id of the last event that was seen.
+            after: Id of the last event that the caller has seen.
 
         Raises:
             Refused, Unreachable: As `get` does.
@@ -273,12 +273,12 @@ class AsyncClient:
     async def tasks(
         self, *, state: str | None = None, model: str | None = None, user: str | None = None
     ) -> AsyncGenerator[Task]:
-        """Yield this key's tasks, newest first; pages are read as they are needed.
+        """Yield this key's tasks, newest first; pages are loaded on demand.
 
         Args:
             state: Such as `queued`; None for any.
             model: `owner/name`; None for any.
-            user: On behalf of whom; None for anybody.
+            user: `user` of the tasks; None for any.
 
         Raises:
             Refused, Unreachable: As `get` does.
@@ -297,21 +297,21 @@ class AsyncClient:
     # ---- files
 
     async def read(self, artifact: Artifact | str) -> bytes:
-        """Return the bytes of a file that a task brought forth.
+        """Download an output file of a task.
 
         Raises:
-            Refused: It was removed, or its URL has expired: `get` the task for a new one.
-            Unreachable: It cannot be read.
+            Refused: The file was removed, or its URL has expired: `get` the task for a new URL.
+            Unreachable: The server does not answer.
         """
         url = artifact if isinstance(artifact, str) else artifact.url
         return await self._connection.download(url)
 
     async def save(self, task: Task, folder: str | Path = ".") -> list[Path]:
-        """Write the files of a task into a folder, and return where they are.
+        """Write the output files of a task into a folder, and return their paths.
 
         Args:
-            task: One that has succeeded.
-            folder: Made where there is none. A file is called after the task's id and its number.
+            task: A task that has succeeded.
+            folder: Created if it does not exist. File names have the task's id and a number.
 
         Raises:
             Refused, Unreachable: As `read` does.
@@ -326,7 +326,7 @@ class AsyncClient:
         return paths
 
     async def upload(self, file: Any) -> str:
-        """Store an input file (path, bytes, PIL picture, open file) and return its URL.
+        """Upload an input file (path, bytes, PIL picture, open file) and return its URL.
 
         Raises:
             Refused, Unreachable, InvalidRequest: As `submit` does.
@@ -334,7 +334,7 @@ class AsyncClient:
         return str(await with_urls(self._connection, file))
 
     async def _request(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a task as the server is asked for it, its files stored."""
+        """Upload the files of a request, and return its JSON."""
         request = {name: value for name, value in asked.items() if value is not None}
         if "class_name" in request and "class" not in request:
             request["class"] = request.pop("class_name")
@@ -344,11 +344,11 @@ class AsyncClient:
     # ---- models
 
     async def models(self) -> list[Model]:
-        """Return the models that are served. Raises as `get` does."""
+        """Return the models that the server offers. Raises as `get` does."""
         return msgspec.convert((await self._connection.get("/v1/models"))["models"], list[Model])
 
     async def model(self, name: str) -> Model | None:
-        """Return what is known of a model (`owner/name`), or None where there is none.
+        """Return a model (`owner/name`), or None if it does not exist.
 
         Raises:
             Refused, Unreachable: As `get` does.
@@ -362,7 +362,7 @@ class AsyncClient:
 
 
 def _access(url: str | None, key: str | None, ca_file: str | Path | None) -> Access:
-    """Return where the server is: as told, as the settings say, or as `swell up` left it."""
+    """Return URL and key from the arguments, the settings, or the file that `swell up` left."""
     if url is not None and key is not None:
         return Access(url=url.rstrip("/"), key=key, ca_file=str(ca_file or ""))
     flags = {"client.url": url, "client.key": key, "client.ca_file": ca_file}

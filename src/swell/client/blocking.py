@@ -1,7 +1,7 @@
-"""The client without an event loop: each method is that of `AsyncClient`, run to its end.
+"""The client without an event loop: each method runs the `AsyncClient` method of the same name.
 
-An event loop of its own runs in a thread, so a client may be shared by threads, and be used where
-another loop runs, as in a notebook. In a forked child it starts another thread and opens other
+A background thread runs the event loop. So threads may share a client, and it works in a program
+that already runs a loop, such as a notebook. A forked child starts a new thread and opens new
 connections.
 """
 
@@ -20,12 +20,12 @@ from swell.client.asynchronous import ANSWER_S, RETRY_S, AsyncClient
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: What a stream of events says when there are no more.
+#: Marks the end of an iteration.
 _OVER: Final = object()
 
 
 class _Loop:
-    """An event loop in a thread of its own, which ends with the program."""
+    """An event loop in a daemon thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -35,7 +35,7 @@ class _Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
-        """Run something there to its end; it is cancelled if the caller is interrupted."""
+        """Run a coroutine to its end; cancel it if the caller is interrupted."""
         running = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return running.result()
@@ -84,18 +84,17 @@ async def _next(each: AsyncIterator[Any]) -> Any:
 
 
 class Client:
-    """A server, as a context manager; `swell.AsyncClient` is the same for programs with a loop.
+    """A client, as a context manager; `swell.AsyncClient` is for programs with an event loop.
 
     Args:
-        url: The server; None for `SWELL_URL`, or else what `swell up` left in the data folder.
-        key: API key; None for `SWELL_KEY`, or else the local one.
-        ca_file: Certificates, PEM, that the server's is trusted by beside those of the system.
-        timeout_s: Longest wait for an answer, in seconds, beside what a call says that it waits.
-        retry_s: For so long a request is sent again where the server cannot be reached, or is too
-            busy, in seconds.
+        url: URL of the server; None for `SWELL_URL`, or else the server of `swell up`.
+        key: API key; None for `SWELL_KEY`, or else the key of `swell up`.
+        ca_file: PEM file of CA certificates to trust in addition to the system's.
+        timeout_s: Longest wait for an answer, in seconds; a call's `wait_s` is added.
+        retry_s: Longest time to retry while the server is unreachable or busy, in seconds.
 
     Raises:
-        NoServer: None is known.
+        NoServer: Neither an argument, a setting nor the data folder names a server.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. Idempotent; the next call opens others."""
+        """Close the connections. Idempotent; the next call opens new ones."""
         with self._guard:
             loop, self._loop = self._loop, None
         if loop is not None:
@@ -133,7 +132,7 @@ class Client:
             loop.close()
 
     def _leave_to_parent(self) -> None:
-        """In a forked child: forget the thread, which only the parent has, and its lock."""
+        """Drop the thread and its lock in a forked child: only the parent has them."""
         self._loop, self._guard = None, threading.Lock()
 
     def _started(self) -> _Loop:

@@ -1,7 +1,7 @@
-"""The way to a server: requests, their errors and their repetition, files, and event streams.
+"""Connection to a server: requests, errors, retries, files and event streams.
 
-The key is sent to the server's own address only: files may lie in a bucket, whose signed URLs need
-no key, and which has no business knowing it.
+The connection sends the API key only to the server's own address. Signed URLs of files may lead to
+a bucket, which must not get the key.
 """
 
 import asyncio
@@ -25,28 +25,28 @@ from swell.client.errors import Refused, Unreachable
 from swell.client.messages import Event
 from swell.net.tls_context import trusting
 
-#: How long it may take to connect, in seconds.
+#: Longest time to connect, in seconds.
 _CONNECT_S: Final = 10.0
 
-#: A file that goes up more slowly than this is given up, in bytes per second.
+#: A slower upload times out, in bytes per second.
 _SLOWEST_BYTES_PER_S: Final = 32_000
 
-#: How often a broken event stream is taken up again before giving up, and for how long where it
-#: has told something, in seconds: a server that is restarted is back by then.
+#: Tries to reopen a broken event stream. If it has delivered an event, the client keeps trying for
+#: at least `_RESUMES_S` seconds, which is long enough for a server to restart.
 _RESUMES: Final = 5
 _RESUMES_S: Final = 60.0
 
-#: An event stream that is silent for longer is broken, in seconds: servers send comments.
+#: Longest silence of an event stream, in seconds: servers send comments more often.
 _SILENCE_S: Final = 120.0
 
-#: How long it takes to try again at first, in seconds; it doubles each time, up to the longest.
+#: First pause before a retry, in seconds; it doubles with each try, up to the longest.
 _PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 8.0
 
-#: What may be asked again: the server is too busy, or is not there for a moment.
+#: Statuses that allow a retry: the server is busy or briefly away.
 _PASSING: Final = frozenset({429, 502, 503, 504})
 
-#: What no waiting helps against, though it is answered with a status of the above.
+#: Error codes that come with such a status, but that a retry does not change.
 _DECIDED: Final = frozenset({"no_worker", "would_expire"})
 
 
@@ -54,10 +54,10 @@ class Connection:
     """A connection to a server, as an async context manager.
 
     Args:
-        access: Where it is, and the key.
+        access: URL and key.
         timeout_s: Longest wait for an answer, in seconds.
-        retry_s: What may be sent twice is sent again, when the server cannot be reached or is too
-            busy, for at most so long, in seconds; 0 for never.
+        retry_s: Longest time to retry repeatable requests while the server is unreachable or busy,
+            in seconds; 0 for no retries.
     """
 
     def __init__(self, access: Access, timeout_s: float, retry_s: float = 0.0) -> None:
@@ -88,10 +88,10 @@ class Connection:
             await opened.close()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: leave the sockets to the parent.
+        """Keep a forked child from closing the parent's sockets.
 
-        Nothing that belongs to them is ever destroyed here. To close a connection would write to
-        the parent's socket, and remove it from the parent's epoll instance, which both share.
+        The session is leaked on purpose. To close a connection would write to the parent's socket
+        and remove it from the epoll instance, which both processes share.
         """
         opened, self._opened = self._opened, None
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(opened))
@@ -109,8 +109,8 @@ class Connection:
         """Return the JSON at a path.
 
         Raises:
-            Refused: The server answered with a problem.
-            Unreachable: It does not answer.
+            Refused: The server answered with an error.
+            Unreachable: The server does not answer.
         """
         return await self._json("GET", path, query=query, is_repeatable=True)
 
@@ -126,18 +126,18 @@ class Connection:
         """Send JSON and return the answer; raises as `get` does.
 
         Args:
-            path: Where to.
-            body: What to send; None for nothing.
-            headers: Beside the usual ones.
-            wait_s: The server may take so much longer, in seconds.
-            is_repeatable: Whether sending it twice does no harm.
+            path: Path of the server.
+            body: Value to send as JSON; None for an empty body.
+            headers: Additional headers.
+            wait_s: Added to the usual timeout, in seconds.
+            is_repeatable: Whether the request may be sent twice.
         """
         return await self._json(
             "POST", path, body=body, headers=headers, wait_s=wait_s, is_repeatable=is_repeatable
         )
 
     async def put(self, path: str, body: object) -> Any:
-        """Put JSON in place of what is there and return the answer; raises as `get` does."""
+        """Replace the JSON at a path and return the answer; raises as `get` does."""
         return await self._json("PUT", path, body=body)
 
     async def delete(self, path: str, **query: object) -> Any:
@@ -145,7 +145,7 @@ class Connection:
         return await self._json("DELETE", path, query=query)
 
     async def upload(self, data: bytes, content_type: str, filename: str) -> str:
-        """Store an input file and return its URL; raises as `get` does."""
+        """Upload an input file and return its URL; raises as `get` does."""
         answer = await self._send(
             "POST",
             "/v1/uploads",
@@ -159,20 +159,20 @@ class Connection:
 
     async def download(self, url: str) -> bytes:
         """Return the bytes of a file; raises as `get` does."""
-        # As long as something of it comes.
+        # No limit on the whole download, only on the time without data.
         limits = aiohttp.ClientTimeout(connect=_CONNECT_S, sock_read=self._timeout_s)
         return await self._send("GET", url, limits=limits, is_repeatable=True)
 
     async def events(self, task_id: str, after: int = -1) -> AsyncGenerator[Event]:
-        """Yield what happens to a task until it has ended; a broken stream is taken up again.
+        """Yield the events of a task until it ends; a broken stream is reopened.
 
         Args:
-            task_id: Which task.
-            after: Id of the last event that was seen.
+            task_id: Id of the task.
+            after: Id of the last event that the caller has seen.
 
         Raises:
-            Refused: The server answered with a problem.
-            Unreachable: It does not answer, also after some tries.
+            Refused: The server answered with an error.
+            Unreachable: The server does not answer, even after several tries.
         """
         loop = asyncio.get_running_loop()
         last_id, tries, gives_up_s, has_heard = after, 0, loop.time(), False
@@ -248,7 +248,7 @@ class Connection:
         return json.loads(answer) if answer else None
 
     def _within(self, more_s: float) -> aiohttp.ClientTimeout:
-        """Return the limits of a call that may take so much longer than usual, in seconds."""
+        """Return the usual timeouts, with `more_s` seconds added to the total."""
         return aiohttp.ClientTimeout(total=self._timeout_s + more_s, connect=_CONNECT_S)
 
     async def _send(
@@ -262,7 +262,7 @@ class Connection:
         limits: aiohttp.ClientTimeout,
         is_repeatable: bool = False,
     ) -> bytes:
-        """Send a request, again and again where that may help, and return the body."""
+        """Send a request, retry it if it is repeatable, and return the body."""
         loop = asyncio.get_running_loop()
         url = self._absolute(path)
         all_headers = self._key_for(url) | dict(headers or {})
@@ -292,7 +292,7 @@ class Connection:
         return path if "://" in path else urljoin(self.access.url.rstrip("/") + "/", path[1:])
 
     def _key_for(self, url: str) -> dict[str, str]:
-        """Return the header that opens the server; nothing for any other address."""
+        """Return the header with the key; empty if the URL is not the server's."""
         if not self.access.key or urlsplit(url)[:2] != urlsplit(self.access.url)[:2]:
             return {}
         return {"Authorization": f"Bearer {self.access.key}"}
@@ -319,7 +319,7 @@ os.register_at_fork(after_in_child=_forked)
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Yield whole lines, however long: a task's end has all of its output in one."""
+    """Yield whole lines of any length: a task's last event has all of its output in one line."""
     begun: list[bytes] = []
     async for chunk in content.iter_any():
         *ends, rest = chunk.split(b"\n")

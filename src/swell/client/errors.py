@@ -1,10 +1,10 @@
-"""What may go wrong between a client and a server.
+"""Errors that the client raises.
 
 SwellError
 ├── NoServer      neither a setting nor the data folder names a server
 ├── Unreachable   the server does not answer
-├── Refused       it answered with a problem
-└── TaskEnded     a task ended otherwise than hoped for
+├── Refused       the server answered with an error
+└── TaskEnded     a task failed, was canceled or expired
 """
 
 from collections.abc import Mapping
@@ -17,25 +17,24 @@ if TYPE_CHECKING:
 
 
 class NoServer(SwellError):
-    """No server is known; the text says how to name one."""
+    """No server is configured; the message says how to name one."""
 
     code, title = "no_server", "No server is running"
 
 
 class Unreachable(SwellError):
-    """The server does not answer; the text says why, as far as that can be seen."""
+    """The server does not answer; the message gives the reason if it is known."""
 
     code, title, retryable = "unreachable", "The server cannot be reached", True
 
 
 class Refused(SwellError):
-    """The server answered with a problem.
+    """The server answered with an error.
 
     Args:
-        problem: The problem document (RFC 9457), or what could be read of it.
+        problem: The problem document (RFC 9457); empty if the body is not JSON.
         http_status: Status of the answer.
-        retry_after_s: After how many seconds the server is worth asking again; None where it does
-            not say.
+        retry_after_s: `Retry-After` of the answer, in seconds; None if it has none.
     """
 
     code, title = "refused", "The server refused"
@@ -53,12 +52,12 @@ class Refused(SwellError):
 
     @property
     def reason(self) -> str:
-        """The server's own code, such as `invalid_input`; empty where it gave none."""
+        """The server's error code, such as `invalid_input`; empty if it sent none."""
         return str(self.problem.get("code") or "")
 
 
 class TaskEnded(SwellError):
-    """A task failed, was canceled or expired; `task` is how it ended."""
+    """A task failed, was canceled or expired; `task` has its final state."""
 
     code, title = "task_ended", "The task did not succeed"
 

@@ -1,4 +1,4 @@
-"""Files in what is asked of a model: they are found in the input, stored, and replaced by URLs."""
+"""Uploads the files in a model's input and replaces them with URLs."""
 
 import asyncio
 import io
@@ -14,29 +14,29 @@ from swell.core.errors import InvalidRequest
 
 _ANY: Final = "application/octet-stream"
 
-#: How files begin whose type is told by no name.
+#: First bytes of a file → media type, used if the name does not give it.
 _BEGINNINGS: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
 )
 
-#: Of a RIFF file, by its form.
+#: Form type of a RIFF file → media type.
 _RIFF: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}
 
-#: Files that are stored side by side.
+#: Concurrent uploads.
 _SIDE_BY_SIDE: Final = 4
 
 
 async def with_urls(connection: Connection, value: Any) -> Any:
-    """Return an input in which each file was stored and stands as its URL.
+    """Upload the files in an input, and return the input with their URLs in place of them.
 
-    A file is a `pathlib.Path`, bytes, a PIL picture, or something with `read` that gives bytes;
-    wherever it stands in lists and dictionaries.
+    A file is a `pathlib.Path`, bytes, a PIL picture, or an open binary file. Lists and dictionaries
+    are searched at any depth.
 
     Raises:
         InvalidRequest: A file cannot be read.
-        Refused, Unreachable: It cannot be stored.
+        Refused, Unreachable: A file cannot be uploaded.
     """
     gate = asyncio.Semaphore(_SIDE_BY_SIDE)
 
@@ -92,5 +92,5 @@ def _type_of(name: str, data: bytes) -> str:
 
 
 def name_of(stem: str, content_type: str, n: int) -> str:
-    """Return what a file of a task is called: its number, and the ending of its type."""
+    """Return a file name made of a stem, the file's number and the extension of its type."""
     return f"{stem}-{n}{mimetypes.guess_extension(content_type) or ''}"

@@ -1,7 +1,7 @@
-"""What a server tells a client.
+"""Messages from a server to a client.
 
-Members that a newer server adds are ignored, and most may be missing, so that client and server
-need not have the same release.
+Unknown members are ignored and most members are optional, so client and server may have different
+releases.
 """
 
 from datetime import datetime
@@ -9,18 +9,18 @@ from typing import Any
 
 import msgspec
 
-#: How a task may have ended.
+#: Final states of a task.
 _ENDS = frozenset({"succeeded", "failed", "canceled", "expired"})
 
 
 class Artifact(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that a task brought forth; its URL is signed and expires."""
+    """An output file of a task; its URL is signed and expires."""
 
     url: str
     #: Such as `image/png`.
     content_type: str = ""
     bytes: int = 0
-    #: Of a picture, in px.
+    #: Size of a picture, in px.
     width: int | None = None
     height: int | None = None
     thumbnail_url: str | None = None
@@ -29,14 +29,14 @@ class Artifact(msgspec.Struct, frozen=True, kw_only=True):
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Why a task failed."""
 
-    #: Stable word to compare, such as `worker_lost`.
+    #: Stable code, such as `worker_lost`.
     code: str = ""
     title: str = ""
     detail: str = ""
 
 
 class Eta(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds from now: nine in ten end after `low`, half by `median`, nine in ten by `high`."""
+    """Seconds from now: 10 % of tasks end by `low`, 50 % by `median`, 90 % by `high`."""
 
     low: float = 0.0
     median: float = 0.0
@@ -44,84 +44,84 @@ class Eta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A field of a request that was changed so that the task could be accepted."""
+    """A field that the server changed in order to accept a task."""
 
     #: JSON pointer into the request, such as `/input/steps`.
     field: str
-    #: What was asked for.
+    #: Requested value.
     before: Any = msgspec.field(name="from", default=None)
-    #: What is done instead.
+    #: Value that the server uses instead.
     after: Any = msgspec.field(name="to", default=None)
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a task would not be accepted; `Refused` is raised where one is not."""
+    """Why an estimate says that the server would refuse a task."""
 
-    #: Stable word to compare, such as `would_expire`.
+    #: Stable code, such as `would_expire`.
     code: str = ""
-    #: Status of HTTP that `submit` would get.
+    #: HTTP status that `submit` would get.
     status: int = 0
     title: str = ""
     detail: str = ""
-    #: After how many seconds it is worth asking again; None where nobody can say.
+    #: Seconds until a new request may succeed; None if unknown.
     retry_after_s: float | None = None
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """What would become of a task that was sent now."""
+    """Expected start, end and cost of a task that is submitted now."""
 
-    #: Whether it would be accepted.
+    #: Whether the server would accept the task.
     is_accepted: bool
-    #: Why not; None if it would be.
+    #: The reason if it would not.
     refusal: Refusal | None = None
-    #: Which would run it, after `degrade`.
+    #: Model that would run it, after `degrade`.
     model: str = ""
     version: str = ""
-    #: As it would run, after `degrade`.
+    #: Input after `degrade`.
     input: Any = None
     priority: int | None = None
-    #: What would be changed.
+    #: Fields that the server would change.
     degraded: list[Change] = []
-    #: 1 is next.
+    #: Position in the queue; 1 is next.
     position: int | None = None
-    #: Until it starts and ends; None before any measurement.
+    #: Time until the task starts and ends; None before the first measurement.
     start_s: Eta | None = None
     finish_s: Eta | None = None
-    #: Most probably, in millionths of a dollar; None where that is not known.
+    #: Expected cost in millionths of a dollar; None if unknown.
     cost_micros: int | None = None
-    #: Live ones that have the model.
+    #: Live workers that have the model.
     workers: int | None = None
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """A stage of a pipeline, as far as a task has come."""
+    """A stage of a task that runs a pipeline."""
 
     name: str
     #: `owner/name`.
     model: str = ""
     version: str = ""
-    #: `succeeded`, `skipped`, `waiting`, `not_reached`, or that of the task.
+    #: `succeeded`, `skipped`, `waiting`, `not_reached`, or the state of the task.
     state: str = ""
-    #: What it gave; files in it stand as URLs.
+    #: Output of the stage, with URLs in place of files.
     output: Any = None
     artifacts: list[Artifact] = []
-    #: How many it took so far, of the task's own.
+    #: Number of the task's attempts that this stage has used.
     attempts: int = 0
     #: Id of the worker that ran it.
     worker: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    #: Seconds by what they went into, as of a task; None before its end.
+    #: Seconds by phase, as in `Task.timings`; None until the stage ends.
     timings: dict[str, Any] | None = None
-    #: In millionths of a dollar; None before its end, and where its pool has no price.
+    #: In millionths of a dollar; None until the stage ends, and if its pool has no price.
     cost_micros: int | None = None
     seed: int | None = None
 
 
 class TaskWarning(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model says about a task that succeeded, such as a word that it does not know."""
+    """A warning of the model about a task that succeeded, such as an unknown word in the prompt."""
 
-    #: Stable word to compare, such as `unknown_subject`.
+    #: Stable code, such as `unknown_subject`.
     code: str = ""
     #: One or two sentences for the user.
     message: str = ""
@@ -130,7 +130,7 @@ class TaskWarning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """A task, as it was when the server told of it."""
+    """A task, as it was when the server sent it."""
 
     id: str
     #: `owner/name`.
@@ -139,47 +139,47 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     version: str = ""
     input: Any = None
-    #: As the model's schema says; files in it stand as URLs.
+    #: Output by the model's schema, with URLs in place of files.
     output: Any = None
     artifacts: list[Artifact] = []
-    #: What the model says about the result; of a pipeline, all its stages.
+    #: Warnings of the model; for a pipeline, those of all its stages.
     warnings: list[TaskWarning] = []
     error: Problem | None = None
     attempt: int = 0
     max_attempts: int = 0
-    #: 1 is next; None unless it waits.
+    #: Position in the queue; 1 is next. None unless the task is queued.
     position: int | None = None
     eta_s: Eta | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    #: Seconds by what they went into: `queue_s`, `load_s`, `run_s`, `encode_s`, `upload_s`.
+    #: Seconds by phase: `queue_s`, `load_s`, `run_s`, `encode_s`, `upload_s`.
     timings: dict[str, Any] | None = None
     #: In millionths of a dollar.
     cost_micros: int | None = None
     seed: int | None = None
     user: str | None = None
     metadata: Any = None
-    #: What was changed, as its `degrade` allows, so that it could be accepted.
+    #: Fields that the server changed, within `degrade`, in order to accept the task.
     degraded: list[Change] = []
-    #: Of a pipeline: its stages in order.
+    #: Stages of a pipeline in order; empty for other tasks.
     stages: list[Stage] = []
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether the task is in a final state."""
         return self.state in _ENDS
 
     @property
     def has_succeeded(self) -> bool:
-        """Whether it ended with an output."""
+        """Whether the task ended with an output."""
         return self.state == "succeeded"
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened to a task; docs/use-the-api.md lists the kinds and their data."""
+    """An event of a task; docs/use-the-api.md lists the kinds and their data."""
 
-    #: Grows; a stream may be taken up after it.
+    #: Increases within a task; a stream can resume after it.
     id: int
     #: Such as `progress`, `preview`, `artifact` or `succeeded`.
     kind: str
@@ -192,7 +192,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server says of one version of a model."""
+    """One version of a model that the server offers."""
 
     #: `owner/name`.
     name: str

@@ -1,4 +1,4 @@
-"""Weights that authors list, found on this machine, for an image that brings them along."""
+"""Finds the weights that authors list, for an image that contains them."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from swell.weights.weight_index import Listing, read_listing
 
 
 def find_listed(packed: Packed, cache_dir: Path) -> list[Listing]:
-    """Add to what is packed the contents that its models' `weights.toml` list.
+    """Add the weights that the models' `weights.toml` list to `packed.contents`.
 
     Args:
-        packed: Where to.
-        cache_dir: Where this machine keeps weights.
+        packed: Files of the models.
+        cache_dir: Weight cache of this machine.
 
     Returns:
-        The manifests by which listings name their files.
+        The manifests that the listings name.
 
     Raises:
-        InvalidRequest: A content is not on this machine.
+        InvalidRequest: A weights file is not on this machine.
         InvalidListing, RefusedFormat: A listing cannot be used.
     """
     cache, manifests = WeightCache(cache_dir), []

@@ -1,4 +1,4 @@
-"""From models to an image: what `swell build` does."""
+"""Turns models into a build context, for `swell build`."""
 
 import json
 import subprocess
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from swell.runtime.model_process_client import Home
     from swell.weights.weight_index import Listing
 
-#: Where torch without CUDA is.
+#: Index of torch without CUDA.
 CPU_TORCH: Final = "https://download.pytorch.org/whl/cpu"
 
-#: How long a model may take to say what it is, in seconds.
+#: Longest time to load a model, in seconds.
 _LOOK_S: Final = 300.0
 
 _NEEDED: Final = ("-m", "swell.containers.look")
@@ -36,20 +36,20 @@ _NEEDED: Final = ("-m", "swell.containers.look")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked of a build.
+    """Options of a build.
 
     Args:
-        refs: As `load_models` takes them.
-        home: Which Python runs these models here.
-        release: Of Swell.
-        base: Image to begin with; empty for the usual one.
-        is_cuda: Whether it is for a GPU of NVIDIA.
-        torch_index: Where pip finds torch; empty for what fits `is_cuda`.
-        extras: Of Swell, that are installed too.
-        include: Files and folders beside the models' code.
-        constraints: Versions to keep to; None for those that are installed here.
-        is_baked: Whether weights go into the image.
-        cache_dir: Where weights are kept here, of which some may be baked.
+        refs: References for `load_models`.
+        home: The Python that runs these models here.
+        release: Release of Swell.
+        base: Base image; empty for the default.
+        is_cuda: Whether the image is for an NVIDIA GPU.
+        torch_index: Index of torch; empty for the default of `is_cuda`.
+        extras: Extras of Swell to install.
+        include: Additional files and folders next to the models' code.
+        constraints: Constraints file; None for the versions that are installed here.
+        is_baked: Whether the image contains weights.
+        cache_dir: Weight cache of this machine.
     """
 
     refs: Sequence[str]
@@ -66,11 +66,11 @@ class Wanted:
 
 
 def parts_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Parts:
-    """Return all that goes into the context of a build.
+    """Return the contents of a build context.
 
     Args:
-        wanted: What is asked for.
-        forks: Those that look at the models already; None where nobody does.
+        wanted: Options of the build.
+        forks: Forks that already load the models, by reference; None to start them here.
 
     Raises:
         NotFound: A model does not exist.
@@ -106,10 +106,10 @@ def parts_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Parts:
 
 
 def _check_pins(found: Pins) -> list[str]:
-    """Return what people should know of the packages that come into an image.
+    """Return notes for the user about the packages of an image.
 
     Raises:
-        InvalidRequest: Packages of these names may be somebody else's in an index.
+        InvalidRequest: An index may have other packages of the same names.
     """
     if found.elsewhere:
         told = ", ".join(f"{name} ({hide_secrets(url)})" for name, url in found.elsewhere.items())
@@ -129,14 +129,14 @@ def _check_pins(found: Pins) -> list[str]:
 
 
 def _listed(packed: Packed, cache_dir: Path) -> list["Listing"]:
-    """Add what authors list of weights to what is packed; return manifests that name them.
+    """Add the weights that authors list to `packed`; return the manifests that name them.
 
     Raises:
-        InvalidRequest: A content is not on this machine.
+        InvalidRequest: A weights file is not on this machine.
     """
     manifests: list[Listing] = []
     if packed.wanted:
-        # What looks for weights is of no use to builds that leave them out.
+        # Imported here because only baked images need it.
         from swell.containers.baking import find_listed  # noqa: PLC0415
 
         manifests = find_listed(packed, cache_dir)
@@ -146,17 +146,17 @@ def _listed(packed: Packed, cache_dir: Path) -> list["Listing"]:
 
 
 def packed_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Packed:
-    """Return what an image would have of its models.
+    """Collect the files of the models.
 
     Args:
-        wanted: What is asked for.
-        forks: As `parts_of`.
+        wanted: Options of the build.
+        forks: As in `parts_of`.
 
     Raises:
-        NotFound, InvalidModel, InvalidRequest: As `parts_of`.
+        NotFound, InvalidModel, InvalidRequest: As `parts_of` does.
     """
     if forks is None:
-        # They are imported while their code is read.
+        # Forks load the models while this process parses their code.
         with looking(wanted.refs, is_own=wanted.home.is_own) as begun:
             return packed_of(wanted, begun)
 
@@ -168,7 +168,7 @@ def packed_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Packed
 
 
 def tag_of(packed: Packed) -> str:
-    """Return what an image is called if nobody says so: after its first model."""
+    """Return the default tag of an image, from the name of its first model."""
     return next(iter(packed.versions)).lower() + ":latest"
 
 
@@ -180,7 +180,7 @@ def _variables(packed: Packed, wanted: Wanted, *, is_baked: bool) -> dict[str, s
         "PYTHONDONTWRITEBYTECODE": "1",
         "SWELL_DATA_DIR": str(DATA),
         "SWELL_WORKER__CACHE_DIR": str(DATA / "weights"),
-        # Where no weights are, and what is never shared by containers.
+        # Not in the data folder, which containers may share.
         "SWELL_WORKER__HEALTH_FILE": "/tmp/swell-health",
         "SWELL_WORKER__ADDED": "false",
         "SWELL_WORKER__MODELS": ",".join(packed.refs),
@@ -205,7 +205,7 @@ def _variables(packed: Packed, wanted: Wanted, *, is_baked: bool) -> dict[str, s
 
 
 def _labels(packed: Packed, wanted: Wanted) -> dict[str, str]:
-    # No versions: these change with the code, and a label is a layer's neighbour.
+    # No versions of models: they change with the code, and would invalidate the cached layers.
     return {
         "org.opencontainers.image.title": "Swell worker",
         "dev.swell.release": wanted.release,
@@ -214,10 +214,10 @@ def _labels(packed: Packed, wanted: Wanted) -> dict[str, str]:
 
 
 def _look(ref: str, home: "Home", fork: Fork | None) -> list[Looked]:
-    """Have the models of a reference looked at, in a process of their own.
+    """Load and describe the models of a reference in a separate process.
 
     Raises:
-        NotFound, InvalidModel: As `load_models`.
+        NotFound, InvalidModel: As `load_models` does.
     """
     said = _last(_told_of(ref, home, fork))
     try:

@@ -1,11 +1,11 @@
-"""The folder that a build sees: what is packed, and nothing else of this machine.
+"""Writes the build context.
 
     Dockerfile  requirements.txt  constraints.txt  swell-….whl  needs.json
-    weights/files/9f/9f86…       only to be baked
-    tree/…                       laid over the image's root: models, links, weights.json
+    weights/files/9f/9f86…       only for a baked image
+    tree/…                       copied to the image's root: models, links, weights.json
 
-Files have no times of their own and the same rights everywhere, but that what is a program here is
-one there, so that only content tells a build whether something has changed.
+All files get the same time, and the same permissions except for executables. So a build's cache
+depends only on their content.
 """
 
 import json
@@ -24,21 +24,21 @@ from swell.containers.wheels import wheel, wheel_name
 if TYPE_CHECKING:
     from swell.weights.weight_index import Listing
 
-#: Any time will do, as long as it is the same: the first that every archive can tell.
+#: Time of all files: the earliest that every archive format can store.
 _WHEN_S: Final = 315_532_800
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What goes into a context.
+    """Contents of a build context.
 
     Args:
-        dockerfile: Its text.
-        packed: The models.
-        pins: The packages.
-        constraints: Versions to keep to instead of those of `pins`; None for these.
-        is_baked: Whether weights go in.
-        manifests: By which baked weights are named.
+        dockerfile: Text of the Dockerfile.
+        packed: Files of the models.
+        pins: Packages.
+        constraints: Text of a constraints file that replaces the constraints of `pins`, or None.
+        is_baked: Whether the image contains weights.
+        manifests: Manifests that name the baked weights.
     """
 
     dockerfile: str
@@ -50,15 +50,15 @@ class Parts:
 
 
 def write_context(folder: Path, parts: Parts, swell: Callable[[], bytes] = wheel) -> None:
-    """Write all that a build needs into an empty folder.
+    """Write a build context into an empty folder.
 
     Args:
-        folder: Which.
-        parts: What goes in.
-        swell: Gives the wheel of Swell.
+        folder: The folder.
+        parts: Contents of the context.
+        swell: Returns Swell's wheel.
 
     Raises:
-        DigestMismatch: Weights that are to be baked are not what they should be.
+        DigestMismatch: The content of baked weights does not match its digest.
         CacheFull: The disk is full.
     """
     packed = parts.packed
@@ -109,7 +109,7 @@ def bake(contents: Mapping[str, Path], folder: Path, manifests: Iterable["Listin
 
 
 def content_place(digest: str, *, is_baked: bool) -> PurePosixPath:
-    """Return where weights lie in a container: as a cache of weights keeps them."""
+    """Return the path of a weights file in a container, as in the weight cache."""
     root = WEIGHTS if is_baked else DATA / "weights"
     return root / "files" / digest[:2] / digest
 
@@ -139,7 +139,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _even(folder: Path) -> None:
-    """Give all files the same time, and rights that tell programs alone from others."""
+    """Give all files the same time and the same permissions, except that executables stay so."""
     for place, folders, names in os.walk(folder):
         for name in names:
             path = Path(place, name)

@@ -1,13 +1,12 @@
-"""The Dockerfile of a worker's image, as text. Pure.
+"""Writes the Dockerfile of a worker's image. Pure.
 
-What changes seldom comes first, so that a change of a model's code makes one small layer anew:
-base, user, system packages, pinned packages, Swell, the environment of models with needs, weights
-if they are baked, settings, code.
+Layers that seldom change come first, so that a change of a model's code replaces one small layer:
+base, user, system packages, pinned packages, Swell, the models' environment, baked weights,
+settings, code.
 
-Where pip finds packages, and which certificates it trusts, is of the machine that builds: files
-that are mounted while one command runs (`RUN --mount=type=secret`), and never part of a layer.
-Every engine of today knows these by itself, so no `# syntax` has another frontend fetched from a
-registry: Docker since 20.10, where they ceased to be experimental.
+Pip's index and certificates come from the building machine. They are mounted while one command runs
+(`RUN --mount=type=secret`) and are in no layer. All current engines support this (Docker since
+20.10) without a `# syntax` line, which would download a frontend from a registry.
 """
 
 import json
@@ -18,13 +17,13 @@ from typing import Final
 #: The user that a worker runs as in a container.
 UID: Final = 10001
 
-#: Mounted while packages are installed: id → where.
+#: Secrets that are mounted while pip installs packages: id → path.
 SECRETS: Final[Mapping[str, str]] = {
     "swell-pip": "/run/secrets/swell-pip",
     "swell-ca": "/run/secrets/swell-ca",
 }
 
-#: Where pip finds what it has fetched for an earlier build; of the engine, and in no layer.
+#: Pip's download cache. The engine keeps it between builds; it is in no layer.
 _CACHE: Final = "/var/cache/swell-pip"
 
 _HEAD: Final = """\
@@ -96,19 +95,19 @@ COPY tree /
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What an image is to be.
+    """Values of a Dockerfile.
 
     Args:
-        base: Image to begin with.
-        release: Of Swell.
+        base: Base image.
+        release: Release of Swell.
         wheel: Name of Swell's wheel in the context.
-        names: Models, for people.
-        variables: Of the image's environment.
-        labels: Of the image.
-        torch_index: Where pip finds torch beside its usual index; empty for nowhere.
-        has_needs: Whether the models' files ask for an environment of their own.
-        is_baked: Whether weights are in it.
-        is_cuda: Whether it is for a GPU, for which torch compiles kernels.
+        names: Names of the models, for a comment.
+        variables: Environment variables of the image.
+        labels: Labels of the image.
+        torch_index: Additional index with torch; empty for none.
+        has_needs: Whether the models need a separate environment.
+        is_baked: Whether the image contains weights.
+        is_cuda: Whether torch compiles kernels for a GPU, which needs a C compiler.
     """
 
     base: str
@@ -126,12 +125,12 @@ class Recipe:
 
 
 def parted(text: str) -> tuple[str, str]:
-    """Return a Dockerfile of ours as what comes before the models' code, and that."""
+    """Split a Dockerfile of `written` into the part before the models' code, and the code's."""
     return text.removesuffix(_CODE), _CODE
 
 
 def base_of(text: str) -> str:
-    """Return the image that a Dockerfile of ours begins with."""
+    """Return the base image of a Dockerfile of `written`."""
     return next(
         line.removeprefix("ARG BASE=") for line in text.splitlines() if line.startswith("ARG BASE=")
     )
@@ -176,11 +175,11 @@ def _mounts() -> str:
 
 
 def _pairs(values: Mapping[str, str]) -> str:
-    """Return `name="value"` as Dockerfiles write it, one a line."""
+    """Return `name="value"` pairs for a Dockerfile, one per line."""
     return " \\\n    ".join(f"{name}={_quoted(value)}" for name, value in values.items())
 
 
 def _quoted(value: str) -> str:
-    # A dollar would begin the name of a variable; `$PATH` alone is meant so.
+    # Escape dollars, which start a variable; only `$PATH` is meant as one.
     text = json.dumps(value, ensure_ascii=False)
     return text if "$PATH" in text else text.replace("$", "\\$")

@@ -1,4 +1,4 @@
-"""The engines that build images: docker, podman and buildah, whichever is there."""
+"""Builds and pushes images with docker, podman or buildah."""
 
 import contextlib
 import json
@@ -19,10 +19,10 @@ from swell.containers.kept import Kept, digest_of
 from swell.core.errors import InvalidRequest, SwellError
 from swell.core.redact import hide_secrets
 
-#: In the order in which they are looked for.
+#: In order of preference.
 ENGINES: Final = ("docker", "podman", "buildah")
 
-#: What an image may be called.
+#: Valid image names.
 #: Source: the OCI distribution specification, 1.1, "Pulling manifests".
 _PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _TAG: Final = re.compile(
@@ -33,15 +33,15 @@ _LONGEST: Final = 255
 _LAST_LINES: Final = 20
 _LONG_LINE: Final = 300
 
-#: Where engines repeat a Dockerfile, whose words tell nothing of what went wrong: steps as they
-#: begin, extracts with numbers of lines, and the command that failed.
+#: Output that repeats the Dockerfile and must not match `_REASONS`: steps as they start, numbered
+#: lines, and the command that failed.
 _ECHOES: Final = re.compile(
     r"^(?:STEP \d+/\d+: |#\d+ \[| > \[|\s*\d+ \| ).*$"
     r"|(?<=building at STEP )\".*\"|(?<=process )\".*\"",
     re.MULTILINE,
 )
 
-#: What is said when a build fails, and what to do about it; the first that fits is told.
+#: Pattern in the output of a failed build → explanation for the user; the first match is shown.
 _REASONS: Final = (
     (r"[Nn]o space left|disk quota", "the disk is full: make room where the engine keeps images"),
     (
@@ -89,7 +89,7 @@ _REASONS: Final = (
     ),
 )
 
-#: What is said when a registry takes no image.
+#: The same for a failed push.
 _REFUSED: Final = (
     (
         r"denied|unauthorized|[Aa]uthentication required|no basic auth|authorization failed",
@@ -105,25 +105,25 @@ _REFUSED: Final = (
 #: Signals that end a build.
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-#: So long an engine has to end when it is asked to, in seconds.
+#: Time between SIGTERM and SIGKILL for an engine, in seconds.
 _ENDING_S: Final = 10.0
 
 
 class NoEngine(InvalidRequest):
-    """Nothing here can build an image."""
+    """This machine has no engine that builds images."""
 
     code, title = "no_engine", "No engine to build images with"
 
 
 class BuildFailed(SwellError):
-    """The engine did not build the image; the text has its last words and what to do."""
+    """The engine failed; the message has a reason, a remedy and the last lines of its output."""
 
     code, title = "build_failed", "The image could not be built"
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of an image, by what made it."""
+    """One layer of an image, with the command that made it."""
 
     size_bytes: int
     made_by: str
@@ -131,19 +131,19 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An image that is there."""
+    """An image that the engine has."""
 
     tag: str
     size_bytes: int
-    #: Those that are not empty, from the base on.
+    #: Layers that are not empty, base first.
     layers: tuple[Layer, ...]
 
 
 def check_tag(tag: str) -> str:
-    """Return a tag that can be one.
+    """Return the tag if it is valid.
 
     Raises:
-        InvalidRequest: It cannot.
+        InvalidRequest: The tag is invalid.
     """
     if len(tag) > _LONGEST or not _TAG.fullmatch(tag):
         raise InvalidRequest(
@@ -154,10 +154,10 @@ def check_tag(tag: str) -> str:
 
 
 def check_registry(tag: str) -> None:
-    """See that a tag says where its image is to be pushed: nobody pushes to a place by accident.
+    """Check that a tag names a registry, so that a push to the default one is never an accident.
 
     Raises:
-        InvalidRequest: It names no registry.
+        InvalidRequest: The tag names no registry.
     """
     registry, _, rest = tag.partition("/")
     if not rest or not ("." in registry or ":" in registry or registry == "localhost"):
@@ -168,15 +168,15 @@ def check_registry(tag: str) -> None:
 
 
 def find(asked: str | None, variables: Mapping[str, str], kept: Kept | None = None) -> "Engine":
-    """Return an engine: the one that is asked for, or the first that is there.
+    """Find the requested engine, or the first that is installed.
 
     Args:
-        asked: Its name; None for any.
+        asked: Name of the engine; None for any.
         variables: The process environment.
-        kept: As `Engine`.
+        kept: As in `Engine`.
 
     Raises:
-        NoEngine: There is none.
+        NoEngine: The engine is not installed.
     """
     for name in [asked] if asked else ENGINES:
         if program := shutil.which(name, path=variables.get("PATH")):
@@ -190,14 +190,14 @@ def find(asked: str | None, variables: Mapping[str, str], kept: Kept | None = No
 
 
 class Engine:
-    """One of them.
+    """An engine that is installed on this machine.
 
     Args:
-        name: Of `ENGINES`.
-        program: Where it is.
+        name: One of `ENGINES`.
+        program: Path of its executable.
         variables: The process environment.
-        kept: What earlier builds have left of images before their code; None to have the engine
-            look for every step itself, as Docker's does in any case.
+        kept: Notes about base images of earlier builds; None to use only the engine's layer cache,
+            as docker always does.
     """
 
     def __init__(
@@ -222,14 +222,14 @@ class Engine:
 
         Args:
             context: A folder with a Dockerfile.
-            tag: What it is called.
-            index: Where packages are.
-            secrets: A folder that nobody else reads, for what the image must not have.
-            options: For the engine, as they are.
-            tell: Called with each line that it says.
+            tag: Tag of the image.
+            index: Index and settings of pip.
+            secrets: A private folder for files that must not enter the image.
+            options: Additional options of the engine.
+            tell: Called with each line of output.
 
         Raises:
-            BuildFailed: It did not.
+            BuildFailed: The engine failed.
         """
         given = self._given(index, secrets)
 
@@ -248,23 +248,25 @@ class Engine:
             try:
                 run(apart, "--tag", tag)
             except BuildFailed:
-                # It may be the image's fault: the next build makes it anew.
+                # The base image may be broken, so the next build makes a new one.
                 self._forget(digest)
                 if self._id(image) == image:
                     raise
-                # Somebody has removed it since it was looked at.
+                # The image was removed since the check.
                 run(whole, "--tag", tag)
         return self.look(tag)
 
     def _begun(
         self, context: Path, options: Sequence[str], run: Callable[..., None]
     ) -> tuple[str | None, str] | None:
-        """Return an image of what comes before the code, and under what it is noted.
+        """Find or build the image of all steps before the code.
 
-        None where the engine is to look for every step itself.
+        Returns:
+            The digest under which the image is noted (None if it is not), and the image's id. None
+            to build the whole Dockerfile with the engine's layer cache.
 
         Raises:
-            BuildFailed: It cannot be made.
+            BuildFailed: The engine failed.
         """
         if self._kept is None:
             return None
@@ -284,7 +286,7 @@ class Engine:
         image = told.read_text().strip().removeprefix("sha256:")
         now = self._id(base)
         if not seen or seen != now:
-            # It came meanwhile, or somebody has replaced it: nobody knows which one this is of.
+            # The base image was pulled or replaced during the build, so its id is unknown.
             return None, image
         digest = digest_of(context, before, now, words)
         assert digest is not None, "the options are the same"
@@ -296,7 +298,7 @@ class Engine:
             self._kept.forget(digest)
 
     def _id(self, image: str) -> str:
-        """Return the id of an image that the engine has; empty where it has none."""
+        """Return the id of an image; empty if the engine does not have it."""
         words = {
             "buildah": ("inspect", "--type", "image", "--format", "{{.FromImageID}}", image),
             "podman": ("image", "inspect", "--format", "{{.Id}}", image),
@@ -307,9 +309,9 @@ class Engine:
             return ""
 
     def _given(self, index: Index, secrets: Path) -> list[str]:
-        """Return what every build is given besides what it makes."""
-        # The other format has no place for a health check. What is left of a build that fails would
-        # have its secrets.
+        """Return the options of every build: format, secrets and proxies."""
+        # The OCI format has no health check. --force-rm removes the container of a failed build,
+        # which would keep its secrets.
         others = ["--format", "docker", "--layers", "--force-rm"]
         command = [] if self.name == "docker" else others
         config = secrets / "pip.conf"
@@ -327,12 +329,12 @@ class Engine:
         """Push an image to the registry in its tag.
 
         Raises:
-            BuildFailed: The registry does not take it.
+            BuildFailed: The registry refuses the image.
         """
         self._run([self._program, "push", tag], tell, _REFUSED)
 
     def look(self, tag: str) -> Built:
-        """Return what is known of an image."""
+        """Return the size and layers of an image."""
         layers = self._layers(tag)
         return Built(tag, sum(layer.size_bytes for layer in layers), layers)
 
@@ -388,7 +390,7 @@ class Engine:
 def _started(
     command: Sequence[str], variables: Mapping[str, str]
 ) -> Iterator["subprocess.Popen[str]"]:
-    """Run a command that ends, with all that it started, when this ends before it."""
+    """Start a command; kill it and its children if the block raises."""
     with _held_back() as go_on:
         process = subprocess.Popen(
             command,
@@ -411,7 +413,7 @@ def _started(
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[Callable[[], None]]:
-    """Have signals that end this process wait until what is given is called."""
+    """Hold back the signals in `_ENDS` until the block calls the given function, or ends."""
     came: list[int] = []
     before = {each: signal.getsignal(each) for each in _ENDS}
 
@@ -451,6 +453,6 @@ def _layers_inspected(told: dict[str, Any]) -> tuple[Layer, ...]:
     history = [
         each.get("created_by", "") for each in config["history"] if not each.get("empty_layer")
     ]
-    # A base that was imported from an archive tells nothing of how it was made.
+    # A base that was imported from an archive has no history.
     history = [""] * (len(sizes) - len(history)) + history
     return tuple(Layer(size, by) for size, by in zip(sizes, history, strict=False))

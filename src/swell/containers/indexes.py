@@ -1,12 +1,10 @@
-"""Where pip finds packages on this machine, for the build alone.
+"""Reads pip's settings on this machine, for the build but not for the image.
 
-Indexes, proxies, names and passwords in their URLs, and certificates are read from pip's own
-settings here, and given to the commands of a build as secrets: files that are mounted while one
-command runs.
+The build gets indexes with their passwords, proxies and certificates as secrets: files that are
+mounted while one command runs.
 
 Source:
-    pip's documentation, "Configuration": which files it reads, in which order, and how variables
-    name options.
+    pip's documentation, "Configuration": files, their order, and environment variables.
 """
 
 import configparser
@@ -18,7 +16,7 @@ from typing import Final
 
 from swell.containers.dockerfile import SECRETS
 
-#: What means the same anywhere. Paths of this machine mean nothing in a container.
+#: Options of pip that are valid in a container; paths of this machine are not.
 _PORTABLE: Final = frozenset(
     {
         "index-url",
@@ -33,20 +31,20 @@ _PORTABLE: Final = frozenset(
     }
 )
 
-#: Sections of pip's files that hold for `pip install`, the later one before the earlier.
+#: Sections of pip's files that apply to `pip install`; a later one overrides an earlier one.
 _SECTIONS: Final = ("global", "install")
 
-#: Variables of a proxy, which engines hand to a build without keeping them.
+#: Variables of proxies; engines pass them to a build and do not store them in the image.
 _PROXIES: Final = ("http_proxy", "https_proxy", "no_proxy")
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What the build of an image is told, and the image is not.
+    """Settings of pip for a build; the image does not contain them.
 
     Args:
-        config: A configuration file of pip.
-        ca: File of certificates that pip trusts; None for its own.
+        config: Text of a configuration file of pip.
+        ca: File of certificates that pip trusts; None for pip's default.
         proxies: Variables of the process environment.
     """
 
@@ -56,18 +54,14 @@ class Index:
 
 
 def index_of(variables: Mapping[str, str]) -> Index:
-    """Return what pip is told on this machine.
-
-    Args:
-        variables: The process environment.
-    """
+    """Read pip's settings from its files and the process environment."""
     options: dict[str, str] = {}
     for path in _files(variables):
         parser = configparser.RawConfigParser()
         try:
             parser.read(path)
         except (configparser.Error, UnicodeDecodeError):
-            continue  # pip itself will say what is wrong with it
+            continue  # pip reports the error during the build
         for section in _SECTIONS:
             if parser.has_section(section):
                 options |= {name.replace("_", "-"): value for name, value in parser.items(section)}
@@ -82,14 +76,14 @@ def index_of(variables: Mapping[str, str]) -> Index:
         told["cert"] = SECRETS["swell-ca"]
     else:
         ca = None
-    # Values may stand in several lines of a file.
+    # A value may span several lines of a file.
     lines = [f"{name} = {' '.join(value.split())}" for name, value in sorted(told.items())]
     proxies = {name: value for name, value in variables.items() if name.lower() in _PROXIES}
     return Index("\n".join(["[global]", *lines]) + "\n", ca, proxies)
 
 
 def _files(variables: Mapping[str, str]) -> Iterator[Path]:
-    """Yield pip's files, those that count more after those that count less."""
+    """Yield pip's files; a later one overrides an earlier one."""
     home = Path(variables.get("HOME") or "/")
     for folder in reversed((variables.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")):
         yield Path(folder, "pip", "pip.conf")

@@ -1,15 +1,13 @@
-"""The first process of a container: it starts the worker, passes signals on, and buries orphans.
+"""The first process of a container: it starts the worker, forwards signals and reaps orphans.
 
-The kernel gives the first process every orphan of the container, and keeps signals from it that it
-does not handle. A worker is neither made for the one nor always ready for the other: a model
-process whose parent was killed would stay as a zombie, and a SIGTERM that comes while Python still
-imports would be lost.
+The kernel makes this process the parent of every orphan, and drops signals that it does not handle.
+If the worker were the first process, orphaned model processes would stay zombies, and a SIGTERM
+that arrives while Python imports modules would be lost.
 
-The worker has a process group of its own, and a terminal's foreground where there is one: what a
-terminal sends to all of a group, such as SIGINT for Ctrl-C, then comes to the worker once, and not
-again from here.
+The worker has a separate process group in the terminal's foreground. So Ctrl-C reaches the worker
+once, from the terminal, and this process does not forward it a second time.
 
-It notes when the container began, imports little, and ends as the worker ends.
+This process records when the container started, and exits with the worker's exit code.
 """
 
 import contextlib
@@ -20,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-#: Passed on as they come.
+#: Forwarded to the worker.
 _PASSED: Final = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -30,17 +28,17 @@ _PASSED: Final = (
     signal.SIGUSR2,
 )
 
-#: Tells the worker when its container began, in seconds since the machine was booted.
+#: Setting for the worker: start of the container, in seconds since the machine's boot.
 _BEGAN: Final = "SWELL_WORKER__BEGAN_BOOT_S"
 
 
 def run(command: Sequence[str]) -> int:
-    """Run a command until it ends, and return the code to end with: 128 and more after a signal."""
+    """Run a command until it ends, and return the exit code: 128 + N after signal N."""
     with contextlib.suppress(OSError, AttributeError):
-        # Nobody sets this clock, and the worker has the same.
+        # This clock cannot be set, and the worker reads the same clock.
         began_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        os.environ[_BEGAN] = f"{began_s:.6f}"  # noqa: TID251 - of the process to come
-    # What comes before there is somebody to pass it to waits.
+        os.environ[_BEGAN] = f"{began_s:.6f}"  # noqa: TID251 - inherited by the worker
+    # Signals wait until the worker exists.
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED)
     child = os.fork()
     if child == 0:
@@ -62,13 +60,13 @@ def run(command: Sequence[str]) -> int:
 
 
 def _take_the_foreground() -> None:
-    """Give this process a group of its own, which the terminal that it reads from sends signals to.
+    """Move this process to a new process group, and make it the terminal's foreground group.
 
-    Source: POSIX.1-2024, tcsetpgrp: who is not in the foreground gets SIGTTOU for it.
+    Source: POSIX.1-2024, tcsetpgrp: a caller in the background gets SIGTTOU.
     """
     os.setpgid(0, 0)
     before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    # No terminal, or not the one of this session.
+    # Fails without a terminal, or with the terminal of another session.
     with contextlib.suppress(OSError):
         os.tcsetpgrp(0, os.getpgrp())
     signal.signal(signal.SIGTTOU, before)

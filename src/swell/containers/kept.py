@@ -1,11 +1,12 @@
-"""What an image is before its models' code, kept by the engine from one build to the next.
+"""Notes about the images of earlier builds without the models' code.
 
-An engine looks for each step of a build among all images that it has. Of fifteen steps a change of
-the code makes one anew. So what comes before is noted, as the id of the engine's own image, under a
-digest of all that it was made of; the next build with the same begins there, and has two steps.
+For each of about fifteen steps, an engine searches all its images for a cached layer, although a
+change of the code affects only the last step. So a note has the id of the image before this step,
+under a digest of its inputs. The next build with the same digest starts from this image and has two
+steps.
 
-What a note tells of may have been removed by the engine's own means: whoever uses one looks first.
-Where packages come from is not part of the digest, as it is no part of what engines compare.
+The engine may have removed the image, so callers check that it exists. Like an engine's cache key,
+the digest does not depend on the package index.
 """
 
 import contextlib
@@ -18,10 +19,10 @@ from typing import Final
 
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 
-#: The newest notes are kept; each is of one set of packages and settings.
+#: Number of notes that are kept, most recently used first.
 _MOST: Final = 64
 
-#: Options that change nothing of what is made. With any other one, all steps are the engine's.
+#: Options that do not affect the image. With any other option, notes are not used.
 _HARMLESS: Final = (
     "--isolation",
     "--network",
@@ -31,25 +32,25 @@ _HARMLESS: Final = (
     "--cpuset-cpus",
 )
 
-#: Of the context: made anew for every build, and laid over all else at the end.
+#: Parts of the context that belong to the last step.
 _CODE: Final = ("Dockerfile", "tree")
 
-#: Of the context: files whose names are the digests of their content.
+#: Folder of the context with files that are named by their digests.
 _BY_DIGEST: Final = Path("weights", "files")
 
 
 class Kept:
-    """Notes of images, in a folder of this user's.
+    """Notes about images, in a folder of this user.
 
     Args:
-        folder: Where; made when first written.
+        folder: The folder; created when needed.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def known(self, digest: str) -> str | None:
-        """Return the id of the image that was made of this; None where none is known."""
+        """Return the id of the image with this digest, or None."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             path = self._folder / digest
             image = path.read_text().strip()
@@ -59,7 +60,7 @@ class Kept:
         return None
 
     def note(self, digest: str, image: str) -> None:
-        """Note which image was made of this. Where that fails, the next build is slower."""
+        """Note the image with this digest. An I/O error is ignored: the next build is slower."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             fresh = self._folder / f".{digest}.{os.getpid()}"
@@ -70,22 +71,22 @@ class Kept:
                 oldest.unlink(missing_ok=True)
 
     def forget(self, digest: str) -> None:
-        """Take an image for one that was never made."""
+        """Remove the note with this digest."""
         with contextlib.suppress(OSError):
             (self._folder / digest).unlink()
 
 
 def digest_of(context: Path, before: str, base: str, words: Sequence[str]) -> str | None:
-    """Return a digest of all that an image is made of before the code.
+    """Return a digest of all inputs of the image before the models' code.
 
     Args:
-        context: The folder that the build sees.
+        context: The build context.
         before: The Dockerfile without its last part.
-        base: The id of the image that it begins with.
-        words: The engine, and options for it.
+        base: Id of the base image.
+        words: The engine and its options.
 
     Returns:
-        None where options may change what is made.
+        None if an option may affect the image.
     """
     if not all(word.partition("=")[0] in _HARMLESS for word in words[1:]):
         return None
@@ -112,7 +113,7 @@ def _files(context: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _add(found: "hashlib._Hash", data: bytes) -> None:
-    """Add something with its length, so that nothing is taken for the end of what is before it."""
+    """Add data with its length, so that different sequences never give the same bytes."""
     found.update(f"{len(data)} ".encode())
     found.update(data)
 

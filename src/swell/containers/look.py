@@ -1,8 +1,8 @@
-"""What models say of themselves, in a process of its own: their code may do anything.
+"""Loads models in a separate process, because their code may do anything, and describes them.
 
-It runs in the environment of the models, and imports nothing that a model process does not import.
-Models that run in Swell's own are looked at in a fork, which has much of that imported, and begins
-before the rest of a build is imported.
+The process runs in the models' environment and imports only modules that a model process imports.
+Models without a separate environment are loaded in a fork, which starts with most modules imported
+and runs while the build imports the rest.
 """
 
 import contextlib
@@ -20,22 +20,22 @@ from swell.core.errors import InvalidModel, SwellError
 
 
 def main() -> None:
-    """Entry point: `python -m swell.containers.look REF`; tells one line of JSON."""
+    """Entry point: `python -m swell.containers.look REF`; writes one line of JSON."""
     out, sys.stdout = sys.stdout, sys.stderr
     out.write(json.dumps(_told(sys.argv[1])) + "\n")
 
 
 class Fork:
-    """Begins to look at once, beside whoever goes on.
+    """A forked child that loads models while the parent continues.
 
     Args:
-        ref: As `load_models` takes it.
+        ref: Reference for `load_models`.
     """
 
     def __init__(self, ref: str) -> None:
         self._read, write = os.pipe()
         with warnings.catch_warnings():
-            # Threads of numpy's are no hindrance: it knows of forks.
+            # Python warns about numpy's threads, but numpy supports forks.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._child = os.fork()
         if self._child == 0:
@@ -44,13 +44,13 @@ class Fork:
         os.close(write)
 
     def said(self, limit_s: float) -> str:
-        """Return what `main` would write; nothing where the process died.
+        """Return the JSON that the child writes; empty or incomplete if it died.
 
         Args:
-            limit_s: How long silence may last.
+            limit_s: Longest time without output, in seconds.
 
         Raises:
-            TimeoutError: It lasted longer.
+            TimeoutError: The child wrote nothing for longer.
         """
         said = b""
         while select.select([self._read], [], [], limit_s)[0]:
@@ -60,7 +60,7 @@ class Fork:
         raise TimeoutError
 
     def end(self) -> None:
-        """End it. Idempotent."""
+        """Kill the child. Idempotent."""
         if self._child:
             os.close(self._read)
             with contextlib.suppress(ProcessLookupError):
@@ -71,11 +71,11 @@ class Fork:
 
 @contextlib.contextmanager
 def looking(refs: Sequence[str], *, is_own: bool) -> Iterator[Mapping[str, Fork]]:
-    """Have models looked at beside what comes in the block; give the forks by reference.
+    """Load models in forks while the block runs; yield reference → fork.
 
     Args:
-        refs: As `load_models` takes them.
-        is_own: Whether they run in an environment of their own, where a fork would be wrong.
+        refs: References for `load_models`.
+        is_own: Whether the models have a separate environment; a fork would use the wrong one.
     """
     forks = {} if is_own else {ref: Fork(ref) for ref in dict.fromkeys(refs)}
     try:
@@ -86,9 +86,9 @@ def looking(refs: Sequence[str], *, is_own: bool) -> Iterator[Mapping[str, Fork]
 
 
 def _tell_and_end(ref: str, write: int) -> None:
-    """Look, tell, and never return: nothing of the command is done twice."""
+    """Write the description and exit, so that the child never continues the parent's command."""
     code = 1
-    # What a model imports stays: looking for garbage in it is lost time.
+    # Imported modules stay in memory, so collecting garbage would only cost time.
     gc.disable()
     try:
         os.dup2(2, 1)
@@ -100,7 +100,7 @@ def _tell_and_end(ref: str, write: int) -> None:
 
 
 def _told(ref: str) -> list[dict[str, Any]] | dict[str, str]:
-    # A fork imports this itself, beside whoever began it.
+    # Imported here so that the fork imports it, while the parent continues.
     from swell.sdk.model_loader import load_models  # noqa: PLC0415
 
     try:
@@ -117,7 +117,7 @@ def _told(ref: str) -> list[dict[str, Any]] | dict[str, str]:
     except SwellError as error:
         return {"refused": error.code, "detail": error.detail}
     except SystemExit as end:
-        # As of argparse, which has read the words of another command.
+        # For example from argparse, which would parse the arguments of `swell build`.
         return {
             "refused": InvalidModel.code,
             "detail": f"importing {ref} exits the process (exit code {end.code!r}), as a "

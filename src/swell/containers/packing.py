@@ -1,14 +1,14 @@
-"""What an image has of its models: their code, the small files beside it, and links to weights.
+"""Collects the files of an image's models: code, small files, and links to weights.
 
     /opt/swell/models/1/poster.py                       a model's code, with the modules it imports
-    /opt/swell/models/1/unet.safetensors                a link to where its content will lie
-    /opt/swell/models/added/acme--dreams.toml           a model that was added, its folder beside
-    /opt/swell/models/weights.json                      the content of all weights, by model
-    /opt/swell/weights/files/9f/9f86…                   that content, in an image that is baked
+    /opt/swell/models/1/unet.safetensors                a link to a weights file in the cache
+    /opt/swell/models/added/acme--dreams.toml           an added model; its folder is next to it
+    /opt/swell/models/weights.json                      the digests of all weights, by model
+    /opt/swell/weights/files/9f/9f86…                   weights, only in a baked image
 
-Weights are told by the SHA-256 of their content, and lie where a cache of weights keeps them: below
-the data folder, where they come when a worker starts, or in the image. Where declared files lie,
-`places` tells.
+Weights are named by the SHA-256 of their content, as in the weight cache. The cache is in the data
+folder, and workers fill it at their start, or in the image. `places` decides the paths of declared
+files.
 """
 
 import hashlib
@@ -32,30 +32,30 @@ from swell.weights.files import content_of_link
 from swell.weights.formats import WEIGHT_SUFFIXES
 from swell.weights.weight_index import Entry, Listing
 
-#: Where things are in an image.
+#: Paths in an image.
 WEIGHTS: Final = HOME / "weights"
 DATA: Final = PurePosixPath("/var/lib/swell")
 
-#: A file beside a model that is no weights, and yet so large that people should hear of it.
+#: A larger file that is not weights gets a note for the user.
 _LARGE_BYTES: Final = 32 << 20
 
-#: A file beside a model that is larger is known as a secret by its name only.
+#: Only the name of a larger file is checked for secrets, not its content.
 _SECRET_BYTES: Final = 64 << 10
 
-#: How an author says which weights a model needs.
+#: Names of an author's list of weights.
 _LISTINGS: Final = ("weights.toml", "weights.json")
 
-#: What added models need, in whose code nothing of theirs is imported by name.
+#: Modules and packages that added models need, because no import in their files names them.
 _FAMILIES: Final = (
     "swell.diffusion.families.diffusers_pipeline_torch",
-    "swell.diffusion.families.stable_diffusion_torch",
+    "swell.diffusion.families.latent_diffusion_torch",
 )
 _DIFFUSERS: Final = ("diffusers", "transformers", "accelerate", "torch", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a model says of itself."""
+    """Description of a model that `swell.containers.look` has loaded."""
 
     name: str
     version: str
@@ -67,44 +67,44 @@ class Looked:
 
 @dataclass(slots=True)
 class Packed:
-    """What an image has of its models. Places are paths in the image."""
+    """The files of an image's models. Places are paths in the image."""
 
-    #: As `worker.models`.
+    #: References of the models in the image, for `worker.models`.
     refs: list[str] = field(default_factory=list)
-    #: Name → version, as it is here.
+    #: Name → version of a model.
     versions: dict[str, str] = field(default_factory=dict)
-    #: Place → the file here.
+    #: Place → file on this machine.
     files: dict[PurePosixPath, Path] = field(default_factory=dict)
-    #: Place → what is written there.
+    #: Place → content of a generated file.
     texts: dict[PurePosixPath, bytes] = field(default_factory=dict)
     #: Place of a link → digest of the weights.
     links: dict[PurePosixPath, str] = field(default_factory=dict)
-    #: Digest of weights → the file here.
+    #: Digest of weights → file on this machine.
     contents: dict[str, Path] = field(default_factory=dict)
     listings: list[Listing] = field(default_factory=list)
-    #: Place → what an author lists of weights, here.
+    #: Place → an author's listing of weights on this machine.
     wanted: dict[PurePosixPath, Path] = field(default_factory=dict)
-    #: Folders for Python's path.
+    #: Folders for `PYTHONPATH`.
     roots: list[PurePosixPath] = field(default_factory=list)
-    #: Packages whose modules are imported.
+    #: Distributions that the code imports.
     distributions: set[str] = field(default_factory=set)
     needs: Needs = NOTHING
-    #: What people should know.
+    #: Messages for the user.
     notes: list[str] = field(default_factory=list)
 
     @property
     def weight_bytes(self) -> int:
-        """What all weights take."""
+        """Size of all weights."""
         return sum(path.stat().st_size for path in self.contents.values())
 
 
 class Packer:
-    """Packs models. Reads files, and has models looked at; writes nothing.
+    """Collects the files of models; writes nothing.
 
     Args:
-        look: Tells what the models of a reference say of themselves; see `swell.containers.look`.
-        extra: Files and folders below a model's root that go with it.
-        is_baked: Whether weights go into the image.
+        look: Loads and describes the models of a reference; see `swell.containers.look`.
+        extra: Additional files and folders below a model's root.
+        is_baked: Whether the image contains weights.
     """
 
     def __init__(
@@ -121,15 +121,15 @@ class Packer:
         self._packed = Packed()
 
     def pack(self, refs: Sequence[str]) -> Packed:
-        """Return what an image with these models has.
+        """Collect the files of an image with these models.
 
         Args:
-            refs: As `load_models` takes them; an added model by its entry's file.
+            refs: References for `load_models`; for an added model the path of its entry.
 
         Raises:
-            InvalidModel: One has no code that can be packed, or they do not go into one process.
-            InvalidRequest: What is to go with it may not, or looks like a secret.
-            NotFound: One does not exist.
+            InvalidModel: A model's code cannot be packed, or models need different environments.
+            InvalidRequest: An additional file is not allowed, or looks like a secret.
+            NotFound: A model does not exist.
         """
         parts = parted(refs)
         if len(parts) > 1:
@@ -150,7 +150,7 @@ class Packer:
         self._packed.texts[MODELS / "weights.json"] = listings + b"\n"
         return self._packed
 
-    # --- models of code --------------------------------------------------------------------------
+    # --- models with code ------------------------------------------------------------------------
 
     def _pack_code(self, ref: str) -> None:
         start, attribute = _start_of(ref)
@@ -178,7 +178,7 @@ class Packer:
     def _pack_module(self, module: Module) -> None:
         place = self._places.below(module.path, module.root)
         self._packed.files[self._places.take(module.path, place)] = module.path
-        # What `swell.weights.declared_weights` reads, and the worker fetches by.
+        # The worker reads these with `swell.weights.declared_weights` and downloads the weights.
         for beside in map(module.path.with_name, _LISTINGS):
             if beside.is_file():
                 listing = self._places.below(beside, module.root)
@@ -193,7 +193,7 @@ class Packer:
             )
 
     def _put(self, path: Path, place: PurePosixPath, digest: str = "") -> dict[str, Entry]:
-        """Pack a file; return what travels apart, by its name."""
+        """Pack a file; return its listing entry by name if it is weights, else nothing."""
         path = Path(os.path.normpath(path.absolute()))
         self._places.take(path, place)
         if not path.is_file():
@@ -213,7 +213,7 @@ class Packer:
         name = place.relative_to(MODELS) if place.is_relative_to(MODELS) else place.relative_to("/")
         return {str(name): entry}
 
-    # --- models that were added ------------------------------------------------------------------
+    # --- added models ----------------------------------------------------------------------------
 
     def _pack_added(self, path: Path) -> None:
         entry = read(path)
@@ -236,7 +236,7 @@ class Packer:
             self._packed.distributions |= code_of(place_of(name)).distributions
 
     def _pack_demo(self, start: Module) -> dict[str, Entry]:
-        """Pack a module of `swell_models` and what it needs; return what travels apart."""
+        """Pack a module of `swell_models` with its dependencies; return its weights' entries."""
         code = code_of(start)
         self._pack_modules(code)
         self._packed.distributions |= code.distributions
@@ -248,12 +248,12 @@ class Packer:
     def _moved(self, entry: Added, base: PurePosixPath, entries: dict[str, Entry]) -> Added:
         """Pack an added model's files; return its entry with their places in the image."""
         folder = Path(entry.folder)
-        # A name that is a whole path is that of a file elsewhere.
+        # An absolute path names a file outside the folder.
         known = {folder / name: content for name, content in entry.weights.items()}
         places: dict[Path, PurePosixPath] = {}
 
         def put(path: str, name: str) -> str:
-            """Pack a file, or a folder with all in it."""
+            """Pack a file or a whole folder; return its place."""
             if not path:
                 return ""
             source = Path(path)
@@ -279,12 +279,12 @@ class Packer:
             controlnet=put(entry.controlnet, "controlnet"),
             ip_adapter=put(adapter, f"adapter/models/{Path(adapter).name}"),
             scenarios=put(entry.scenarios, f"scenarios/{Path(entry.scenarios).name}"),
-            # A path of this machine tells nobody anything there.
+            # A path of this machine has no meaning in the image.
             source="" if Path(entry.source).is_absolute() else entry.source,
         )
         return msgspec.structs.replace(moved, weights=_renamed(entry, places, base / "folder"))
 
-    # --- for both --------------------------------------------------------------------------------
+    # --- all models ------------------------------------------------------------------------------
 
     def _note(self, model: Looked) -> None:
         if model.name in self._packed.versions:
@@ -323,10 +323,10 @@ class Packer:
 
 
 def _demo_modules(entry: Added) -> tuple[str, ...]:
-    """Return the modules of `swell_models` that an added model runs, which no import names."""
+    """Return the modules of `swell_models` that an added model runs without importing them."""
     if entry.portraits:
         return "swell_models.added_portraits", "swell_models.added_portraits_torch"
-    # It reads what models say of their parts, which is of no use to others.
+    # Imported here because only added models need it.
     from swell.diffusion.families.detect_family import is_vqgan_clip  # noqa: PLC0415
 
     if is_vqgan_clip(Path(entry.folder)):
@@ -335,14 +335,14 @@ def _demo_modules(entry: Added) -> tuple[str, ...]:
 
 
 def _encoder_of(entry: Added) -> Path | None:
-    """Return the folder of the image encoder that an added model's picture adapter hears.
+    """Return the folder of the image encoder of an added model's IP-Adapter.
 
     Raises:
-        InvalidModel: The model cannot be served as it is.
+        InvalidModel: The model cannot be served.
     """
     if not entry.ip_adapter:
         return None
-    # It reads what models say of their parts, which is of no use to others.
+    # Imported here because few models need it.
     from swell.diffusion.families.model_definition import describe  # noqa: PLC0415
 
     adapter = describe(entry).adapter
@@ -352,29 +352,29 @@ def _encoder_of(entry: Added) -> Path | None:
 def _renamed(
     entry: Added, places: Mapping[Path, PurePosixPath], folder: PurePosixPath
 ) -> dict[str, Content]:
-    """Return what an entry says of the files that go in, by their names in the image."""
+    """Return the weights of an entry that are packed, by their names in the image."""
     renamed = {}
     for name, content in entry.weights.items():
         place = places.get(Path(entry.folder, name))
-        if place is not None:  # else it is hidden
+        if place is not None:  # hidden files are not packed
             inside = place.is_relative_to(folder)
             renamed[str(place.relative_to(folder) if inside else place)] = content
     return renamed
 
 
 def packed_distributions(packed: Packed) -> list[str]:
-    """Return the packages that the models' own code needs; none where it has an environment."""
+    """Return the packages that the models import; none if they have a separate environment."""
     return [] if packed.needs else sorted(packed.distributions)
 
 
 def _start_of(ref: str) -> tuple[Module, str]:
-    """Return the file that a reference names, and the attribute in it."""
+    """Return the module that a reference names, and the attribute in it."""
     name, _, attribute = ref.rpartition(":") if ":" in ref else (ref, "", "")
     if name.endswith(".py"):
         path = Path(name).resolve()
         return Module(path, path.parent), attribute
     if "/" in name:
-        # `look` rejects other names, and says which there are.
+        # `look` rejects unknown names and lists the known ones.
         name = built_in_module(name) or "swell.models"
     try:
         start = place_of(name)
@@ -396,7 +396,7 @@ def _start_of(ref: str) -> tuple[Module, str]:
 
 
 def _shipped(code: Code) -> list[Path]:
-    """Return the files of `swell_models` that the code names, declared or not."""
+    """Return the files of `swell_models` that the code names in string constants."""
     home = next((path.parent for path in code.modules if path.parent.name == "swell_models"), None)
     if home is None:
         return []
@@ -418,7 +418,7 @@ def _ref_in_image(ref: str, start: Module, attribute: str, places: Places) -> st
 
 
 def _digest(path: Path) -> str:
-    """Return a file's SHA-256; a link into a cache of weights has it for a name."""
+    """Return a file's SHA-256; a link into the weight cache already names it."""
     if named := content_of_link(path):
         return named
     with path.open("rb") as file:
@@ -431,11 +431,11 @@ def _looks_secret(path: Path) -> bool:
 
 
 def _below(folder: Path, notes: list[str] | None = None) -> list[Path]:
-    """Return all files below a folder, links to files included, hidden ones not.
+    """Return all files below a folder, with links to files, without hidden ones.
 
     Args:
-        folder: Which.
-        notes: Where to say which links to folders are left out.
+        folder: The folder.
+        notes: Gets a message for each link to a folder, which is left out.
     """
     found = []
     for place, folders, names in os.walk(folder):

@@ -1,4 +1,4 @@
-"""Packages with the versions that are installed here, so that an image has what was tried here."""
+"""Packages of an image, pinned to the versions that are installed and tested on this machine."""
 
 import json
 import re
@@ -15,29 +15,29 @@ _EXTRA: Final = re.compile(r"""extra\s*==\s*["']([A-Za-z0-9._-]+)["']""")
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What is installed into an image, for pip."""
+    """Requirements and constraints that pip installs into an image."""
 
-    #: What is asked for (PEP 508), sorted.
+    #: Requirements (PEP 508), sorted.
     requirements: tuple[str, ...]
-    #: `name==version` of these and of all that they need, sorted.
+    #: `name==version` of the requirements and all their dependencies, sorted.
     constraints: tuple[str, ...]
-    #: Names that were given, and are not installed here.
+    #: Requested names that are not installed here.
     missing: tuple[str, ...] = ()
-    #: What was installed from elsewhere than an index, such as a folder: name → its URL.
-    #: An index has another package of that name, or somebody else's, or none.
+    #: Packages that were not installed from an index, but from a folder, for example: name → URL.
+    #: An index may have a different package of the same name.
     elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
-        """Whether a distribution is among them."""
+        """Whether a distribution is a requirement or a dependency."""
         return any(distribution(each) == name for each in (*self.requirements, *self.constraints))
 
 
 def pins(names: Iterable[str], extras: Iterable[str] = ()) -> Pins:
-    """Return what Swell and some packages beside it need.
+    """Pin Swell, some other packages, and their dependencies.
 
     Args:
-        names: Distributions that are installed here.
-        extras: Of Swell, such as `buckets`.
+        names: Other distributions that are installed here.
+        extras: Extras of Swell, such as `buckets`.
 
     Raises:
         KeyError: Swell has no such extra.
@@ -61,7 +61,7 @@ def pins(names: Iterable[str], extras: Iterable[str] = ()) -> Pins:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue  # for another platform, or another Python
-        # Where a package was built for one kind of device, its index may have it for another.
+        # A local version such as +cu128 names a device; the index may have other devices' builds.
         found[name] = version.partition("+")[0]
         if url := _direct_url(name):
             elsewhere[name] = url
@@ -75,7 +75,7 @@ def pins(names: Iterable[str], extras: Iterable[str] = ()) -> Pins:
 
 
 def _direct_url(name: str) -> str:
-    """Return where a distribution came from that is from no index; empty for others.
+    """Return the URL of a distribution that was not installed from an index; empty otherwise.
 
     Source: PEP 610.
     """
@@ -84,7 +84,7 @@ def _direct_url(name: str) -> str:
 
 
 def _own(name: str, extras: set[str]) -> Iterator[str]:
-    """Yield what a distribution asks for; its own extras, which it may name itself, resolved."""
+    """Yield the requirements of a distribution; extras that refer to itself are resolved."""
     for each in _requires(name, frozenset(extras)):
         bare = each.partition(";")[0].strip() if "extra" in each else each
         if distribution(bare) == name:
@@ -94,7 +94,7 @@ def _own(name: str, extras: set[str]) -> Iterator[str]:
 
 
 def _requires(name: str, extras: frozenset[str]) -> list[str]:
-    """Return what a distribution asks for, with some of its extras."""
+    """Return the requirements of a distribution with some of its extras."""
     lines = metadata.requires(name) or []
     wanted = {each.lower() for each in extras}
     return [

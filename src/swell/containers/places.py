@@ -1,7 +1,7 @@
-"""Where files of this machine lie in an image, so that code finds them as it does here.
+"""Decides the paths of files in an image, so that code finds them there as it does here.
 
-What lies beside code keeps its place to it. What a module names by a path of this machine keeps
-that path, unless the image has folders of its own there, whose rights would change.
+A file near a module keeps its path relative to the module. A file that a module names by its
+absolute path keeps this path, unless it is in a system folder of the image.
 """
 
 import os
@@ -15,29 +15,29 @@ from swell.core.errors import InvalidModel, InvalidRequest
 HOME: Final = PurePosixPath("/opt/swell")
 MODELS: Final = HOME / "models"
 
-#: Folders that every image has, with rights that matter.
+#: System folders of every image; their permissions must not change.
 _SYSTEM: Final = frozenset(
     {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32"}
     | {"proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"}
 )
 
-#: What else lies below `MODELS`, beside folders that have numbers.
+#: Names below `MODELS` that are not numbers.
 _TAKEN: Final = frozenset({"added", "weights.json"})
 
 
 class Places:
-    """The places of one image; the same for the same files in the same order."""
+    """Places of files in one image; the same files in the same order get the same places."""
 
     def __init__(self) -> None:
-        #: Folders from which modules are imported here → in the image.
+        #: Folder on Python's path here → in the image.
         self.roots: dict[Path, PurePosixPath] = {}
         self._files: dict[PurePosixPath, Path] = {}
 
     def take(self, path: Path, place: PurePosixPath) -> PurePosixPath:
-        """Note that a file lies in a place, and return that.
+        """Reserve a place for a file, and return it.
 
         Raises:
-            InvalidModel: Another file does.
+            InvalidModel: Another file has this place.
         """
         other = self._files.setdefault(place, path)
         if os.path.realpath(other) != os.path.realpath(path):
@@ -45,15 +45,15 @@ class Places:
         return place
 
     def below(self, path: Path, root: Path) -> PurePosixPath:
-        """Return the place of a file below a folder from which modules are imported."""
+        """Return the place of a file below a folder on Python's path."""
         home = self.roots.setdefault(root, MODELS / str(len(self.roots) + 1))
         return home / path.relative_to(root).as_posix()
 
     def included(self, path: Path) -> Path:
-        """Return the root below which a path lies that is to go with the code.
+        """Return the root that contains an additional file or folder.
 
         Raises:
-            InvalidRequest: It lies below none, or is hidden.
+            InvalidRequest: No root contains the path, or it is hidden.
         """
         root = _deepest(path, self.roots)
         if root is None:
@@ -69,15 +69,15 @@ class Places:
         return root
 
     def declared(self, path: Path, code: Code, source: Path | None) -> list[PurePosixPath]:
-        """Return where a file lies for the code that declares it: in one place, seldom in two.
+        """Return the place of a declared file; in rare cases two places.
 
         Args:
-            path: Of the file.
-            code: All code of the model.
-            source: The module that defines the model.
+            path: Path of the file.
+            code: Code of the model.
+            source: File of the module that defines the model.
 
         Raises:
-            InvalidModel: There is no place for it.
+            InvalidModel: The file's place is taken or reserved.
         """
         path = Path(os.path.normpath(path.absolute()))
         module = code.modules.get(source.resolve()) if source is not None else None
@@ -94,7 +94,7 @@ class Places:
         return found or [_own(path)]
 
     def _beside(self, path: Path, module: Module) -> list[PurePosixPath]:
-        """Return the place that lies to a module as a file lies to it here, if it may have one."""
+        """Return the place with the same path relative to the module; empty if outside `MODELS`."""
         inner = os.path.relpath(path, module.path.parent)
         folder = self.below(module.path, module.root).parent
         place = PurePosixPath(os.path.normpath(folder / inner))
@@ -114,12 +114,12 @@ def _deepest(path: Path, roots: Iterable[Path]) -> Path | None:
 
 
 def _inner(path: Path, source: Path, module: Module) -> Path | None:
-    """Return a file's path below the root of a module; None if it lies elsewhere.
+    """Return a file's path below the root of a module; None if it is elsewhere.
 
     Args:
-        path: Of the file.
-        source: Of the module, as Python has it: links in Python's path are not followed.
-        module: The same, with its root as it is.
+        path: Path of the file.
+        source: Path of the module as Python reports it, with links in Python's path.
+        module: The same module with links resolved.
     """
     depth = len(module.path.relative_to(module.root).parts)
     for root in (module.root, source.parents[depth - 1]):
@@ -129,7 +129,7 @@ def _inner(path: Path, source: Path, module: Module) -> Path | None:
 
 
 def _is_literal(path: Path, module: Module) -> bool:
-    """Whether a module names a file by its whole path, or by that of a folder above it."""
+    """Whether a module names the absolute path of a file or of a folder above it."""
     if module.path.suffix != ".py":
         return False
     whole = [Path(text) for text in texts_in(module.path) if text.startswith("/")]
@@ -139,10 +139,10 @@ def _is_literal(path: Path, module: Module) -> bool:
 
 
 def _own(path: Path) -> PurePosixPath:
-    """Return a file's own path.
+    """Return the path of a file on this machine as its place.
 
     Raises:
-        InvalidModel: An image has something else there.
+        InvalidModel: The image reserves this folder.
     """
     place = PurePosixPath(path)
     if place.parts[1] in _SYSTEM or place.is_relative_to(HOME):

@@ -1,6 +1,6 @@
-"""Makes the environment of models with needs of their own, while their image is built.
+"""Creates the models' separate environment while their image is built.
 
-It lies where a worker looks for it (`worker.environments_dir`), so that no worker makes one.
+Workers find the environment in `worker.environments_dir` and need not create it.
 """
 
 import json
@@ -23,7 +23,7 @@ def main() -> int:
     except SwellError as error:
         print(error.detail, file=sys.stderr)
         return 1
-    # Swell's own link in there, and rights for whoever runs as another user.
+    # Link Swell into the environment, and let other users read it.
     environments.variables(python)
     for path in (Path(sys.argv[2]), *Path(sys.argv[2]).iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)

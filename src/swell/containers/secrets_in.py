@@ -1,4 +1,4 @@
-"""Secrets in files that would stay in an image, where everyone who pulls it can read them. Pure."""
+"""Finds secrets in files of an image, which everyone who pulls the image can read. Pure."""
 
 import re
 from fnmatch import fnmatchcase
@@ -7,14 +7,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
-#: What pip fills in from the process environment; nothing of it stands in the file.
+#: Variables that pip replaces from the process environment: the file has no secret then.
 _VARIABLE: Final = re.compile(r"\$\{[A-Z0-9_]+\}")
 
-#: Words in the names of a query's fields, and of a fragment's, that give access.
+#: Names of query fields that hold credentials.
 _ACCESS: Final = re.compile(r"token|passw|secret|signature|credential|(^|[-_])(sig|key)$", re.I)
 
-#: Names of files that hold keys, tokens or passwords, in small letters. Packed folders have no
-#: hidden files, such as `.netrc`.
+#: Lower-case names of files that hold keys, tokens or passwords. Hidden files such as `.netrc` are
+#: never packed.
 _NAMES: Final = (
     *("swell.toml", "*.env", "env.local", "kubeconfig", "*.kubeconfig", "htpasswd", "auth.json"),
     *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "*.ppk", "*.jks", "token"),
@@ -23,8 +23,8 @@ _NAMES: Final = (
     *("secrets.toml", "secrets.json", "secrets.yaml", "secrets.yml"),
 )
 
-#: Private keys (a service account of Google's has one), and keys of AWS, Hugging Face, GitHub,
-#: OpenAI-like APIs and Swell. AWS's documentation shows a key of its own.
+#: Private keys (also in Google's service accounts), and keys of AWS, Hugging Face, GitHub,
+#: OpenAI-like APIs and Swell. The example key of AWS's documentation is allowed.
 _KEYS: Final = re.compile(
     rb"-----BEGIN [A-Z ]*PRIVATE KEY( BLOCK)?-----"
     rb"|\b(AKIA|ASIA)(?!IOSFODNN7EXAMPLE)[0-9A-Z]{16}\b"
@@ -35,11 +35,11 @@ _KEYS: Final = re.compile(
 
 
 def looks_secret(name: str, data: bytes) -> bool:
-    """Return whether a file looks as if it held a secret.
+    """Return whether a file probably holds a secret.
 
     Args:
-        name: Of the file, without its folder.
-        data: Its bytes; empty where only the name counts.
+        name: Name of the file, without its folder.
+        data: Its bytes; empty to check only the name.
     """
     lower = name.lower()
     if lower.endswith(".pub"):
@@ -48,13 +48,13 @@ def looks_secret(name: str, data: bytes) -> bool:
 
 
 def line_with_secret(text: str) -> int | None:
-    """Return the number of the first line that has a secret in an address; None where none has.
+    """Return the number of the first line with a secret in a URL; None if there is none.
 
-    A user's name alone is none where a key or certificate stands for him (`git+ssh://git@…`);
-    elsewhere many registries take a token in its place.
+    A user name without a password counts as a secret because many registries take a token there,
+    but not for SSH (`git+ssh://git@…`).
 
     Args:
-        text: As pip reads it, comments too: they stay in the file as well.
+        text: A requirements or constraints file of pip, with its comments.
     """
     for number, line in enumerate(text.splitlines(), 1):
         if any(map(_has_secret, _URL.findall(line))):
@@ -66,7 +66,7 @@ def _has_secret(url: str) -> bool:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return True  # nobody can say what is in it
+        return True  # cannot be checked
     who, at, _ = parts.netloc.rpartition("@")
     name, _, password = who.partition(":")
     is_by_key = parts.scheme.lower().endswith("ssh")

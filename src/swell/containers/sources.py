@@ -1,8 +1,8 @@
-"""Which files a model's code consists of, found by reading it: nothing is imported or run.
+"""Finds the files of a model's code by parsing its imports, without running it.
 
-From the model's own file on, each import is followed: to a module that lies beside it, or anywhere
-on Python's path but where packages are installed, and to what that imports in turn. What is
-installed is told by the name of its distribution. Imports within functions count too.
+The search starts at the model's file and follows each import, also in functions, to modules in the
+same folder or on Python's path. An installed package is not followed, but named by its
+distribution.
 """
 
 import ast
@@ -21,10 +21,10 @@ import swell
 
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 
-#: Swell's own code, which an image has anyway.
+#: Swell's code, which every image has.
 SWELL: Final = Path(str(swell.__file__)).resolve().parent
 
-#: Parts of it in which models are, whose imports are theirs.
+#: Packages of Swell that contain models; their imports are followed.
 _MODELS: Final = (
     "swell.models",
     "swell.diffusion.families",
@@ -32,12 +32,12 @@ _MODELS: Final = (
     "swell.diffusion.torch_arrays",
 )
 
-#: Goes into an image file by file, installed or not: most of the distribution is weights.
+#: Packed file by file, even if installed, because most of the distribution is weights.
 _DEMOS: Final = "swell_models"
 
 
 class Nowhere(Exception):
-    """A module that is named has no source that could be read."""
+    """A module does not exist, or has no source file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Module:
     """A file of code.
 
     Args:
-        path: Where it lies.
-        root: The folder on Python's path from which it is imported.
+        path: Its path.
+        root: The folder on Python's path that contains the module.
     """
 
     path: Path
@@ -55,20 +55,20 @@ class Module:
 
 @dataclass(slots=True)
 class Code:
-    """What was found."""
+    """The code of a model."""
 
     modules: dict[Path, Module] = field(default_factory=dict)
-    #: Distributions whose modules are imported.
+    #: Distributions that the code imports.
     distributions: set[str] = field(default_factory=set)
-    #: Modules that are imported somewhere, and not to be found: perhaps never needed.
+    #: Imported modules that were not found; the code may not need them.
     missing: set[str] = field(default_factory=set)
 
 
 def place_of(name: str) -> Module:
-    """Return where the source of a module lies that is named by its dotted name.
+    """Find the source file of a module by its dotted name.
 
     Raises:
-        Nowhere: There is no such module, or it has no source.
+        Nowhere: The module does not exist, or has no source.
     """
     root = _root_of(name.partition(".")[0])
     if root is None:
@@ -80,7 +80,7 @@ def place_of(name: str) -> Module:
 
 
 def code_of(start: Module) -> Code:
-    """Return all code that a model's file consists of, the file itself first."""
+    """Return the code of a model: its file first, then all modules that it imports."""
     code = Code()
     waiting = [start]
     while waiting:
@@ -95,7 +95,7 @@ def code_of(start: Module) -> Code:
 
 
 def _followed(name: str, root: Path, code: Code) -> list[Module]:
-    """Return the files behind an import; note what is installed, and what is missing."""
+    """Return the files of an import, or add it to `code.distributions` or `code.missing`."""
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names:
         return []
@@ -117,13 +117,13 @@ def _followed(name: str, root: Path, code: Code) -> list[Module]:
 
 
 def _files(root: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Yield the files that are run for an import, as far as they lie below a folder."""
+    """Yield the files below a folder that an import runs."""
     folder = root
     for part in parts:
         package, module = folder / part / "__init__.py", folder / f"{part}.py"
         if package.is_file():
             yield package
-            # Says that it has types, where it has.
+            # Marks the package as typed.
             if (typed := package.with_name("py.typed")).is_file():
                 yield typed
         elif module.is_file():
@@ -140,13 +140,13 @@ def _files(root: Path, parts: Sequence[str]) -> Iterator[Path]:
 
 
 def _is_whole(path: Path, name: str) -> bool:
-    """Whether a file is the module of that name, and not one that it lies in."""
+    """Whether a file is the module of that name, not a package above it."""
     last = name.rpartition(".")[2]
     return path.stem == last or (path.name == "__init__.py" and path.parent.name == last)
 
 
 def _imports(module: Module) -> Iterator[str]:
-    """Yield the dotted names that a file imports; none if it is not Python."""
+    """Yield the dotted names that a file imports; nothing if it is not Python."""
     try:
         tree = ast.parse(module.path.read_bytes())
     except (SyntaxError, ValueError, OSError):
@@ -157,12 +157,12 @@ def _imports(module: Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = _base(node, module)
             if base is not None:
-                # What is imported from a package may be a module of it.
+                # A name that is imported from a package may be a module.
                 yield from (f"{base}.{each.name}".strip(".") for each in node.names)
 
 
 def texts_in(path: Path) -> set[str]:
-    """Return the texts that stand in a file of Python."""
+    """Return the string constants of a Python file."""
     tree = ast.parse(path.read_bytes())
     nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
     return {node.value for node in nodes if isinstance(node.value, str)}
@@ -176,7 +176,7 @@ def _base(node: ast.ImportFrom, module: Module) -> str | None:
 
 
 def _root_of(top: str) -> Path | None:
-    """Return the folder on Python's path that has a module; None if there is none."""
+    """Return the folder on Python's path that contains a top-level module, or None."""
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
@@ -190,10 +190,10 @@ def _root_of(top: str) -> Path | None:
 
 @cache
 def _distributions_of(top: str) -> tuple[str, ...]:
-    """Return the distributions that a module on Python's path comes from.
+    """Return the distributions that contain a top-level module.
 
-    As `importlib.metadata.packages_distributions` has it, for one module and without taking each
-    distribution's list of files apart.
+    The same as `importlib.metadata.packages_distributions`, but faster: it does not parse every
+    distribution's list of files.
     """
     names = set()
     for each in distributions():
@@ -204,9 +204,9 @@ def _distributions_of(top: str) -> tuple[str, ...]:
 
 
 def _lists(record: str, top: str) -> bool:
-    """Whether a list of installed files has a module of that name.
+    """Whether a RECORD of installed files has a module of that name.
 
-    Source: "Recording installed projects", PyPA specifications: a line begins with the path.
+    Source: "Recording installed projects", PyPA specifications: a line starts with the path.
     """
     return (
         re.search(rf"^{re.escape(top)}(?:/|\.[^/,]*(?:py|so|pyd),)", record, re.MULTILINE)

@@ -1,15 +1,15 @@
-"""Workers as machines of Amazon EC2, asked for by `CreateFleet` of the type `instant`.
+"""Provider for Amazon EC2: one `CreateFleet` request of type `instant` launches several machines.
 
-One call asks for several machines over several types and zones, and tells at once which it gives,
-and why it gives no more. What a machine does when it starts stands in a launch template, which is
-made once for a pool and its settings and named after their digest. So a request that is repeated is
-the same to the letter, and EC2 gives the same answer to the same client token.
+A request covers several instance types and zones. EC2 answers at once with the machines it launched
+and with an error for each type and zone that failed. The startup script is in a launch template.
+The provider creates one template per pool and configuration, named after a digest of both, so that
+a repeated request is identical and EC2 returns the same machines for the same client token.
 
 Source:
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateFleet.html,
     https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html,
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html and
-    …/rebalance-recommendations.html: events, and two minutes between a notice and the end.
+    …/rebalance-recommendations.html: events; a machine ends two minutes after its notice.
 """
 
 import asyncio
@@ -43,14 +43,14 @@ from swell.providers.sightings import Sightings
 
 T = TypeVar("T")
 
-#: Calls at the same time.
+#: Limit of concurrent calls.
 _THREADS: Final = 8
 
-#: How many ids one call takes here, and values one filter takes; and machines of one page.
+#: Limits of ids or filter values in one call, and of machines on one page.
 _IDS_N: Final = 200
 _PAGE_N: Final = 1000
 
-#: So long a machine has from a notice to its end, in seconds.
+#: Time from an interruption notice to the end of the machine, in seconds.
 _NOTICE_S: Final = 120.0
 
 _STATES: Final = {
@@ -64,7 +64,7 @@ _STATES: Final = {
 
 _OVER: Final = (InstanceState.STOPPING, InstanceState.ENDED)
 
-#: Nobody may have more before somebody raises a limit.
+#: Error codes: an account limit is reached.
 _QUOTAS: Final = frozenset(
     {
         "InstanceLimitExceeded",
@@ -75,7 +75,7 @@ _QUOTAS: Final = frozenset(
     }
 )
 
-#: There are none to be had now, or not for that price, or not of this type in this zone.
+#: Error codes: no capacity now, or not at this price, of this type or in this zone.
 _LACKS: Final = frozenset(
     {
         "InsufficientCapacity",
@@ -90,7 +90,7 @@ _LACKS: Final = frozenset(
     }
 )
 
-#: To be asked again later; that boto3 has done some times by then.
+#: Error codes: temporary. boto3 has already retried the call.
 _BUSY: Final = frozenset(
     {
         "EC2ThrottledException",
@@ -104,7 +104,7 @@ _BUSY: Final = frozenset(
     }
 )
 
-#: Who asks may not do this, or is not who it says.
+#: Error codes: bad credentials, or the credentials do not allow the call.
 _FORBIDDEN: Final = frozenset(
     {
         "AuthFailure",
@@ -116,13 +116,13 @@ _FORBIDDEN: Final = frozenset(
     }
 )
 
-#: How codes begin that say of a launch template that it is not there.
+#: Prefix of the error codes for a missing launch template.
 _TEMPLATE: Final = "InvalidLaunchTemplate"
 
-#: Of a spot request: its machine is to be taken back.
+#: Status codes of a spot request: EC2 is about to interrupt the machine.
 _MARKED: Final = ("marked-for-termination", "marked-for-stop")
 
-#: How EC2 tells when a machine was ended.
+#: Termination time in EC2's state transition reason.
 _ENDED_AT: Final = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 
 
@@ -180,19 +180,19 @@ class AwsOptions(MachineOptions):
 
 
 class _NoTemplate(Exception):
-    """The launch template is not there any more."""
+    """The launch template no longer exists."""
 
 
 class AwsProvider:
-    """See `swell.core.provider`. Calls are made in threads, since boto3 waits.
+    """Provider for EC2. See `swell.core.provider`.
 
-    EC2 gives a machine that it ends some minutes to shut down, and the grace of `terminate` has no
-    say in that: the worker is told to go, and has `drain_s` of the options.
+    Calls run in threads, because boto3 blocks. EC2 ignores the grace period of `terminate`: it
+    gives a machine some minutes to shut down, and the worker drains for `drain_s` of the options.
 
     Args:
-        options: Which machines.
-        clock: The time.
-        deployment: Whose machines these are.
+        options: Options of the pool.
+        clock: The clock.
+        deployment: Name of the deployment that owns the machines.
     """
 
     def __init__(self, options: AwsOptions, clock: Clock, deployment: str) -> None:
@@ -203,7 +203,7 @@ class AwsProvider:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="swell-ec2")
         self._making = threading.Lock()
         self._clients: dict[str, Any] = {}
-        #: Name of a launch template → its id, as long as it is known.
+        #: Known launch templates: name to id.
         self._templates: dict[str, str] = {}
         self._told: dict[str, Notice] = {}
         self.tidies = True
@@ -211,12 +211,12 @@ class AwsProvider:
     # ---- the contract
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Ask for machines.
+        """Launch machines.
 
         Raises:
-            InvalidInput: EC2 does not understand an option.
-            Refused: EC2 has none to give, or allows no more.
-            Unavailable: EC2 cannot be reached, or has too much to do.
+            InvalidInput: EC2 rejects an option.
+            Refused: No capacity or no quota.
+            Unavailable: EC2 is unreachable or overloaded.
         """
         if before := self._seen.of_launch(request.pool, request.token):
             return before
@@ -227,15 +227,14 @@ class AwsProvider:
         return self._seen.launched(given)
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
-        """Return the instances of a pool, or of all."""
         wanted = {DEPLOYMENT: self._deployment} | ({} if pool is None else {POOL: pool})
         return self._seen.listed(await self._call(lambda: self._described(wanted)), pool)
 
     async def notices(self) -> list[Notice]:
-        """Return which machines EC2 is about to take back, or says it may.
+        """Return interruption notices and rebalance recommendations.
 
-        The first is asked of EC2 for all spot requests of machines that run; both come through
-        `notices_queue`, where there is one. That is left as it is by whoever only looks.
+        The spot requests of the running machines report interruptions. `notices_queue` reports
+        both; a read-only provider does not consume it.
         """
         alive = (InstanceState.STARTING, InstanceState.RUNNING)
         living = [each for each in await self.instances() if each.state in alive]
@@ -251,28 +250,28 @@ class AwsProvider:
         return list(self._told.values())
 
     async def prices(self) -> list[LivePrice]:
-        """Return what spot machines cost now; nothing of others, whose prices stand in lists.
+        """Return the current spot prices; nothing for on-demand machines.
 
         Raises:
-            InvalidInput: EC2 does not let us ask.
-            Unavailable: EC2 cannot be asked now.
+            InvalidInput: EC2 does not allow the request.
+            Unavailable: EC2 is unreachable.
         """
         return await self._call(self._spot_prices) if self._options.spot else []
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
-        """End machines; each lets its worker drain while it shuts down. Unknown ids are ignored."""
+        """Terminate machines; each worker drains during the shutdown. Unknown ids are ignored."""
         wanted = {DEPLOYMENT: self._deployment}
         for batch in _batches(list(dict.fromkeys(instance_ids)), _IDS_N):
             found = await self._call(partial(self._described, wanted, batch))
             over = {each.id for each in found if each.state in _OVER}
-            # What was launched a moment ago may not be listed yet.
+            # EC2 may not list a machine for some seconds after its launch.
             own = {each.id for each in found} | self._seen.unlisted()
             living = [each for each in batch if each in own and each not in over]
             if living:
                 self._seen.told_to_go(await self._call(partial(self._end, living)))
 
     async def close(self) -> None:
-        """Let go of threads; machines live on."""
+        """Stop the threads. The machines keep running."""
         self._threads.shutdown(wait=False)
 
     # ---- in threads
@@ -324,15 +323,12 @@ class AwsProvider:
             raise _explained(
                 [(e["ErrorCode"], e["ErrorMessage"]) for e in answer.get("Errors", [])]
             )
-        # When they were launched is told by EC2, to others and to the machines themselves.
+        # Replace the local launch time by EC2's, which other controllers and the machines see.
         known = {each.id: each for each in self._by_id([each.id for each in given])}
         return [known.get(each.id, each) for each in given]
 
     def _by_id(self, ids: Sequence[str]) -> list[Instance]:
-        """Return machines that EC2 lists; it may do that some seconds after it has given them.
-
-        They are there, whatever comes of this.
-        """
+        """Return the machines that EC2 already lists. Errors are ignored: the machines exist."""
         try:
             told = self._client("ec2").describe_instances(InstanceIds=list(ids))
         except (ClientError, BotoCoreError):
@@ -340,10 +336,10 @@ class AwsProvider:
         return [_instance(each) for r in told["Reservations"] for each in r["Instances"]]
 
     def _fleet(self, marks: Marks, request: LaunchRequest, template_id: str) -> dict[str, Any]:
-        """Ask for machines by a template, and return the answer.
+        """Call `CreateFleet`.
 
         Raises:
-            _NoTemplate: Somebody has deleted it.
+            _NoTemplate: The launch template was deleted.
         """
         asked = self._asked(marks, request, template_id)
         try:
@@ -388,13 +384,13 @@ class AwsProvider:
         return asked
 
     def _tags(self, marks: Marks) -> list[dict[str, str]]:
-        """Return tags that are the same for a request that is repeated: they tell no time."""
+        """Return tags without the launch time, so that a repeated request is identical."""
         texts = {key: text for key, text in marks.texts.items() if key != ASKED_AT_MARK}
         named = {"Name": f"swell {marks.pool}"} | dict(self._options.tags) | texts
         return [{"Key": key, "Value": text} for key, text in named.items()]
 
     def _template(self, request: LaunchRequest) -> str:
-        """Return the id of the launch template of a pool, which is made if need be."""
+        """Return the id of the launch template, creating it if necessary."""
         data = self._template_data(request.environment)
         text = json.dumps(data, sort_keys=True).encode()
         name = f"swell-{self._deployment}-{hashlib.sha256(text).hexdigest()[:24]}"
@@ -429,10 +425,11 @@ class AwsProvider:
         data: dict[str, Any] = {
             "ImageId": chosen.ami,
             "UserData": base64.b64encode(script.encode()).decode(),
-            # A machine that shuts itself down is gone, and costs nothing.
+            # A machine that shuts itself down is terminated and costs nothing.
             "InstanceInitiatedShutdownBehavior": "terminate",
             "BlockDeviceMappings": [{"DeviceName": chosen.device, "Ebs": disk}],
-            # What runs in the container cannot get at the machine's own rights, one hop further.
+            # One hop: the container cannot reach the metadata service, and so not the machine's
+            # credentials.
             "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
         }
         if chosen.security_groups:
@@ -444,12 +441,11 @@ class AwsProvider:
         return data | dict(chosen.template)
 
     def _launched(self, marks: Marks) -> list[Instance]:
-        """Return what was launched with a token."""
         wanted = {DEPLOYMENT: marks.deployment, POOL: marks.pool, LAUNCH: marks.token}
         return self._described(wanted)
 
     def _described(self, tags: Mapping[str, str], ids: Sequence[str] = ()) -> list[Instance]:
-        """Return machines with these tags; of some ids, where there are any."""
+        """Return the machines with these tags; only those in `ids`, if given."""
         filters = [{"Name": f"tag:{key}", "Values": [text]} for key, text in tags.items()]
         filters += [{"Name": "instance-id", "Values": list(ids)}] if ids else []
         pages = (
@@ -466,7 +462,7 @@ class AwsProvider:
         return [_instance(each) for each in found]
 
     def _marked(self, ids: Sequence[str]) -> list[Notice]:
-        """Return what EC2 says of the spot requests of machines."""
+        """Return the notices in the spot requests of these machines."""
         notices = []
         for batch in _batches(ids, _IDS_N):
             filters = [{"Name": "instance-id", "Values": batch}]
@@ -491,11 +487,11 @@ class AwsProvider:
                 self._told[notice.instance_id] = notice
 
     def _hear(self) -> None:
-        """Keep what EventBridge sent, and then take it out of the queue."""
+        """Store the notices in the queue, then delete its messages."""
         sqs, url = self._client("sqs"), self._options.notices_queue
         while True:
             told = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
-            # Kept first: nobody may wait for this any more, and it is told once.
+            # Store first: if the call is cancelled, a deleted message would be lost.
             self._keep(found for each in told if (found := _event(each["Body"])) is not None)
             entries = [
                 {"Id": str(number), "ReceiptHandle": each["ReceiptHandle"]}
@@ -507,10 +503,10 @@ class AwsProvider:
                 return
 
     def _end(self, ids: Sequence[str]) -> list[str]:
-        """End machines, and return those that EC2 knows.
+        """Terminate machines, and return the ids that EC2 knows.
 
-        One that is unknown by now makes EC2 end none, so each is tried alone. One that it does not
-        know yet lives on until somebody asks again.
+        EC2 rejects the whole call if it does not know one id, so the fallback terminates each
+        machine alone. A machine that EC2 does not list yet survives until the next `terminate`.
         """
         ec2 = self._client("ec2")
         try:
@@ -544,7 +540,7 @@ def _ended_at(told: Mapping[str, Any]) -> datetime | None:
 
 
 def _event(body: str) -> Notice | None:
-    """Return what an event of EventBridge says; None of anything else."""
+    """Return the notice in an EventBridge event; None for any other message."""
     try:
         event = json.loads(body)
         kind, name = event["detail-type"], event["detail"]["instance-id"]
@@ -559,19 +555,18 @@ def _event(body: str) -> Notice | None:
 
 
 def _refusal(error: ClientError) -> Unavailable | InvalidInput:
-    """Return what to raise for a call that was refused."""
     errors = [(_code(error), str(error))]
     found = _explained(errors)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if status < 500 or isinstance(found, Unavailable):
         return found
-    # Of a proxy, or in words that nobody has written down: what was asked may be right.
+    # A proxy's answer or an unknown error code: the request may be valid.
     told = f"EC2 does not answer as it should: {in_words(errors)}"
     return Unavailable(told, headers={"Retry-After": "10"})
 
 
 def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
-    """Return what to raise for errors of EC2, as (code, message) pairs."""
+    """Return the exception for EC2 errors, given as (code, message) pairs."""
     if any(code in _FORBIDDEN for code, _ in errors):
         return InvalidInput(
             f"EC2 refuses the controller: {in_words(errors)}; check its credentials, "

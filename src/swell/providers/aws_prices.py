@@ -1,8 +1,8 @@
-"""Amazon EC2's history of spot prices: what types of machines cost now, zone by zone. Pure.
+"""Amazon EC2's spot prices, by instance type and zone. Pure.
 
 Source:
-    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeSpotPriceHistory.html: with
-    the time of now as its beginning, the history is what is in force.
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeSpotPriceHistory.html: a
+    history that starts now contains the current prices.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,12 +16,12 @@ from swell.core.billing.price_book import LivePrice
 def asked(
     types: Iterable[str], zones: Iterable[str], product: str, now: datetime
 ) -> dict[str, Any]:
-    """Return what to ask the history for.
+    """Return the parameters of `DescribeSpotPriceHistory`.
 
     Args:
-        types: Types of machines.
-        zones: Zones that they may stand in; empty for all of the region.
-        product: What EC2 calls the system that runs on them.
+        types: Instance types.
+        zones: Availability zones; empty for the whole region.
+        product: EC2's name of the operating system.
         now: The time.
     """
     told = {
@@ -35,7 +35,7 @@ def asked(
 
 
 def prices_of(rows: Iterable[Mapping[str, Any]]) -> list[LivePrice]:
-    """Return the newest price of each type and zone; what cannot be read is left out."""
+    """Return the newest price of each type and zone; invalid rows are skipped."""
     newest: dict[tuple[str, str], tuple[datetime, int]] = {}
     for row in rows:
         key, at = (row["InstanceType"], row["AvailabilityZone"]), row["Timestamp"]

@@ -1,15 +1,14 @@
-"""Workers as machines of Azure, asked for by Compute Fleet in launch mode, or one by one.
+"""Provider for Azure: machines from a Compute Fleet in launch mode, or one by one.
 
-A fleet in launch mode is one request for many machines of several sizes and zones: it makes them,
-hands its tags on to them, and is gone. Where it may not be used, each machine is made by a call of
-its own, of the first size and zone that Azure takes.
+A fleet in launch mode is one request for several machines, sizes and zones. It creates the machines
+with its tags and then disappears. If the subscription or region has no fleets, the provider creates
+each machine with its own call, with the first size and zone that has capacity.
 
-A machine that shuts itself down costs on until it is deleted, so those that have stopped are
-deleted whenever machines are listed.
+Azure bills a stopped machine until it is deleted, so `instances` deletes stopped machines.
 
-Six calls are needed, so they are made over HTTPS with the client that Swell has anyway. Azure's own
-libraries (azure-mgmt-compute 39.0.0 and azure-mgmt-computefleet 2.0.0, with azure-identity and
-azure-core) are four packages with msal below them. Names of fields were compared with them.
+The provider needs six calls and makes them with Swell's HTTP client. Azure's libraries
+(azure-mgmt-compute 39.0.0 and azure-mgmt-computefleet 2.0.0, with azure-identity and azure-core)
+are four packages that also need msal. Field names were compared with theirs.
 
 Source:
     https://learn.microsoft.com/azure/azure-compute-fleet/launch-mode,
@@ -17,7 +16,7 @@ Source:
     https://learn.microsoft.com/azure/azure-resource-manager/management/async-operations,
     https://learn.microsoft.com/azure/azure-resource-manager/troubleshooting/error-sku-not-available
     and …/error-resource-quota, https://learn.microsoft.com/troubleshoot/azure/virtual-machines/
-    windows/allocation-failure: codes of errors.
+    windows/allocation-failure: error codes.
 """
 
 import asyncio
@@ -50,22 +49,22 @@ _LOGIN: Final = "https://login.microsoftonline.com"
 _METADATA: Final = "http://169.254.169.254"
 _PRICES: Final = "https://prices.azure.com"
 
-#: So many pages of prices are read at most, of a hundred rows each: a pool names ten sizes.
+#: Limit of price pages, of a hundred rows each. A pool names about ten sizes.
 _PRICES_PAGES_N: Final = 20
 
 _FLEETS: Final = "Microsoft.AzureFleet/fleets"
 _MACHINES: Final = "Microsoft.Compute/virtualMachines"
 
-#: Versions of the APIs, which Azure wants to be told.
+#: API versions.
 _VERSIONS: Final = {"Microsoft.AzureFleet": "2026-08-01", "Microsoft.Compute": "2024-07-01"}
 _NETWORK_VERSION: Final = "2022-11-01"
 
-#: Operations that go on for longer are left to themselves, in seconds, and how often they are
-#: looked at where Azure does not say.
+#: Limit of the wait for an operation, and the default polling interval, in seconds. An operation
+#: that takes longer continues on its own.
 _LAUNCH_S: Final = 180.0
 _LOOK_S: Final = 5.0
 
-#: How often all of a subscription are asked what they do, in seconds: Azure allows that seldom.
+#: Interval between reads of the power states, in seconds. Azure limits their rate.
 _POWER_S: Final = 60.0
 
 _STATES: Final = {
@@ -97,10 +96,10 @@ _BUSY: Final = frozenset(
     }
 )
 
-#: Said of a machine that is there: it was asked for before, and its answer got lost.
+#: Error code: the machine exists, because an earlier answer was lost.
 _THERE: Final = frozenset({"PropertyChangeNotAllowed"})
 
-#: Said where Compute Fleet is not there for this subscription or region.
+#: Error codes: Compute Fleet does not exist in this subscription or region.
 _NO_FLEETS: Final = frozenset(
     {
         "InvalidResourceType",
@@ -175,19 +174,19 @@ class AzureOptions(MachineOptions):
 
 
 class AzureProvider:
-    """See `swell.core.provider`.
+    """Provider for Azure. See `swell.core.provider`.
 
-    Azure tells only a machine itself that it will be evicted, so there are no notices here; one
-    that is gone is told as ended. The grace of `terminate` has no say in how long one shuts down.
+    There are no notices: Azure announces an eviction only to the machine itself. An evicted machine
+    is listed as ended. Azure ignores the grace period of `terminate`.
 
     Args:
-        options: Which machines.
-        clock: The time.
-        deployment: Whose machines these are.
-        power_s: How often it is asked whether machines have stopped, in seconds.
+        options: Options of the pool.
+        clock: The clock.
+        deployment: Name of the deployment that owns the machines.
+        power_s: Interval between reads of the power states, in seconds.
 
     Raises:
-        InvalidRequest: The file of the secret cannot be read.
+        InvalidRequest: The secret file cannot be read.
     """
 
     def __init__(
@@ -212,19 +211,19 @@ class AzureProvider:
         self._seen = Sightings(clock)
         self.tidies = True
         self._power_s = power_s
-        #: What machines do, by their ids, and when that was asked.
+        #: Power states by machine id, and the time of the last read.
         self._powers: dict[str, str] = {}
         self._powers_at_s = float("-inf")
 
     # ---- the contract
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Ask for machines, and wait until Azure says which there are.
+        """Launch machines, and wait for Azure's result.
 
         Raises:
-            InvalidInput: Azure does not understand an option, or does not let us do this.
-            Refused: Azure has none to give, or allows no more.
-            Unavailable: Azure cannot be reached, or has too much to do.
+            InvalidInput: Azure rejects an option or does not allow the call.
+            Refused: No capacity or no quota.
+            Unavailable: Azure is unreachable or overloaded.
         """
         if before := self._seen.of_launch(request.pool, request.token):
             return before
@@ -240,24 +239,24 @@ class AzureProvider:
         return self._seen.launched(await self._one_by_one(name, marks, request))
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
-        """Return the instances of a pool, or of all. Those that have stopped are deleted."""
+        """Return the instances of a pool, or of all pools, and delete stopped machines."""
         wanted = {DEPLOYMENT: self._deployment} | ({} if pool is None else {POOL: pool})
         found = await self._listed(wanted)
         stopped = [each.id for each in found if each.state is InstanceState.ENDED]
-        # They cost on. One that cannot be deleted now is tried again next time.
+        # Azure bills stopped machines. The next call retries a failed deletion.
         if self.tidies:
             await asyncio.gather(*map(self._delete, stopped), return_exceptions=True)
         return self._seen.listed(found, pool)
 
     async def notices(self) -> list[Notice]:
-        """Return nothing: Azure tells a machine alone."""
+        """Return nothing: Azure announces evictions only to the machine itself."""
         return []
 
     async def prices(self) -> list[LivePrice]:
-        """Return what the sizes cost in their region, in Azure's public list.
+        """Return the prices of the sizes in the region, from Azure's public list.
 
         Raises:
-            Unavailable: The list cannot be read now.
+            Unavailable: The list cannot be read.
         """
         chosen = self._options
         if not chosen.prices_url:
@@ -277,24 +276,24 @@ class AzureProvider:
         return prices_of(rows, chosen.sizes, spot=chosen.spot)
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
-        """Delete machines; each lets its worker drain while it shuts down. Others are ignored."""
+        """Delete machines; each worker drains during the shutdown. Unknown ids are ignored."""
         wanted = set(instance_ids)
         found = await self._listed({DEPLOYMENT: self._deployment})
         own = [each.id for each in found if each.id in wanted]
         await self._seen.end_all(own, self._delete)
 
     async def close(self) -> None:
-        """Let go of connections; machines live on."""
+        """Close the connections. The machines keep running."""
         await self._rest.close()
         await self._tokens.close()
 
     # ---- by a fleet
 
     async def _by_fleet(self, name: str, marks: Marks, request: LaunchRequest) -> list[Instance]:
-        """Have a fleet make machines.
+        """Create machines with a fleet.
 
         Raises:
-            _NoFleets: There are no fleets here.
+            _NoFleets: The subscription or region has no fleets.
         """
         path = f"{self._group}/{_FLEETS}/{name}"
         answer = await self._call("PUT", path, self._fleet(name, marks, request), may_fail=True)
@@ -303,11 +302,11 @@ class AzureProvider:
             if {code for code, _ in errors} & _NO_FLEETS or answer.status == 404:
                 raise _NoFleets
             raise _refusal(answer)
-        #: Name of a machine → why it could not be made; None of one that is.
+        #: Name of a machine to its error; None if it was created.
         told: dict[str, tuple[str, str] | None] = {}
 
         async def look() -> None:
-            # The fleet is gone when it is done, and with it what it says of its machines.
+            # Poll before the fleet disappears with its list of machines.
             answer = await self._call("GET", f"{path}/virtualMachines", may_fail=True)
             for each in answer.body.get("value", []) if answer.is_ok else []:
                 error = each.get("error")
@@ -315,7 +314,7 @@ class AzureProvider:
 
         over = await self._over(answer, look)
         found = {each.id: each for each in await self._listed(_found_by(marks), name)}
-        # A list may be late with what is being made, and nothing is to be asked for twice.
+        # The machine list can lag; requesting again would create duplicates.
         late = [each for each, why in told.items() if why is None and each not in found]
         given = [each for each in found.values() if each.state is not InstanceState.ENDED]
         given += [self._starting(each, marks) for each in late]
@@ -365,7 +364,7 @@ class AzureProvider:
         return given_of(made)
 
     async def _one(self, name: str, marks: Marks, request: LaunchRequest) -> Instance:
-        """Make one machine, of the first size and in the first zone that there is."""
+        """Create one machine, with the first size and zone that has capacity."""
         lacks: list[tuple[str, str]] = []
         for size, zone in itertools.product(self._options.sizes, self._options.zones or ("",)):
             body = self._machine(name, marks, request) | ({"zones": [zone]} if zone else {})
@@ -379,7 +378,7 @@ class AzureProvider:
                     self._starting(name, marks), kind=size, location=zone
                 )
             if answer.is_ok:
-                # It is there, as one that has failed.
+                # The failed machine exists and has to be deleted.
                 await self._delete(name, is_waited_for=True)
             lacks += errors
             if not isinstance(_explained(errors), Refused):
@@ -402,7 +401,7 @@ class AzureProvider:
     # ---- machines
 
     def _profile(self, name: str, marks: Marks, request: LaunchRequest) -> dict[str, Any]:
-        """Return what machines are, as both ways want to be told."""
+        """Return the machine profile that both ways of creation share."""
         chosen = self._options
         told = dict(request.environment) | {ASKED_AT: marks.asked_at.isoformat()}
         script = render("azure", chosen, told)
@@ -454,13 +453,13 @@ class AzureProvider:
         ]
         if found and self._clock.monotonic_s() >= self._powers_at_s + self._power_s:
             self._powers_at_s = self._clock.monotonic_s()
-            # Azure allows it seldom: what was told last holds, and machines are seen all the same.
+            # The rate limit is low: on an error the last power states remain valid.
             with contextlib.suppress(Unavailable):
                 self._powers = await self._asked_powers()
         return [_instance(each, self._powers.get(each["id"].lower(), "")) for each in found]
 
     async def _asked_powers(self) -> dict[str, str]:
-        """Return what machines do, by their ids in lower case: lists of a group do not tell."""
+        """Return power states by lower-case machine id. The list of a resource group lacks them."""
         path = f"/subscriptions/{self._options.subscription}/providers/{_MACHINES}"
         told = await self._items(path, {"statusOnly": "true"})
         found = {}
@@ -497,11 +496,11 @@ class AzureProvider:
         return f"{self._group}/{_MACHINES}/{name}"
 
     async def _over(self, answer: Answer, look: Any = None) -> list[tuple[str, str]] | None:
-        """Wait for the end of what a call began, and return its errors; None if it takes too long.
+        """Wait for an operation, and return its errors; None on a timeout.
 
         Args:
-            answer: Of the call.
-            look: Called whenever it was looked at; None for nothing.
+            answer: Answer of the call that started the operation.
+            look: Called after each poll.
         """
         url = _header(answer, "azure-asyncoperation") or _header(answer, "location")
         ends_s = self._clock.monotonic_s() + _LAUNCH_S
@@ -519,7 +518,7 @@ class AzureProvider:
         return None if url else []
 
     def _here(self, url: str) -> str:
-        """Return what a link of Azure leads to at the address that we were told to use."""
+        """Return the path of an Azure link, to call it at the configured address."""
         return re.sub(r"^https?://[^/]+", "", url)
 
     async def _call(
@@ -543,7 +542,7 @@ class AzureProvider:
 
 
 class _NoFleets(Exception):
-    """Compute Fleet is not there."""
+    """Compute Fleet does not exist here."""
 
 
 def _application(options: AzureOptions) -> Application | None:
@@ -604,7 +603,7 @@ def _header(answer: Answer, name: str) -> str:
 
 
 def _errors(answer: Answer) -> list[tuple[str, str]]:
-    """Return the errors of an answer, as (code, message) pairs; the inner ones where there are."""
+    """Return the errors of an answer as (code, message) pairs; inner errors take precedence."""
     error = answer.body.get("error") if isinstance(answer.body, dict) else None
     if not isinstance(error, dict):
         return [(str(answer.status), str(answer.body))]
@@ -613,7 +612,6 @@ def _errors(answer: Answer) -> list[tuple[str, str]]:
 
 
 def _refusal(answer: Answer) -> SwellError:
-    """Return what to raise for a call that was refused."""
     found = _explained(_errors(answer))
     if isinstance(found, Refused):
         return found
@@ -623,7 +621,7 @@ def _refusal(answer: Answer) -> SwellError:
 
 
 def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
-    """Return what to raise for errors of Azure, as (code, message) pairs."""
+    """Return the exception for Azure errors, given as (code, message) pairs."""
     return explained(
         "Azure",
         errors,

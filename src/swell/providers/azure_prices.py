@@ -1,8 +1,7 @@
-"""Azure's retail prices: what sizes of machines cost in a region, of spot machines and others.
+"""Azure's retail prices by size and region, for regular and spot machines.
 
-The list is public: nobody says who asks. Prices of spot machines stand among the others, told apart
-by the names of their meters. It has one row for each meter, so a size may have several; the dearest
-of those that fit counts.
+The price list is public and needs no credentials. It has one row per meter, so a size can have
+several rows; the highest price counts. The meter name marks spot prices.
 
 Source:
     https://learn.microsoft.com/rest/api/cost-management/retail-prices/azure-retail-prices.
@@ -17,14 +16,14 @@ from swell.core.billing.price_book import LivePrice
 
 PATH: Final = "/api/retail/prices"
 
-#: Meters of machines that are neither ours to rent as they are, nor what we pay.
+#: Products that Swell does not rent.
 _OTHERS: Final = ("Windows", "Cloud Services")
 _SPOT: Final = " Spot"
 _LOW: Final = " Low Priority"
 
 
 def query_of(sizes: Sequence[str], location: str) -> str:
-    """Return the query that asks for the prices of sizes in a region, as it stands in a URL."""
+    """Return the URL query for the prices of sizes in a region."""
     wanted = " or ".join(f"armSkuName eq '{_quoted(size)}'" for size in sizes)
     terms = (
         "serviceName eq 'Virtual Machines'",
@@ -32,18 +31,18 @@ def query_of(sizes: Sequence[str], location: str) -> str:
         f"armRegionName eq '{_quoted(location)}'",
         f"({wanted})",
     )
-    # In dollars, whatever the account is billed in: that is what all prices here are.
+    # Swell's prices are in dollars, regardless of the account's currency.
     query = {"currencyCode": "USD", "$filter": " and ".join(terms)}
     return urlencode(query, quote_via=quote)
 
 
 def prices_of(items: Iterable[Any], sizes: Sequence[str], *, spot: bool) -> list[LivePrice]:
-    """Return the prices among what Azure tells; what cannot be read is left out. Pure.
+    """Return the valid prices among rows of the list; invalid rows are skipped. Pure.
 
     Args:
         items: Rows of the list.
-        sizes: Which are wanted, as the settings write them.
-        spot: Whether those of spot machines are.
+        sizes: Sizes, as the settings spell them.
+        spot: Whether to return spot prices.
     """
     names = {size.lower(): size for size in sizes}
     found: dict[tuple[str, str], int] = {}

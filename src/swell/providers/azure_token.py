@@ -1,4 +1,4 @@
-"""Tokens for Azure's management API: of the machine's managed identity, or of an application.
+"""Tokens for Azure's management API, from a managed identity or an application.
 
 Source:
     https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token,
@@ -15,36 +15,36 @@ from swell.providers.tokens import CloudTokens
 
 _RESOURCE: Final = "https://management.azure.com/"
 
-#: How long before its end a token is replaced, in seconds.
+#: A token is renewed this long before it expires, in seconds.
 _EARLY_S: Final = 300.0
 
 
 class Application(msgspec.Struct, frozen=True, kw_only=True):
-    """An application that has a secret."""
+    """An application with a client secret."""
 
     directory: str
     client_id: str
     secret: str
-    #: Where it asks for tokens.
+    #: Base URL of the token endpoint.
     login_url: str
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Tell what may stand in a log: not the secret."""
+        """Leave out the secret."""
         return [("directory", self.directory), ("client_id", self.client_id)]
 
     def __repr__(self) -> str:
-        """Return the same in one line."""
+        """Leave out the secret."""
         return f"Application(directory={self.directory!r}, client_id={self.client_id!r})"
 
 
 class AzureTokens(CloudTokens):
-    """See `CloudTokens`.
+    """Azure access tokens. See `CloudTokens`.
 
     Args:
-        application: Who asks; None for the managed identity of this machine.
-        client_id: Of that identity, where the machine has several.
-        metadata_url: Where it is asked for.
-        clock: The time.
+        application: Application to authenticate as; None for this machine's managed identity.
+        clock: The clock.
+        client_id: Client id of the managed identity, if the machine has several.
+        metadata_url: Base URL of the metadata service.
     """
 
     def __init__(

@@ -1,28 +1,27 @@
-"""What a machine of a cloud does when it starts: run one worker in a container, and go with it.
+"""Startup script of a cloud machine: run one worker in a container, then shut down.
 
-A plain script for the shell, which cloud-init runs as user data and Google's guest agent as
-start-up script. It installs nothing: the machine's image brings docker or podman, and for GPUs the
-driver and NVIDIA's container toolkit. An example of what comes out is in `deploy/cloud-init`.
+A shell script. cloud-init runs it as user data, Google's guest agent as a startup script. It
+installs nothing: the machine image has docker or podman and, for GPUs, the driver and NVIDIA's
+container toolkit. `deploy/cloud-init` has an example.
 
-When the container is over, however that came, the machine shuts itself down. With that the bill
-ends, but on Azure, where a machine is paid for until it is deleted: the provider does so whenever
-machines are listed, and for a machine that was started by hand nobody does. A timer shuts down
-where the worker does not run in time, since a machine that cannot pull its image costs as much as
-one that works. A spot machine is told before it is taken back (on Google by being shut down), and
-has its worker hand over within what is left.
+The machine shuts down when the container exits for any reason. That ends the bill, except on Azure,
+which bills a machine until it is deleted: the provider deletes stopped machines in `instances`, but
+not machines that a person started by hand. A timer shuts the machine down if the worker does not
+start in time, because a machine that cannot pull its image costs as much as a working one. A spot
+machine gets a notice before it is reclaimed (on Google, the shutdown itself), and its worker hands
+over its tasks in the remaining time.
 
-The worker's token stands in this text, so in the machine's user data, which its root and whoever
-may read the cloud's description of it can see.
+The script contains the worker's token. Root on the machine, and everyone who may read the machine's
+description in the cloud, can read it.
 
 Source:
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html,
     https://docs.cloud.google.com/compute/docs/metadata/querying-metadata,
     https://learn.microsoft.com/azure/virtual-machines/instance-metadata-service:
-    where a machine asks who it is;
+    metadata services;
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
     (two minutes), https://docs.cloud.google.com/compute/docs/instances/spot (up to 30 seconds),
-    https://learn.microsoft.com/azure/virtual-machines/spot-vms (30 seconds at least): how it is
-    told that it goes.
+    https://learn.microsoft.com/azure/virtual-machines/spot-vms (at least 30 seconds): notices.
 """
 
 import math
@@ -38,7 +37,8 @@ from swell.providers.options import MachineOptions
 
 Cloud = Literal["aws", "gcp", "azure"]
 
-#: How a machine learns what it is called, and when it was asked for where that is not in the text.
+#: Commands that read the machine's id (and its launch time, if the script lacks it), and the
+#: metadata service's URL.
 _ASK: Final[Mapping[Cloud, tuple[str, str]]] = {
     "aws": (
         'ask -X PUT -H "X-aws-ec2-metadata-token-ttl-seconds: 300" "$metadata/latest/api/token" > '
@@ -60,10 +60,10 @@ _ASK: Final[Mapping[Cloud, tuple[str, str]]] = {
     ),
 }
 
-#: How long a cloud leaves a spot machine that it takes back, less some seconds, in seconds.
+#: Time between a spot machine's notice and its end, less a margin, in seconds.
 _NOTICE_S: Final[Mapping[Cloud, int]] = {"aws": 110, "gcp": 25, "azure": 25}
 
-#: How a spot machine learns that it is taken back. Google's is told by being shut down.
+#: Commands that check for a spot notice. Google has none: it shuts the machine down.
 _NOTICED: Final[Mapping[Cloud, str]] = {
     "aws": (
         'session="X-aws-ec2-metadata-token: $(look -X PUT \\\n'
@@ -179,16 +179,17 @@ _GPUS: Final = {"docker": "--gpus all ", "podman": "--device nvidia.com/gpu=all 
 
 
 def render(cloud: Cloud, options: MachineOptions, environment: Mapping[str, str]) -> str:
-    """Return the script of a machine. Pure: the same for the same arguments.
+    """Return the startup script of a machine. Pure.
 
     Args:
-        cloud: Whose metadata service tells the machine who it is.
-        options: Which image is run, and how.
-        environment: What the worker must know (URL, token). When it was asked for is taken from the
-            cloud where this does not say it.
+        cloud: The cloud, which determines the metadata service.
+        options: Options of the pool.
+        environment: Environment of the worker (URL, token). Without a launch time, the script asks
+            the cloud for it.
 
     Raises:
-        InvalidInput: A name or value cannot be written down, or the image's name is none.
+        InvalidInput: The image name is invalid, or a variable cannot be written to an environment
+            file.
     """
     if not _IMAGE.fullmatch(options.image):
         raise InvalidInput(f"{options.image[:80]!r} is no name of an image: correct options.image")

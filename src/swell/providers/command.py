@@ -1,4 +1,4 @@
-"""Commands that providers ask: bounded in time, and none is left behind by whoever gives up."""
+"""Runs the command-line tools of providers, with a timeout."""
 
 import asyncio
 import contextlib
@@ -13,23 +13,23 @@ import msgspec
 from swell.core.errors import Unavailable
 from swell.settings.environment import process_environment
 
-#: What was killed is gone within so long, in seconds, or is left to the kernel.
+#: Wait for a killed command at most this long, in seconds.
 _GONE_S: Final = 1.0
 
 
 def environment_or_ours(environment: Mapping[str, str] | None) -> dict[str, str]:
-    """Return what commands get: as it was given, or that of this process without its settings."""
+    """Return the given environment, or that of this process without Swell's settings."""
     if environment is not None:
         return dict(environment)
     return process_environment(without_settings=True)
 
 
 class Ran(msgspec.Struct, frozen=True):
-    """What came of a command."""
+    """Result of a command."""
 
     code: int
     out: str
-    #: What it said besides, on its standard error.
+    #: Standard error.
     said: str
 
 
@@ -39,18 +39,19 @@ async def run(
     patience_s: float | None = None,
     goes_on: bool = False,
 ) -> Ran:
-    """Run a command, and return what came of it.
+    """Run a command, and return its result.
 
-    A Ctrl-C in the terminal is not for it: what it began would be half done.
+    The command leads its own session, so that Ctrl-C in the terminal does not interrupt it.
 
     Args:
         words: The program and its arguments.
-        environment: All of its variables.
-        patience_s: It hangs if it takes longer, in seconds; None to wait as long as it takes.
-        goes_on: Whether it is left to itself when nobody waits any more, instead of being killed.
+        environment: The complete environment.
+        patience_s: Timeout in seconds; None for no limit.
+        goes_on: Whether the command continues when the caller is cancelled or times out. By default
+            it is killed.
 
     Raises:
-        Unavailable: It cannot be run, or hangs.
+        Unavailable: The command cannot be run, or times out.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -76,7 +77,7 @@ async def run(
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a command with all that it has started: it leads a group of its own."""
+    """Kill a command and its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):

@@ -1,11 +1,11 @@
-"""Workers as containers on this machine, through the command line of docker or podman.
+"""Provider for containers on this machine, through the command line of docker or podman.
 
-Both know the same words for what is needed here, so there is no library to choose. Secrets reach
-the engine through its environment, not its command line, which everybody on a machine can read.
+Both accept the same commands, so there is no client library. Secrets reach the engine through its
+environment, because every user of the machine can read command lines.
 
 Source:
     docker-run(1), podman-run(1): `--env NAME` without a value takes it from the environment.
-    `docker inspect` and `podman inspect` tell the same of a container's state.
+    `docker inspect` and `podman inspect` describe a container's state in the same format.
 """
 
 import json
@@ -35,7 +35,7 @@ from swell.providers.command import Ran, environment_or_ours, run
 from swell.providers.marks import DEPLOYMENT, LAUNCH, POOL, Marks, moment
 from swell.providers.options import Options
 
-#: What a container's state means here; what is not named runs.
+#: Container states; any other state counts as RUNNING.
 _STATES: Final = {
     "created": InstanceState.STARTING,
     "configured": InstanceState.STARTING,
@@ -47,28 +47,28 @@ _STATES: Final = {
     "dead": InstanceState.ENDED,
 }
 
-#: How many ended containers are left to be listed; older ones are removed.
+#: Limit of listed ended containers; the provider removes older ones.
 _REMEMBERED: Final = 100
 
-#: A container that was made and never ran is removed after so long, in seconds.
+#: A container that was created but never ran is removed after this time, in seconds.
 _STILLBORN_S: Final = 600.0
 
-#: What engines say of a name that is taken: the container is there already.
+#: Engine error: the name exists, so the container exists.
 _TAKEN: Final = re.compile(r"already in use|is in use by", re.IGNORECASE)
 
-#: What they say of a container that is not there (any more), once for each.
+#: Engine error, once per container: it does not exist.
 _GONE: Final = re.compile(r"no such (?:container|object)|no container with", re.IGNORECASE)
 
-#: An engine that takes longer to tell what there is hangs, in seconds.
+#: Timeout of the engine's list commands, in seconds.
 _ANSWER_S: Final = 60.0
 
-#: What they say where nothing is wrong with the request and the machine has no more to give.
+#: Engine errors: the request is valid, but the machine has no resources left.
 _FULL: Final = re.compile(
     r"no space left|disk quota|cannot allocate memory|out of memory|resource temporarily|too many",
     re.IGNORECASE,
 )
 
-#: What they say of an image that cannot be had as it is called.
+#: Engine errors: the image does not exist under this name.
 _NO_IMAGE: Final = re.compile(
     r"no such image|image not known|pull access denied|manifest unknown|repository does not exist|"
     r"invalid reference|short-name",
@@ -110,16 +110,14 @@ class ContainerOptions(Options):
 class ContainerProvider:
     """Starts containers with `run --detach`, and finds them by their labels.
 
-    Containers that have ended stay to be looked at; the oldest are removed beyond a hundred.
-
     Args:
-        options: Which image, and how it is run.
-        clock: The time.
-        deployment: Whose containers these are.
-        environment: What the engine's command gets; None for the process environment.
+        options: Options of the pool.
+        clock: The clock.
+        deployment: Name of the deployment that owns the containers.
+        environment: Environment of the engine's command; None for the process environment.
 
     Raises:
-        InvalidRequest: There is no such engine.
+        InvalidRequest: The engine is not installed.
     """
 
     def __init__(
@@ -135,17 +133,17 @@ class ContainerProvider:
         self._deployment = deployment
         self._environment = environment_or_ours(environment)
         self._engine = _find(options.engine, self._environment.get("PATH"))
-        #: Instance → when its grace is over, by the monotonic clock.
+        #: Instance id to the end of its grace period, in monotonic seconds.
         self._ends_s: dict[str, float] = {}
         self.tidies = True
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Ask for containers.
+        """Start containers.
 
         Raises:
-            InvalidInput: The image cannot be had, or the engine does not understand an option.
-            Refused: The machine has no room.
-            Unavailable: The engine does not work.
+            InvalidInput: The image does not exist, or the engine rejects an option.
+            Refused: The machine has no resources left.
+            Unavailable: The engine fails.
         """
         marks = Marks.of(self._deployment, request, self._clock.now())
         before = await self._found(marks) if request.token else []
@@ -156,7 +154,7 @@ class ContainerProvider:
             if request.token
             else [marks.name() for _ in range(request.n)]
         )
-        # Who is there is let be, whatever the engine says today to the same words.
+        # Start only the missing containers of a repeated request.
         missing = [each for each in names if each not in {known.id for known in before}]
         for each in missing:
             try:
@@ -169,7 +167,6 @@ class ContainerProvider:
         return [each for each in await self._found(marks) if each.id in given]
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
-        """Return the instances of a pool, or of all."""
         listed = await self._listed([f"{DEPLOYMENT}={self._deployment}"])
         found = [self._instance(each) for each in listed]
         if self.tidies:
@@ -177,13 +174,14 @@ class ContainerProvider:
         return [each for each in found if pool is None or each.pool == pool]
 
     async def notices(self) -> list[Notice]:
-        """Return nothing: nobody takes containers back."""
+        """Return nothing: containers are never reclaimed."""
         return []
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
-        """Have the engine send SIGTERM, and SIGKILL after `grace_s` seconds.
+        """Stop containers with SIGTERM, and with SIGKILL after `grace_s` seconds.
 
-        A repeated call does nothing unless its grace ends earlier, or is over and in vain.
+        A repeated call has an effect only with an earlier deadline, or once the deadline has
+        passed.
         """
         wanted, now_s = set(instance_ids), self._clock.monotonic_s()
         for each in await self.instances():
@@ -196,18 +194,18 @@ class ContainerProvider:
             await self._stop(each.id, grace_s)
 
     async def close(self) -> None:
-        """Do nothing: containers live on, and those that were told to end have their grace."""
+        """Do nothing: the containers keep running, and the engine enforces the grace periods."""
 
     async def _run(self, name: str, marks: Marks, request: LaunchRequest) -> None:
         own = {INSTANCE_ID: name, ASKED_AT: marks.asked_at.isoformat()}
         told = dict(request.environment) | own
-        # An image that takes long to be pulled is pulled on when nobody waits for it any more.
+        # A slow image pull continues after the call is cancelled.
         words = self._run_words(name, marks, told)
         ran = await self._call(*words, environment=told, goes_on=True)
         if ran.code == 0 or _TAKEN.search(ran.said):
             return
-        # What was made and could not be started has its name, and would be taken for a worker. By
-        # force that would end one that runs all the same.
+        # Remove the container that could not be started: it would be listed as a worker. Without
+        # `--force`, because that would kill a container that runs after all.
         await self._call("rm", name)
         said = hide_secrets(ran.said.strip())[-500:]
         if _FULL.search(ran.said):
@@ -238,14 +236,13 @@ class ContainerProvider:
         return [f"--gpus={gpus}"]
 
     async def _stop(self, name: str, grace_s: float) -> None:
-        """Have the engine end a container, by a command that may outlive this process."""
+        """Stop a container with a command that can outlive this process."""
         seconds = str(math.ceil(max(grace_s, 0.0)))
         words = [self._engine, *self._options.engine_options, "stop", "--time", seconds, name]
         shell = ("/bin/sh", "-c", '"$@" > /dev/null 2>&1 &', "sh")
         await run(*shell, *words, environment=self._environment)
 
     async def _found(self, marks: Marks) -> list[Instance]:
-        """Return what was launched with these marks."""
         wanted = {DEPLOYMENT: marks.deployment, POOL: marks.pool, LAUNCH: marks.token}
         listed = await self._listed([f"{key}={value}" for key, value in wanted.items() if value])
         return [each for each in map(self._instance, listed) if each.token == marks.token]
@@ -264,8 +261,8 @@ class ContainerProvider:
             found: list[dict[str, Any]] = json.loads(looked.out or "[]")
         except ValueError:
             found = []
-        # One that was removed in between makes it fail, after it has told of the others; each that
-        # it does not tell of is one that it says is not there.
+        # `inspect` fails if one container was removed, but describes the others and reports each
+        # missing one.
         gone = len(_GONE.findall(looked.said))
         if len(found) + gone < len(ids):
             raise Unavailable(f"{self._engine} inspect: {looked.said.strip()[-500:]}")
@@ -329,7 +326,7 @@ def _find(asked: str, path: str | None) -> str:
 
 
 def _finished(state: Mapping[str, Any], asked_at: datetime) -> datetime:
-    """Return when a container ended. One that never ran has a time long ago."""
+    """Return the end of a container. One that never ran reports year 1: use its launch."""
     return max(moment(state["FinishedAt"]), asked_at)
 
 

@@ -1,17 +1,16 @@
-"""Workers as processes on this machine that outlive whoever launched them.
+"""Provider for processes on this machine that outlive the controller.
 
-What a cloud is, on one machine: instances are found again by a controller that was killed and
-started again, and asking twice gives what was there. Each instance has some small files in a
-folder, beginning with its id:
+It behaves like a cloud: a restarted controller finds its instances again, and a repeated request
+returns the existing ones. Each instance has small files in a folder, named after its id:
 
-| file | says |
+| file | content |
 |---|---|
-| `.json` | whose it is, and when it was asked for; it is there before the process |
-| `.pid` | which process, and when the kernel began it, written by that process itself |
-| `.up` | that the boot is over, and the worker's command runs |
-| `.end` | when it is killed, once it was told to end |
-| `.ended` | when it was found to have ended, and how |
-| `.log` | its output, for this user only |
+| `.json` | owner and launch time; written before the process starts |
+| `.pid` | process id and start time by the kernel, written by the process |
+| `.up` | exists once the boot delay has ended and the worker's command runs |
+| `.end` | time to kill the process, after `terminate` |
+| `.ended` | time and exit code of the end |
+| `.log` | output, readable only by this user |
 """
 
 import asyncio
@@ -40,14 +39,14 @@ from swell.providers.marks import Marks
 
 T = TypeVar("T")
 
-#: How many ended instances are still listed.
+#: Limit of listed ended instances.
 _REMEMBERED: Final = 100
 
-#: One that has no process after so long is not to have one any more, in seconds.
+#: An instance without a process counts as ended after this time, in seconds.
 _LOST_S: Final = 10.0
 
-#: Takes the beginning of its files' paths, the delay, and the worker's command. The 22nd field of
-#: `stat` is when it began, and the second, in brackets, may have spaces.
+#: Arguments: prefix of the file paths, boot delay, worker's command. Field 22 of `/proc/PID/stat`
+#: is the start time; field 2, in brackets, may contain spaces.
 _BOOT: Final = """
 set -e
 base=$1 delay=$2 born=
@@ -76,8 +75,7 @@ class _Record(msgspec.Struct, frozen=True):
 
 class _Process(NamedTuple):
     pid: int
-    #: When it began, in ticks of the kernel; empty where nobody tells that. A number may belong to
-    #: somebody else by now, but not with the same beginning.
+    #: Start time in kernel ticks; empty if unknown. It detects a reused process id.
     born: str = ""
 
 
@@ -87,14 +85,14 @@ class _Ended(msgspec.Struct, frozen=True):
 
 
 class DetachedProvider:
-    """Starts processes that lead sessions of their own, and finds them again by their files.
+    """Starts processes that lead their own sessions, and finds them again by their files.
 
     Args:
-        clock: Dates what happens, and waits for graces.
-        folder: Where their files are. Others of the same folder and deployment find them.
-        environment: What every process gets beside the request's own variables.
-        deployment: Whose they are.
-        boot_delay_s: Each waits so long before it becomes the worker.
+        clock: The clock.
+        folder: Folder of the files. Other providers with the same folder and deployment share them.
+        environment: Environment of every process; the request's variables override it.
+        deployment: Name of the deployment that owns the processes.
+        boot_delay_s: Delay before a process becomes the worker, in seconds.
     """
 
     def __init__(
@@ -111,17 +109,17 @@ class DetachedProvider:
         self._environment = dict(environment)
         self._deployment = deployment
         self._boot_delay_s = boot_delay_s
-        #: Instance → its process, a child of this one that was not waited for yet.
+        #: Instance id to the pid of a running child process.
         self._children: dict[str, int] = {}
-        #: Children that were waited for, and whose end is not written down yet → exit code.
+        #: Exit codes of ended children without an `.ended` file.
         self._codes: dict[str, int] = {}
         self._killers: set[asyncio.Task[None]] = set()
         self.tidies = True
-        # Threads list and launch.
+        # Held by threads that list, launch or terminate.
         self._lock = threading.Lock()
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Ask for processes.
+        """Start processes.
 
         Raises:
             Unavailable: The command cannot be run.
@@ -130,19 +128,18 @@ class DetachedProvider:
         return await asyncio.to_thread(self._launch, request, now)
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
-        """Return the instances of a pool, or of all."""
         found = await asyncio.to_thread(self._list, self._clock.now())
         return [each for each in found if pool is None or each.pool == pool]
 
     async def notices(self) -> list[Notice]:
-        """Return nothing: nobody takes processes back."""
+        """Return nothing: processes are never reclaimed."""
         return []
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
-        """Send SIGTERM, and SIGKILL to the whole group after `grace_s` seconds.
+        """Send SIGTERM, and SIGKILL to the whole process group after `grace_s` seconds.
 
-        A repeated call does nothing unless its grace ends earlier; then the worker is asked again,
-        which it takes as a wish to hurry. One that still boots is killed at once.
+        A repeated call has an effect only with an earlier deadline: the second SIGTERM makes the
+        worker hurry. A process that is still booting is killed at once.
         """
         now = self._clock.now()
         told = await asyncio.to_thread(self._terminate, instance_ids, now, grace_s)
@@ -152,21 +149,21 @@ class DetachedProvider:
             killer.add_done_callback(self._killers.discard)
 
     async def close(self) -> None:
-        """Let go of the processes; they go on."""
+        """Stop the timers. The processes keep running."""
         for killer in self._killers:
             killer.cancel()
         await asyncio.gather(*self._killers, return_exceptions=True)
 
     def log_path(self, instance_id: str) -> Path:
-        """Return the file that the output of an instance goes to."""
+        """Return the log file of an instance."""
         return self._file(instance_id, "log")
 
     def pid(self, instance_id: str) -> int | None:
-        """Return the process id of an instance that lives."""
+        """Return the process id of a running instance."""
         process = self._process(instance_id)
         return process.pid if process is not None and _lives(process, instance_id) else None
 
-    # What follows runs in threads.
+    # The methods below run in threads.
 
     def _launch(self, request: LaunchRequest, now: datetime) -> list[Instance]:
         marks = Marks.of(self._deployment, request, now)
@@ -184,7 +181,7 @@ class DetachedProvider:
                 self._file(record.id, "json"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
             )
         except FileExistsError:
-            return  # asked for before, with the same token
+            return  # a repeated request
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.encode(record))
         own = {INSTANCE_ID: record.id, ASKED_AT: record.asked_at.isoformat()}
@@ -230,7 +227,7 @@ class DetachedProvider:
             if self.tidies:
                 self._codes.pop(record.id, None)
                 self._write(record.id, "ended", ended)
-                self._kill(record)  # one that came after all, and before it could see that
+                self._kill(record)  # a process that started late, before it could read `.ended`
         if ended is not None:
             return msgspec.structs.replace(
                 instance, state=InstanceState.ENDED, ended_at=ended.at, exit_code=ended.exit_code
@@ -246,7 +243,7 @@ class DetachedProvider:
 
     def _has_ended(self, record: _Record, now: datetime) -> bool:
         if record.id in self._children:
-            return False  # it would have been waited for
+            return False  # `_reap` has not seen its end
         process = self._process(record.id)
         if process is None:
             return now >= record.asked_at + timedelta(seconds=_LOST_S)
@@ -268,7 +265,7 @@ class DetachedProvider:
             return True
         if self.pid(record.id) is None:
             return False
-        # Whatever somebody wrote there: it runs, and somebody has to see its end.
+        # The process runs in spite of the file, and its real end must be recorded.
         self._file(record.id, "ended").unlink(missing_ok=True)
         return True
 
@@ -279,7 +276,7 @@ class DetachedProvider:
         if known is not None and known <= kill_at:
             return False
         self._write(record.id, "end", kill_at)
-        # Looked up after that: a process that is not there yet sees that it is to end.
+        # Read after the write: a process that starts later sees the `.end` file.
         pid = self.pid(record.id)
         if pid is None:
             return False
@@ -291,7 +288,7 @@ class DetachedProvider:
         return True
 
     def _reap(self) -> None:
-        """Wait for children that have ended, and keep their exit codes."""
+        """Reap ended children, and keep their exit codes."""
         for each, pid in list(self._children.items()):
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
@@ -299,7 +296,7 @@ class DetachedProvider:
                 self._children.pop(each)
                 continue
             if ended:
-                # The worker is gone; what it started must not outlive it.
+                # The worker's children must not outlive it.
                 _signal_group(pid)
                 self._codes[each] = os.waitstatus_to_exitcode(status)
                 self._children.pop(each)
@@ -351,7 +348,7 @@ class DetachedProvider:
 
     async def _kill_later(self, grace_s: float) -> None:
         await self._clock.sleep(grace_s)
-        await self.instances()  # which kills whose time is over
+        await self.instances()  # kills the processes past their deadline
 
 
 def _whose(marks: Marks) -> tuple[str, str, str]:
@@ -359,10 +356,10 @@ def _whose(marks: Marks) -> tuple[str, str, str]:
 
 
 def _lives(process: _Process, instance_id: str) -> bool:
-    """Whether a process is there, and is this instance's.
+    """Return whether a process runs and belongs to this instance.
 
-    What it was started with does not tell: that reads as nothing while it turns into another
-    program, and some programs write over it. Only where its beginning is not known it is asked.
+    The start time decides. Without one, the environment does, which is less reliable: it is empty
+    during `exec`, and some programs overwrite it.
     """
     if not Path("/proc/self").exists():
         return _is_there(process.pid)
@@ -372,12 +369,12 @@ def _lives(process: _Process, instance_id: str) -> bool:
     try:
         told = Path(f"/proc/{process.pid}/environ").read_bytes()
     except OSError:
-        return False  # another user's, or gone
+        return False  # owned by another user, or ended
     return not told or f"{INSTANCE_ID}={instance_id}".encode() in told.split(b"\0")
 
 
 def _born(pid: int) -> str | None:
-    """Return when a process began, in ticks of the kernel; None of one that has ended."""
+    """Return the start time of a process in kernel ticks; None if it has ended."""
     try:
         told = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

@@ -1,12 +1,13 @@
-"""Workers that somebody else starts, by the number that is wanted: KEDA, an operator, a script.
+"""Provider for workers that KEDA, an operator or a script starts.
 
-The controller plans for such a pool as for any, and `GET /v1/pools` tells how many it wants. What
-is asked for here is a place that a worker is expected to fill. It is never filled, since nobody can
-say which worker fills it: when workers have joined, the controller has enough and takes places
-back. A place is no machine: it waits for as long as it takes, costs nothing, and one that is taken
-back is gone at once.
+The controller plans for such a pool as for any other, and `GET /v1/pools` reports how many workers
+it wants. `launch` creates placeholders for expected workers. A placeholder stays in the state
+STARTING, because the provider cannot match it to a worker: once enough workers have registered, the
+controller terminates placeholders. A placeholder costs nothing and disappears at once when
+terminated.
 
-So nothing is drained by choice: whoever starts the workers also ends them, and each has its grace.
+The controller never chooses workers to drain in such a pool. The external system ends them, and
+each worker drains within its own grace period.
 """
 
 from collections.abc import Sequence
@@ -16,30 +17,30 @@ from swell.core.clock import Clock
 from swell.providers.memory import MemoryProvider
 from swell.providers.options import Options
 
-#: No place is ever filled: in decades, in seconds.
+#: Placeholders never start: some decades, in seconds.
 _NEVER_S: Final = 1e9
 
 
 class ExternalOptions(Options):
-    """Options of a pool whose workers somebody else starts; there are none."""
+    """Options of an external pool: none."""
 
 
 class ExternalProvider(MemoryProvider):
-    """Places that workers are expected to fill.
+    """Placeholders for workers that an external system starts.
 
     Args:
-        options: None.
-        clock: The time.
-        deployment: Whose they are; it does not matter.
+        options: Empty.
+        clock: The clock.
+        deployment: Unused.
     """
 
     def __init__(self, options: ExternalOptions, clock: Clock, deployment: str) -> None:
         super().__init__(clock, boot_s=_NEVER_S)
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
-        """Forget places at once: nobody works there who could finish anything, or be charged."""
+        """Remove placeholders at once: none has a worker to drain."""
         self._forget(instance_ids)
 
     async def close(self) -> None:
-        """Forget all places."""
+        """Remove all placeholders."""
         self._forget([each.id for each in await self.instances()])

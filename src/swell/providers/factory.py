@@ -1,6 +1,6 @@
-"""Providers by their names, as pools name them, with the options that each has.
+"""Creates the provider of a pool from its name and options.
 
-An adapter is imported when a pool names it, so that nobody needs the libraries of others.
+An adapter is imported only if a pool uses it, so that other pools do not need its libraries.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from swell.providers.options import NAME, Options, checked
 
 
 class _Kind(NamedTuple):
-    """Where an adapter is, and what brings the library that it needs."""
+    """Module and classes of an adapter, and the extra that installs its library."""
 
     module: str
     provider: str
@@ -23,7 +23,7 @@ class _Kind(NamedTuple):
     extra: str = ""
 
 
-#: Adapters by the names that pools give; `process` is made from settings, and not here.
+#: Adapters by name. `process` is missing: the settings create it.
 KINDS: Final[Mapping[str, _Kind]] = {
     "container": _Kind("swell.providers.container", "ContainerProvider", "ContainerOptions"),
     "aws": _Kind("swell.providers.aws", "AwsProvider", "AwsOptions", "aws"),
@@ -50,14 +50,14 @@ def provider_of(
 
     Args:
         name: One of `KINDS`.
-        options: The pool's own table.
-        clock: The time.
-        deployment: Whose instances these are; others in the same cloud have another name.
-        where: How the table is called where it was written, for errors.
-        spot: Whether machines may be taken back, where the table does not say it.
+        options: The pool's table of options.
+        clock: The clock.
+        deployment: Name of the deployment that owns the instances.
+        where: Name of the table in the settings, for errors.
+        spot: Default for `spot` in the table.
 
     Raises:
-        InvalidRequest: There is no such provider, an option is wrong, or a library is missing.
+        InvalidRequest: The provider does not exist, an option is wrong, or a library is missing.
     """
     if not NAME.fullmatch(deployment):
         raise InvalidRequest(
@@ -77,10 +77,10 @@ def provider_of(
 
 
 def options_of(name: str) -> type[Options]:
-    """Return which options a provider has.
+    """Return the options class of a provider.
 
     Raises:
-        InvalidRequest: There is no such provider, or its library is missing.
+        InvalidRequest: The provider does not exist, or its library is missing.
     """
     kind = _kind(name)
     found: type[Options] = getattr(_imported(name, kind), kind.options)

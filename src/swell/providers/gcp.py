@@ -1,12 +1,11 @@
-"""Workers as machines of Google Compute Engine, asked for by `bulkInsert`.
+"""Provider for Google Compute Engine, which launches machines with `bulkInsert`.
 
-One call asks for several machines in any zone of a region. It begins an operation, which tells when
-it is over what was lacking. The names of machines are made from the request's token, so a call that
-is repeated makes nothing twice.
+One call launches several machines in any zone of a region. It starts an operation that reports
+failures at its end. Machine names are derived from the request's token, so a repeated call creates
+no duplicates.
 
-Five calls are needed, so they are made over HTTPS with the client that Swell has anyway. Google's
-own library (google-cloud-compute 1.56.0) weighs 36 MB unpacked, and brings gRPC. Names of fields
-were compared with it.
+The provider needs five calls and makes them with Swell's HTTP client. Google's library
+(google-cloud-compute 1.56.0) is 36 MB unpacked and needs gRPC. Field names were compared with it.
 
 Source:
     https://docs.cloud.google.com/compute/docs/reference/rest/v1/instances/bulkInsert,
@@ -39,15 +38,15 @@ from swell.providers.sightings import Sightings
 _API: Final = "https://compute.googleapis.com"
 _METADATA: Final = "http://169.254.169.254"
 
-#: Items of one page of a list.
+#: Page size of lists.
 _PAGE_N: Final = 500
 
-#: An operation that goes on for longer is left to itself, in seconds; what it makes is found later.
+#: Limit of the wait for an operation, in seconds. `instances` lists machines that it creates later.
 _LAUNCH_S: Final = 120.0
 
-#: So long a machine has from a notice to its end, in seconds.
+#: Time from a notice to the end of the machine, in seconds.
 _NOTICE_S: Final = 30.0
-#: Operations that are older say nothing of machines that live, in seconds.
+#: Age at which preemption operations no longer concern running machines, in seconds.
 _OLD_S: Final = 600.0
 
 _STATES: Final = {
@@ -63,7 +62,7 @@ _STATES: Final = {
     "TERMINATED": InstanceState.ENDED,
 }
 
-#: What is compared has no case and no underscores, since calls and operations write it differently.
+#: Error codes in lower case and without underscores: calls and operations spell them differently.
 _LACKS: Final = (
     "insufficientcapacity",
     "resourcepoolexhausted",
@@ -119,18 +118,18 @@ class GcpOptions(MachineOptions):
 
 
 class GcpProvider:
-    """See `swell.core.provider`.
+    """Provider for Google Compute Engine. See `swell.core.provider`.
 
-    Google gives a machine that it deletes up to 90 seconds to shut down, a spot machine 30, and the
-    grace of `terminate` has no say in that.
+    Google ignores the grace period of `terminate`: a machine has up to 90 seconds to shut down, a
+    spot machine 30.
 
     Args:
-        options: Which machines.
-        clock: The time.
-        deployment: Whose machines these are.
+        options: Options of the pool.
+        clock: The clock.
+        deployment: Name of the deployment that owns the machines.
 
     Raises:
-        InvalidRequest: `options.credentials` is no key.
+        InvalidRequest: `options.credentials` is not a key.
     """
 
     def __init__(self, options: GcpOptions, clock: Clock, deployment: str) -> None:
@@ -142,18 +141,18 @@ class GcpProvider:
         self._tokens = GoogleTokens(options.credentials, options.metadata_url, clock)
         self._seen = Sightings(clock)
         self.tidies = True
-        #: Machines that Google has taken back, as it said.
+        #: Ids of listed machines that Google has preempted.
         self._preempted: set[str] = set()
 
     # ---- the contract
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Ask for machines, and wait until Google says which there are.
+        """Launch machines, and wait for Google's result.
 
         Raises:
-            InvalidInput: Google does not understand an option.
-            Refused: Google has none to give, or allows no more.
-            Unavailable: Google cannot be reached, or has too much to do.
+            InvalidInput: Google rejects an option.
+            Refused: No capacity or no quota.
+            Unavailable: Google is unreachable or overloaded.
         """
         if before := self._seen.of_launch(request.pool, request.token):
             return before
@@ -169,18 +168,18 @@ class GcpProvider:
         return self._seen.launched(given)
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
-        """Return the instances of a pool, or of all. Those that have stopped are deleted."""
+        """Return the instances of a pool, or of all pools, and delete stopped machines."""
         wanted = {DEPLOYMENT: as_label(self._deployment)}
         wanted |= {} if pool is None else {POOL: as_label(pool)}
         found, unsure = await self._listed(wanted)
         stopped = [each for each in found if each.state is InstanceState.ENDED]
-        # Their disks cost on. One that cannot be deleted now is tried again next time.
+        # Google bills the disks of stopped machines. The next call retries a failed deletion.
         if self.tidies:
             await asyncio.gather(*map(self._delete, stopped), return_exceptions=True)
         return self._seen.listed(found, pool, unsure=unsure)
 
     async def notices(self) -> list[Notice]:
-        """Return which machines Google takes back now; it says so 30 seconds before at most."""
+        """Return notices of preempted machines, at most 30 seconds before their end."""
         since = self._clock.now() - timedelta(seconds=_OLD_S)
         query = {
             "filter": 'operationType = "compute.instances.preempted"',
@@ -196,7 +195,8 @@ class GcpProvider:
                     told[each["targetLink"].rpartition("/")[2]] = at + timedelta(seconds=_NOTICE_S)
             if any(moment(each["insertTime"]) < since for each in found):
                 break
-        # Known before they are listed, for why they end; and as long as they are told.
+        # Update before the listing, which uses it as the reason of an end. Forget unlisted
+        # machines.
         self._preempted |= told.keys()
         own = {each.id: each for each in await self.instances()}
         self._preempted &= own.keys()
@@ -207,21 +207,21 @@ class GcpProvider:
         ]
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
-        """Delete machines; each lets its worker drain while it shuts down. Others are ignored."""
+        """Delete machines; each worker drains during the shutdown. Unknown ids are ignored."""
         wanted = set(instance_ids)
         found, _ = await self._listed({DEPLOYMENT: as_label(self._deployment)})
         own = {each.id: each for each in found if each.id in wanted}
         await self._seen.end_all(own, lambda name: self._delete(own[name]))
 
     async def close(self) -> None:
-        """Let go of connections; machines live on."""
+        """Close the connections. The machines keep running."""
         await self._rest.close()
         await self._tokens.close()
 
     # ---- machines
 
     async def _insert(self, names: Sequence[str], marks: Marks, request: LaunchRequest) -> Any:
-        """Begin to make machines, and return the operation."""
+        """Start the operation that creates the machines, and return it."""
         asked = {
             "count": str(len(names)),
             "minCount": "1",
@@ -280,20 +280,20 @@ class GcpProvider:
         return found
 
     def _scheduling(self) -> dict[str, Any]:
-        # A machine with a GPU cannot be moved, and one that failed is replaced by the controller.
+        # A machine with a GPU cannot migrate. The controller replaces a failed machine.
         found: dict[str, Any] = {"onHostMaintenance": "TERMINATE", "automaticRestart": False}
         if self._options.spot:
             found |= {"provisioningModel": "SPOT", "instanceTerminationAction": "DELETE"}
         return found
 
     async def _made(self, names: Sequence[str], marks: Marks, operation: Any) -> list[Instance]:
-        """Return the machines that an operation makes, once it is over or has taken too long."""
+        """Wait for an operation up to a timeout, and return the machines that it created."""
         ends_s = self._clock.monotonic_s() + _LAUNCH_S
         where = "zones" if "zone" in operation else "regions"
         place = operation.get("zone") or operation["region"]
         path = f"/{where}/{place.rpartition('/')[2]}/operations/{operation['name']}/wait"
         while operation["status"] != "DONE" and self._clock.monotonic_s() < ends_s:
-            # It is answered when the operation is over, or after two minutes at most.
+            # Google answers when the operation ends, or after two minutes.
             operation = (await self._call("POST", path)).body
         listed, _ = await self._listed(
             {LAUNCH: as_label(marks.token)}
@@ -308,7 +308,7 @@ class GcpProvider:
                 raise _explained([(each["code"], each.get("message", "")) for each in errors])
         else:
             made_n = len(names)
-        # A list may be late with what was made, and nothing is to be asked for twice.
+        # The machine list can lag; requesting again would create duplicates.
         there = {each.id for each in found}
         late = [each for each in names if each not in there][: max(0, made_n - len(found))]
         starting = map(marks.starting, late)
@@ -316,7 +316,7 @@ class GcpProvider:
         return found + [msgspec.structs.replace(each, is_spot=spot) for each in starting]
 
     async def _listed(self, labels: Mapping[str, str]) -> tuple[list[Instance], set[str]]:
-        """Return machines, and zones that did not answer."""
+        """Return the machines with these labels, and the zones that did not answer."""
         query = {
             "filter": " ".join(f'(labels.{key} = "{text}")' for key, text in labels.items()),
             "returnPartialSuccess": "true",
@@ -378,7 +378,7 @@ class GcpProvider:
 
 
 def _made_n(operation: Any, wanted_n: int) -> int:
-    """Return how many machines an operation that is over has made, as it says itself."""
+    """Return the number of machines that a finished operation created."""
     told = operation.get("instancesBulkInsertOperationMetadata", {}).get("perLocationStatus")
     if told:
         return sum(
@@ -388,12 +388,11 @@ def _made_n(operation: Any, wanted_n: int) -> int:
 
 
 def _all(items: Mapping[str, Any], kind: str) -> list[Any]:
-    """Return what an aggregated list has, of all places."""
+    """Return the entries of an aggregated list, from all zones."""
     return [each for place in items.values() for each in place.get(kind, ())]
 
 
 def _refusal(answer: Answer) -> SwellError:
-    """Return what to raise for a call that was refused."""
     error = answer.body.get("error", {}) if isinstance(answer.body, dict) else {}
     errors = error.get("errors") or [{"message": error.get("message", str(answer.body))}]
     told = [(each.get("reason", str(answer.status)), each.get("message", "")) for each in errors]
@@ -407,7 +406,7 @@ def _refusal(answer: Answer) -> SwellError:
 
 
 def _explained(errors: Sequence[tuple[str, str]]) -> Unavailable | InvalidInput:
-    """Return what to raise for errors of Google, as (code, message) pairs."""
+    """Return the exception for Google errors, given as (code, message) pairs."""
     return explained(
         "Google",
         errors,

@@ -1,4 +1,4 @@
-"""Tokens for Google's APIs: of the machine that this runs on, or for the key of a service account.
+"""Tokens for Google's APIs, from this machine's service account or from a key file.
 
 Source:
     https://developers.google.com/identity/protocols/oauth2/service-account#authorizingrequests,
@@ -23,21 +23,21 @@ from swell.providers.tokens import CloudTokens
 _SCOPE: Final = "https://www.googleapis.com/auth/compute"
 _MACHINE: Final = "/computeMetadata/v1/instance/service-accounts/default/token"
 
-#: How long a token is asked for, and how long before its end another is, in seconds.
+#: Requested lifetime of a token, and time before its expiry at which it is renewed, in seconds.
 _LASTS_S: Final = 3600
 _EARLY_S: Final = 120.0
 
 
 class GoogleTokens(CloudTokens):
-    """See `CloudTokens`.
+    """Google access tokens. See `CloudTokens`.
 
     Args:
-        key: File of a service account's key, JSON; None for the account of this machine.
-        metadata_url: Where the machine's own account is asked for.
-        clock: The time.
+        key: JSON key file of a service account; None for this machine's service account.
+        metadata_url: Base URL of the metadata service.
+        clock: The clock.
 
     Raises:
-        InvalidRequest: The file is no such key.
+        InvalidRequest: The file is not a key.
     """
 
     def __init__(self, key: Path | None, metadata_url: str, clock: Clock) -> None:
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
             "credentials, or leave it out on a machine of Google"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
-        # What is wrong with a key is not told in detail: it may stand in a log.
+        # The error omits details: it may be logged, and must not contain the key.
         raise InvalidRequest(
             f"{path} is no key of a service account ({type(error).__name__}): make one with gcloud "
             "iam service-accounts keys create"

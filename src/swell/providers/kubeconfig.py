@@ -1,9 +1,9 @@
-"""Where a Kubernetes cluster is, and who we are to it: within it, or by a kubeconfig.
+"""Address and credentials of a Kubernetes cluster, from the pod or from a kubeconfig.
 
 Source:
     https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/ and
-    https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/; commands that give tokens, as
-    those of the clouds do, in https://kubernetes.io/docs/reference/config-api/client-authentication.v1/.
+    https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/; commands that print tokens:
+    https://kubernetes.io/docs/reference/config-api/client-authentication.v1/.
 """
 
 import asyncio
@@ -27,50 +27,50 @@ from swell.core.redact import hide_secrets
 from swell.providers.command import run
 from swell.providers.marks import moment
 
-#: What a pod is given by its cluster.
+#: Folder of the service account in a pod.
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
-#: A token that a command gave is asked for again so long before it ends, in seconds; one that
-#: does not say when it ends is kept for the second.
+#: Time before its expiry at which a command's token is renewed, and the lifetime of a token without
+#: an expiry, in seconds.
 _EARLY_S: Final = 60.0
 _KEPT_S: Final = 600.0
 
-#: A command that takes longer hangs, in seconds: perhaps it waits for somebody to type.
+#: Timeout of a token command, in seconds. A command that prompts for input would hang.
 _ANSWER_S: Final = 60.0
 
 
 class Access(msgspec.Struct, kw_only=True):
-    """How one cluster is reached."""
+    """Address and credentials of a cluster."""
 
     url: str
     namespace: str
     tls: ssl.SSLContext | None = None
-    #: Read at each call, since it is changed in place; or told once.
+    #: Read at each call, because Kubernetes rotates the file.
     token_file: Path | None = None
     token: str = ""
-    #: A command that tells a token: its words and variables.
+    #: Command that prints a token, and its environment variables.
     command: tuple[str, ...] = ()
     variables: Mapping[str, str] = {}
-    #: What such a command finds in its environment: in which words it is to answer.
+    #: Value of `KUBERNETES_EXEC_INFO` for the command: the expected output format.
     command_info: str = ""
-    #: Until when such a token is used, by the monotonic clock.
+    #: Expiry of the command's token, in monotonic seconds.
     until_s: float = float("-inf")
-    #: Many calls at a time ask once.
+    #: Concurrent calls run the command once.
     asking: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Tell what may stand in a log: no token, and no variables."""
+        """Leave out the token and the variables."""
         return [("url", self.url), ("namespace", self.namespace)]
 
     def __repr__(self) -> str:
-        """Return the same in one line."""
+        """Leave out the token and the variables."""
         return f"Access(url={self.url!r}, namespace={self.namespace!r})"
 
     async def headers(self, clock: Clock, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return what each call says of who we are.
+        """Return the authorization header of a call.
 
         Raises:
-            Unavailable: There is no token to be had now.
+            Unavailable: No token is available now.
         """
         if self.token_file is not None:
             try:
@@ -102,16 +102,17 @@ class Access(msgspec.Struct, kw_only=True):
 def opened(
     kubeconfig: Path | None, context: str, environment: Mapping[str, str], namespace: str = ""
 ) -> Access:
-    """Return how the cluster is reached that is meant.
+    """Return the access to the configured cluster.
 
     Args:
-        kubeconfig: Named by somebody; None for the cluster that this runs in, else the usual file.
-        context: Of the kubeconfig; empty for its current one.
-        environment: Of the process.
-        namespace: Empty for what the account or context says.
+        kubeconfig: Path of a kubeconfig; None for the cluster of this pod, or else the default
+            file.
+        context: Context of the kubeconfig; empty for the current one.
+        environment: Environment of the process.
+        namespace: Namespace; empty for the one of the service account or context.
 
     Raises:
-        InvalidRequest: There is none, or it is not understood.
+        InvalidRequest: The configuration is missing or invalid.
     """
     if kubeconfig is None and environment.get("KUBERNETES_SERVICE_HOST"):
         found = in_cluster(environment)
@@ -123,7 +124,7 @@ def opened(
 
 
 def in_cluster(environment: Mapping[str, str], folder: Path = _ACCOUNT) -> Access:
-    """Return how a pod reaches its own cluster."""
+    """Return the access of a pod to its own cluster."""
     host = environment["KUBERNETES_SERVICE_HOST"]
     port = environment.get("KUBERNETES_SERVICE_PORT", "443")
     name = folder / "namespace"
@@ -136,10 +137,10 @@ def in_cluster(environment: Mapping[str, str], folder: Path = _ACCOUNT) -> Acces
 
 
 def of_kubeconfig(path: Path, context: str = "") -> Access:
-    """Return how a kubeconfig says that a cluster is reached.
+    """Return the access that a kubeconfig describes.
 
     Raises:
-        InvalidRequest: It cannot be read, or lacks what it names.
+        InvalidRequest: The file cannot be read, or an entry is missing.
     """
     try:
         told = yaml.safe_load(path.read_text())
@@ -178,12 +179,12 @@ def _access(
 
 
 def _program(name: str, folder: Path) -> str:
-    """Return a command as a kubeconfig means it: a path is one from its own folder."""
+    """Return the path of a command: a relative path starts at the kubeconfig's folder."""
     return str(folder / name) if os.sep in name else name
 
 
 def _info(asks: Mapping[str, Any]) -> str:
-    """Return what the command that a kubeconfig names is told of how it is asked."""
+    """Return the value of `KUBERNETES_EXEC_INFO` for a token command."""
     version = asks.get("apiVersion") or "client.authentication.k8s.io/v1"
     told = {"apiVersion": version, "kind": "ExecCredential", "spec": {"interactive": False}}
     return json.dumps(told)
@@ -220,7 +221,7 @@ def _tls(cafile: Path | None) -> ssl.SSLContext:
 
 @contextlib.contextmanager
 def _written(data: bytes) -> Iterator[Path]:
-    """Have bytes in a file that nobody else reads, since the library takes files only."""
+    """Write bytes to a private temporary file, because the TLS library takes only file names."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()

@@ -1,12 +1,11 @@
-"""Workers as Jobs of a Kubernetes cluster, one for each worker.
+"""Provider for a Kubernetes cluster: one Job for each worker.
 
-A Job of its own can be ended by name, so that the controller chooses who goes; a Deployment would
-let the cluster choose. Nodes come and go below, by whatever autoscaler the cluster has: pods ask
-these to let them be.
+With one Job per worker, the controller chooses which worker to end; a Deployment would choose
+itself. The cluster's own autoscaler adds and removes nodes. Annotations on the pods ask it not to
+evict them.
 
-Six calls are all that is needed, so they are made over HTTPS with the client that Swell has anyway.
-The official client (37.0.2) weighs 75 MB unpacked, and waits in threads. What is sent is checked
-against the schemas of Kubernetes by tests.
+The provider needs six calls and makes them with Swell's HTTP client. The official client (37.0.2)
+is 75 MB unpacked and blocks threads. Tests check the requests against Kubernetes' schemas.
 
 Source:
     https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/,
@@ -47,10 +46,10 @@ from swell.providers.rest import Answer, Rest, retry_after
 from swell.providers.sightings import Sightings
 from swell.settings.environment import process_environment
 
-#: Which Job a pod is of; Kubernetes' own label for that has changed its name.
+#: Label with the name of a pod's Job. Kubernetes has renamed its own label for this.
 _INSTANCE: Final = "swell-instance"
 
-#: Calls at the same time, and items of one page of a list.
+#: Limit of concurrent calls, and page size of lists.
 _CALLS: Final = 8
 _PAGE_N: Final = 500
 
@@ -59,8 +58,8 @@ _KEEP: Final = {
     "karpenter.sh/do-not-disrupt": "true",
 }
 
-#: What Kubernetes calls `restricted`, and a root that is read only. User 10001 is the worker's, in
-#: images of `swell build`.
+#: The `restricted` pod security standard, and a read-only root file system. `swell build` creates
+#: user 10001 in its images.
 _UNPRIVILEGED: Final = {
     "runAsNonRoot": True,
     "runAsUser": 10001,
@@ -134,10 +133,10 @@ def job_of(name: str, marks: Marks, options: KubernetesOptions, told: Mapping[st
     """Return the Job of one worker. Pure.
 
     Args:
-        name: Of the Job, and of the instance.
-        marks: Whose it is.
-        options: Of its pool.
-        told: The worker's environment.
+        name: Name of the Job and id of the instance.
+        marks: Owner of the instance.
+        options: Options of the pool.
+        told: Environment of the worker.
     """
     labels = marks.labels | {"app.kubernetes.io/managed-by": "swell", _INSTANCE: name}
     annotations = marks.texts
@@ -146,7 +145,7 @@ def job_of(name: str, marks: Marks, options: KubernetesOptions, told: Mapping[st
         "kind": "Job",
         "metadata": {"name": name, "labels": labels, "annotations": annotations},
         "spec": {
-            # A worker that ends is not started again: whoever wants one asks for one.
+            # The controller replaces ended workers, not Kubernetes.
             "backoffLimit": 0,
             "completions": 1,
             "parallelism": 1,
@@ -161,7 +160,7 @@ def job_of(name: str, marks: Marks, options: KubernetesOptions, told: Mapping[st
 
 
 def _pod_spec(options: KubernetesOptions, told: Mapping[str, str]) -> dict[str, Any]:
-    # What a worker writes, as in deploy/kubernetes; its home lies in the first.
+    # Writable volumes, as in deploy/kubernetes. The home folder is in the first.
     volumes: list[dict[str, Any]] = [
         {"name": "data", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
@@ -211,18 +210,19 @@ def _pod_spec(options: KubernetesOptions, told: Mapping[str, str]) -> dict[str, 
 
 
 class KubernetesProvider:
-    """See `swell.core.provider`.
+    """Provider for Kubernetes. See `swell.core.provider`.
 
-    A node that cannot be had is not told at once: the pod waits, and `Instance.why` says for what.
+    A pod without a node is not an error of `launch`: it stays pending, with its reason in
+    `Instance.why`.
 
     Args:
-        options: Which Jobs.
-        clock: The time.
-        deployment: Whose Jobs these are.
-        access: How the cluster is reached; None for what the options say.
+        options: Options of the pool.
+        clock: The clock.
+        deployment: Name of the deployment that owns the Jobs.
+        access: Access to the cluster; None to read it from the options.
 
     Raises:
-        InvalidRequest: The cluster is not to be found.
+        InvalidRequest: No cluster is configured.
     """
 
     def __init__(
@@ -245,12 +245,12 @@ class KubernetesProvider:
         self._calls = asyncio.Semaphore(_CALLS)
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Make Jobs.
+        """Create Jobs.
 
         Raises:
-            InvalidInput: The cluster does not take them, or does not let us make any.
-            Refused: The namespace's quota is used up.
-            Unavailable: The cluster cannot be reached, or has too much to do.
+            InvalidInput: The cluster rejects the Jobs, or does not allow the call.
+            Refused: The namespace's quota is exhausted.
+            Unavailable: The cluster is unreachable or overloaded.
         """
         if before := self._seen.of_launch(request.pool, request.token):
             return before
@@ -265,14 +265,13 @@ class KubernetesProvider:
         return self._seen.launched(given_of(made))
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
-        """Return the instances of a pool, or of all."""
         wanted = {DEPLOYMENT: as_label(self._deployment)}
         return self._seen.listed(
             await self._listed(wanted | ({} if pool is None else {POOL: as_label(pool)})), pool
         )
 
     async def notices(self) -> list[Notice]:
-        """Return whose pods are told to go by others than us: nodes that drain, or are lost."""
+        """Return the instances that the cluster evicts, because their node drains or is lost."""
         wanted = {DEPLOYMENT: as_label(self._deployment)}
         jobs, pods = await self._jobs(wanted), await self._pods(wanted)
         going = (_instance(job, pods, is_spot=False) for job in jobs)
@@ -291,7 +290,7 @@ class KubernetesProvider:
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
         """Delete Jobs; their pods get SIGTERM now, and SIGKILL after `grace_s` seconds.
 
-        A repeated call with less grace leaves them less.
+        A repeated call can only shorten the grace period.
         """
         wanted = set(instance_ids)
         labels = {DEPLOYMENT: as_label(self._deployment)}
@@ -299,7 +298,7 @@ class KubernetesProvider:
         await self._seen.end_all(sorted(own), lambda name: self._end(name, grace_s))
 
     async def close(self) -> None:
-        """Let go of connections; Jobs live on."""
+        """Close the connections. The Jobs keep running."""
         await self._rest.close()
 
     # ---- Jobs
@@ -312,14 +311,14 @@ class KubernetesProvider:
         told.setdefault(KILLED_AFTER_S, str(math.ceil(self._options.drain_s)))
         job = job_of(name, marks, self._options, told)
         answer = await self._call("POST", self._path("batch/v1", "jobs"), job)
-        if answer.status == 409:  # made by a call whose answer got lost
+        if answer.status == 409:  # an earlier call created it, and its answer was lost
             answer = await self._call("GET", self._path("batch/v1", "jobs", name))
         if not answer.is_ok:
             raise _explained(answer)
         return _instance(answer.body, {}, is_spot=self._options.spot)
 
     async def _end(self, name: str, grace_s: float) -> None:
-        # The Job stays until its pods are gone, and makes no new one.
+        # The Job remains until its pods are gone, and creates no new ones.
         job = self._path("batch/v1", "jobs", name)
         await self._gone(job, {"propagationPolicy": "Foreground"})
         grace = {"gracePeriodSeconds": str(math.ceil(max(grace_s, 0.0)))}
@@ -369,7 +368,7 @@ class KubernetesProvider:
                 method, self._access.url + path, body, query=query, headers=headers
             )
         if answer.status == 401:
-            self._access.until_s = float("-inf")  # a token that was taken back
+            self._access.until_s = float("-inf")  # the token was revoked
         return answer
 
 
@@ -393,7 +392,7 @@ def _instance(job: Any, pods: Mapping[str, Any], *, is_spot: bool) -> Instance:
 
 
 def _state(job: Any, pod: Any) -> tuple[InstanceState, str]:
-    """Return where a worker is in its life, and why."""
+    """Return the state of a worker, and the reason."""
     status, phase = pod.get("status", {}), pod.get("status", {}).get("phase")
     ended = [
         each
@@ -411,7 +410,7 @@ def _state(job: Any, pod: Any) -> tuple[InstanceState, str]:
 
 
 def _waits_for(status: Any) -> str:
-    """Return what a pod waits for that does not run yet: a node, or its image."""
+    """Return why a pod does not run yet: no node, or no image."""
     for each in status.get("conditions") or ():
         if each["type"] == "PodScheduled" and each["status"] == "False":
             return f"{each.get('reason', '')}: {each.get('message', '')}"
@@ -423,7 +422,7 @@ def _waits_for(status: Any) -> str:
 
 
 def _is_going(pod: Any) -> tuple[bool, datetime | None]:
-    """Return whether a pod is about to be taken away, and when if that is known."""
+    """Return whether the cluster evicts a pod, and the time if known."""
     if at := pod["metadata"].get("deletionTimestamp"):
         return True, moment(at)
     conditions = pod.get("status", {}).get("conditions") or ()
@@ -448,7 +447,6 @@ def _ended_at(job: Any, pod: Any) -> datetime | None:
 
 
 def _explained(answer: Answer) -> SwellError:
-    """Return what to raise for an answer of the cluster."""
     body = answer.body if isinstance(answer.body, dict) else {"message": str(answer.body)}
     told = in_words(
         [(str(body.get("reason") or answer.status), body.get("message") or json.dumps(body))]

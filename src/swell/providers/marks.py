@@ -1,8 +1,8 @@
-"""How instances are marked, so that a controller that starts anew finds its own and no others.
+"""Labels on instances, so that a restarted controller finds its instances and no others.
 
-Every provider that outlives this process keeps four words with each instance: as tags, labels or
-annotations, whatever it has. Names are made from the first three, so that a launch that is repeated
-asks for what is there already.
+Every provider that outlives this process stores four texts with each instance, as tags, labels or
+annotations. Instance names are derived from the first three, so that a repeated launch asks for the
+same names.
 """
 
 import contextlib
@@ -22,34 +22,34 @@ POOL: Final = "swell-pool"
 LAUNCH: Final = "swell-launch"
 ASKED_AT_MARK: Final = "swell-asked-at"
 
-#: What every provider takes as the value of a label.
+#: Label values that every provider accepts.
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 
-#: How much of a pool's name stands in the names of its instances.
+#: Length of a pool's name in instance names.
 _POOL_N: Final = 20
 
 
 class Marks(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose an instance is."""
+    """Owner of an instance, and its launch request."""
 
     deployment: str
     pool: str
-    #: Of the request; empty for one that is never repeated.
+    #: Token of the request; empty for one that is never repeated.
     token: str
     asked_at: datetime
 
     @classmethod
     def of(cls, deployment: str, request: LaunchRequest, now: datetime) -> "Marks":
-        """Return the marks of what a request asks for now."""
+        """Return the marks for a launch request."""
         return cls(deployment=deployment, pool=request.pool, token=request.token, asked_at=now)
 
     @classmethod
     def read(cls, texts: Mapping[str, str], *, asked_at: datetime) -> "Marks":
-        """Return the marks that an instance has.
+        """Return the marks of an instance.
 
         Args:
-            texts: As `texts` gave them.
-            asked_at: Taken where they do not tell it, or somebody has written over it.
+            texts: Texts of the instance, as written by `texts`.
+            asked_at: Launch time if the texts lack it or it is invalid.
         """
         told = None
         with contextlib.suppress(ValueError):
@@ -63,7 +63,7 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def texts(self) -> dict[str, str]:
-        """All of them, as they are."""
+        """Return all marks, unchanged."""
         return {
             DEPLOYMENT: self.deployment,
             POOL: self.pool,
@@ -73,14 +73,14 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Those that are looked for, in words that every provider takes."""
+        """Return the marks that lists are filtered by, as values that every provider accepts."""
         found = {DEPLOYMENT: as_label(self.deployment), POOL: as_label(self.pool)}
         return found | ({LAUNCH: as_label(self.token)} if self.token else {})
 
     def name(self) -> str:
-        """Return how the names of these instances begin; the same for a request that is repeated.
+        """Return the prefix of the instance names; the same for a repeated request.
 
-        At most 44 characters: lower-case letters, digits and hyphens, a letter first.
+        At most 44 characters: lower-case letters, digits and hyphens, starting with a letter.
         """
         pool = re.sub(r"[^a-z0-9]+", "-", self.pool.lower())[:_POOL_N].strip("-")
         if self.token:
@@ -91,7 +91,7 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
         return "-".join(filter(None, ("swell", pool, digest)))
 
     def starting(self, instance_id: str) -> Instance:
-        """Return an instance that was asked for."""
+        """Return an instance in the state STARTING."""
         return Instance(
             id=instance_id,
             pool=self.pool,
@@ -102,13 +102,13 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def as_label(text: str) -> str:
-    """Return a text as the value of a label: as it is where it can be, else its digest."""
+    """Return a text as a label value: unchanged if valid, otherwise its digest."""
     if _LABEL.fullmatch(text):
         return text
     return "x" + hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def moment(text: str) -> datetime:
-    """Return a time as providers write it: ISO 8601, with or without a zone, finer than needed."""
+    """Parse an ISO 8601 time, with or without a time zone."""
     found = datetime.fromisoformat(text)
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)

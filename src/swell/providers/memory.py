@@ -1,7 +1,7 @@
-"""A provider of workers that do not exist, for tests of whatever starts and stops workers.
+"""Provider without workers, for tests.
 
-Time moves its instances: they start after `boot_s` and, once told to end, are gone when their grace
-is over. `end` lets one die earlier.
+The clock moves instances: they start after `boot_s` seconds, and end when the grace period of
+`terminate` ends. `end` ends one earlier.
 """
 
 import itertools
@@ -18,9 +18,9 @@ class MemoryProvider:
     """Instances in a dictionary.
 
     Args:
-        clock: Moves instances through their lives.
-        boot_s: How long an instance takes to run, in seconds.
-        capacity: At most this many instances at a time; None for no limit.
+        clock: The clock.
+        boot_s: Boot time of an instance, in seconds.
+        capacity: Limit of living instances; None for no limit.
     """
 
     def __init__(self, clock: Clock, *, boot_s: float = 0.0, capacity: int | None = None) -> None:
@@ -32,14 +32,14 @@ class MemoryProvider:
         self._ends: dict[str, datetime] = {}
         self._notices: list[Notice] = []
         self._refusal: Refused | None = None
-        #: Every request, in order, for tests to look at.
+        #: All requests in order, for tests.
         self.launches: list[LaunchRequest] = []
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Ask for instances.
+        """Launch instances.
 
         Raises:
-            Refused: There would be more than `capacity`, or `refuse` said so.
+            Refused: The request exceeds `capacity`, or `refuse` set a refusal.
         """
         if again := [
             i for i in await self.instances() if request.token and i.token == request.token
@@ -64,22 +64,21 @@ class MemoryProvider:
         return [self._instances[each] for each in ids]
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
-        """Return the instances of a pool, or of all."""
         self._move()
         return [i for i in self._instances.values() if pool is None or i.pool == pool]
 
     async def notices(self) -> list[Notice]:
-        """Return what `warn` was told of instances that live."""
+        """Return the notices of living instances."""
         self._move()
         living = {i.id for i in self._instances.values() if i.state is not InstanceState.ENDED}
         return [each for each in self._notices if each.instance_id in living]
 
     def refuse(self, refusal: Refused | None) -> None:
-        """Give none from now on, and say why; None to give again."""
+        """Refuse all launches from now on; None to accept them again."""
         self._refusal = refusal
 
     def warn(self, notice: Notice) -> None:
-        """Tell from now on that an instance is about to be taken back."""
+        """Report a notice from now on."""
         self._notices.append(notice)
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
@@ -95,7 +94,7 @@ class MemoryProvider:
         self._move()
 
     def end(self, instance_id: str, exit_code: int = 0) -> None:
-        """Let an instance end now, as if its process had."""
+        """End an instance now."""
         self._instances[instance_id] = msgspec.structs.replace(
             self._instances[instance_id],
             state=InstanceState.ENDED,
@@ -104,14 +103,14 @@ class MemoryProvider:
         )
 
     async def close(self) -> None:
-        """End everything."""
+        """End all instances."""
         self._move()
         for each, instance in self._instances.items():
             if instance.state is not InstanceState.ENDED:
                 self.end(each)
 
     def _forget(self, instance_ids: Sequence[str]) -> None:
-        """List some no longer, as if they had never been."""
+        """Remove instances from the list."""
         for each in instance_ids:
             self._instances.pop(each, None)
             self._ends.pop(each, None)

@@ -1,4 +1,4 @@
-"""What a pool may say of its provider: tables of options, checked before anything is asked for."""
+"""Tables of provider options, validated before any call."""
 
 import difflib
 import re
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from swell.core.errors import InvalidRequest
 
-#: The name of a deployment: whose instances are whose.
+#: Name of a deployment.
 NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 
 
@@ -24,13 +24,13 @@ Name = Annotated[str, AfterValidator(_plain)]
 
 
 class Options(BaseModel):
-    """A table of options; what it does not know is an error."""
+    """A table of options; an unknown option is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class MachineOptions(Options):
-    """What every cloud is told of the machines that it starts."""
+    """Options that every cloud provider has."""
 
     image: str = Field(
         min_length=1,
@@ -76,15 +76,15 @@ O = TypeVar("O", bound=Options)  # noqa: E741 - a type's name
 
 
 def checked(kind: type[O], table: Mapping[str, Any], where: str) -> O:
-    """Return a table of options that was checked.
+    """Return a validated table of options.
 
     Args:
-        kind: Which options there are.
-        table: What somebody wrote.
-        where: How they are called there, such as `pools.gpu.options`.
+        kind: Class of the options.
+        table: The table in the settings.
+        where: Name of the table in the settings, such as `pools.gpu.options`.
 
     Raises:
-        InvalidRequest: One does not exist, is missing, or has a value that is not allowed.
+        InvalidRequest: An option is unknown, missing or invalid.
     """
     try:
         return kind.model_validate(dict(table))

@@ -1,7 +1,7 @@
-"""Workers as processes on this machine.
+"""Provider for processes on this machine that end with the backend.
 
-Each worker leads a process group of its own, so that a Ctrl-C in the terminal does not reach it and
-everything that it started can be ended with it. It dies with this process, whatever kills this one.
+Each worker leads a process group, so that Ctrl-C in the terminal does not reach it and one signal
+ends it with all its children. The kernel kills it when this process dies.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from swell.core.provider import (
 )
 from swell.providers.options import Options
 
-#: How many ended instances are still listed.
+#: Limit of listed ended instances.
 _REMEMBERED: Final = 100
 
-#: From <sys/prctl.h>: the signal that the kernel sends a process whose parent has died.
+#: From <sys/prctl.h>: the signal that a process gets when its parent dies.
 _PR_SET_PDEATHSIG: Final = 1
 
 
 class ProcessOptions(Options):
-    """What a pool of processes on this machine may be told."""
+    """Options of a pool of processes on this machine."""
 
     outlives: bool = Field(
         default=False,
@@ -59,15 +59,15 @@ class ProcessOptions(Options):
 class ProcessProvider:
     """Starts workers with a command, and watches them.
 
-    Must be used from the main thread: the kernel counts the death of the starting thread as the
-    parent's.
+    Use it in the main thread only: the kernel treats the end of the starting thread as the parent's
+    death.
 
     Args:
-        clock: Dates what happens, and waits for boot delays and graces.
-        log_dir: Where each worker's output goes, one file per instance. Only this user may read
-            it, whatever the folder around it allows: a model may print what users sent.
-        environment: What every process gets beside the request's own variables.
-        boot_delay_s: Wait so long before a process is started, to see slow machines on a fast one.
+        clock: The clock.
+        log_dir: Folder with one log file per instance. Only this user may read the logs, because a
+            model may print users' inputs.
+        environment: Environment of every process; the request's variables override it.
+        boot_delay_s: Delay before a process starts, in seconds, to simulate slow machines.
     """
 
     def __init__(
@@ -83,19 +83,19 @@ class ProcessProvider:
         self._environment = dict(environment)
         self._boot_delay_s = boot_delay_s
         self._numbers = itertools.count(1)
-        # In a container this process has the same number each time; its workers are others.
+        # The pid alone is not unique: in a container it is the same after each restart.
         self._name = f"{os.getpid()}-{secrets.token_hex(3)}"
         self._instances: dict[str, Instance] = {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._kill_at_s: dict[str, float] = {}
         self._starters: dict[str, asyncio.Task[None]] = {}
-        #: Those whose process is being made this moment: it is there soon, whatever is asked for.
+        #: Instances during the creation of their process, which cannot be cancelled.
         self._making: set[str] = set()
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._killers: set[asyncio.Task[None]] = set()
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Ask for processes.
+        """Start processes.
 
         Raises:
             Unavailable: The command cannot be run.
@@ -114,7 +114,7 @@ class ProcessProvider:
                 launched_at=self._clock.now(),
                 token=request.token,
             )
-            # Before anything is waited for: from here on it may be told to end.
+            # Create the tasks before the first await: `terminate` may be called from then on.
             self._starters[each] = asyncio.create_task(self._start(each, request))
             self._watchers[each] = asyncio.create_task(self._watch(each))
         if self._boot_delay_s <= 0:
@@ -123,18 +123,17 @@ class ProcessProvider:
         return [self._instances[each] for each in ids]
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
-        """Return the instances of a pool, or of all."""
         return [i for i in self._instances.values() if pool is None or i.pool == pool]
 
     async def notices(self) -> list[Notice]:
-        """Return nothing: nobody takes processes back."""
+        """Return nothing: processes are never reclaimed."""
         return []
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
-        """Send SIGTERM, and SIGKILL to the whole group after `grace_s` seconds.
+        """Send SIGTERM, and SIGKILL to the whole process group after `grace_s` seconds.
 
-        A repeated call does nothing unless its grace ends earlier; then the worker is asked again,
-        which it takes as a wish to hurry.
+        A repeated call has an effect only with an earlier deadline: the second SIGTERM makes the
+        worker hurry.
         """
         for each in instance_ids:
             instance = self._instances.get(each)
@@ -152,26 +151,25 @@ class ProcessProvider:
                 self._end(each, None)
 
     async def wait_ended(self, instance_ids: Sequence[str]) -> None:
-        """Wait until all of these have ended."""
         watchers = [self._watchers[each] for each in instance_ids if each in self._watchers]
         if watchers:
             await asyncio.wait(watchers)
 
     def pid(self, instance_id: str) -> int | None:
-        """Return the process id of an instance, or None if it has no process (any more)."""
+        """Return the process id of an instance; None if it has no process."""
         process = self._processes.get(instance_id)
         return None if process is None else process.pid
 
     def pids(self) -> set[int]:
-        """Return the process ids of all instances that live."""
+        """Return the process ids of all living instances."""
         return {process.pid for process in self._processes.values()}
 
     def log_path(self, instance_id: str) -> Path:
-        """Return the file that the output of an instance goes to."""
+        """Return the log file of an instance."""
         return self._log_dir / f"{instance_id}.log"
 
     async def close(self) -> None:
-        """Kill every process group and wait for their ends."""
+        """Kill all process groups, and wait for their ends."""
         for each, starter in self._starters.items():
             if each not in self._making:
                 starter.cancel()
@@ -189,7 +187,7 @@ class ProcessProvider:
                 self._end(each, None)
 
     async def _begun(self, ids: Sequence[str]) -> None:
-        """Wait until these have been started, or were told to end before."""
+        """Wait until these instances have started or were cancelled."""
         starters = [self._starters[each] for each in ids]
         await asyncio.wait(starters)
         for each in starters:
@@ -200,9 +198,9 @@ class ProcessProvider:
         await asyncio.gather(self._starters[each], return_exceptions=True)
         process = self._processes.get(each)
         if process is None:
-            return  # it has ended by now
+            return  # the start failed or was cancelled
         code = await process.wait()
-        # The worker is gone; what it started must not outlive it.
+        # The worker's children must not outlive it.
         _kill_group(process.pid)
         del self._processes[each]
         self._end(each, code)
@@ -222,7 +220,7 @@ class ProcessProvider:
             running = msgspec.structs.replace(self._instances[each], state=InstanceState.RUNNING)
             self._instances[each] = running
         else:
-            self._tell_to_end(each)  # as it was asked for meanwhile
+            self._tell_to_end(each)  # `terminate` was called during the start
 
     async def _made(self, each: str, request: LaunchRequest) -> asyncio.subprocess.Process:
         asked_at = self._instances[each].launched_at.isoformat()
@@ -249,7 +247,7 @@ class ProcessProvider:
 
     def _make_log_dir(self) -> None:
         self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # One that was there may hold logs that everybody may read. Somebody else's stays as it is.
+        # Restrict a folder that exists already, unless another user owns it.
         with contextlib.suppress(PermissionError):
             self._log_dir.chmod(0o700)
 
@@ -278,7 +276,7 @@ class ProcessProvider:
 
 
 def _open_private(path: str, flags: int) -> int:
-    """Open a file that only this user may read, even if it was there."""
+    """Open a file and make it readable by this user only, even if it exists."""
     descriptor = os.open(path, flags, 0o600)
     with contextlib.suppress(PermissionError):
         os.fchmod(descriptor, 0o600)
@@ -291,9 +289,9 @@ def _kill_group(pid: int) -> None:
 
 
 def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
-    """Return what the new process does before it becomes the worker; None where it cannot be done.
+    """Return the function that the new process runs before the worker; None if not on Linux.
 
-    The C library is loaded here, in the parent, since little is safe after a fork.
+    The C library is loaded here, in the parent, because little is safe after a fork.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -301,7 +299,7 @@ def _die_with_parent(parent_pid: int) -> Callable[[], None] | None:
 
     def ask_kernel() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it died before the kernel was asked
+        if os.getppid() != parent_pid:  # the parent died before the call of prctl
             os._exit(1)
 
     return ask_kernel

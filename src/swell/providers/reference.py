@@ -24,7 +24,7 @@ What does not exist, is missing or has a value that is not allowed is an error.
 
 
 def providers_markdown() -> str:
-    """Return the page."""
+    """Return the page as Markdown."""
     parts = [
         _HEAD,
         _table("Machines of clouds", MachineOptions, "Of `aws`, `gcp` and `azure`.", {}),

@@ -1,4 +1,4 @@
-"""What errors of clouds mean: none to be had, none allowed, too much to do, or ours to mend."""
+"""Classifies cloud errors: no capacity, no quota, overload, or a mistake in the options."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,17 +6,17 @@ from swell.core.errors import InvalidInput, SwellError, Unavailable
 from swell.core.provider import Instance, Refused
 from swell.core.redact import hide_secrets
 
-#: Takes an error's code and message.
+#: Checks an error's code and message.
 Test = Callable[[str, str], bool]
 
-#: Longest text of a cloud that is told on.
+#: Longest text of a cloud in an error, in characters.
 _MOST: int = 1000
 
 
 def in_words(errors: Sequence[tuple[str, str]]) -> str:
-    """Return errors, as (code, message) pairs, for people: each once, and without secrets.
+    """Return the distinct errors as text without secrets, given (code, message) pairs.
 
-    Clouds repeat what they do not take, such as a script that has the worker's token.
+    Clouds quote the rejected input, which can be a script with the worker's token.
     """
     told = "; ".join(dict.fromkeys(f"{code}: {message}" for code, message in errors))
     return hide_secrets(told)[:_MOST]
@@ -30,17 +30,17 @@ def explained(
     is_quota: Test,
     is_busy: Test,
 ) -> Unavailable | InvalidInput:
-    """Return what to raise for errors of a cloud, as (code, message) pairs.
+    """Return the exception for the errors of a cloud, given as (code, message) pairs.
 
-    Where some say that there are none and others that no more are allowed, other places would have
-    to be found first: that is a lack. What only a change of options would mend is told as that.
+    A lack of capacity takes precedence over a quota error. Any other error is a mistake in the
+    options.
 
     Args:
-        who: What the cloud is called.
-        errors: Of one call; empty where it gave nothing and did not say why.
-        is_lack: Whether an error says that there are none to be had now.
-        is_quota: Whether it says that nobody may have more before somebody raises a limit.
-        is_busy: Whether it says that the cloud is to be asked again later.
+        who: Name of the cloud.
+        errors: Errors of one call; empty if it launched nothing and gave no reason.
+        is_lack: Whether an error means no capacity.
+        is_quota: Whether an error means an exhausted quota.
+        is_busy: Whether an error is temporary.
     """
     told = in_words(errors)
 
@@ -59,11 +59,11 @@ def explained(
 
 
 def given_of(made: Sequence[Instance | BaseException]) -> list[Instance]:
-    """Return what was given, where each was asked for alone.
+    """Return the launched instances, given the results of one call for each.
 
     Raises:
-        BaseException: What one was refused is the answer only if no other was given; a fault of
-            ours always is.
+        BaseException: The first error that is not a `SwellError`; if no instance was launched, the
+            first error of any kind.
     """
     given = [each for each in made if isinstance(each, Instance)]
     for each in made:

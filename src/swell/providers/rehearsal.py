@@ -1,15 +1,15 @@
-"""A provider that has bad days: it refuses, gives fewer, and takes back, as a file tells it.
+"""Provider that simulates failures: it refuses launches, limits them, and reclaims instances.
 
-For trying out what happens then, with real workers. The file is JSON, read before each call; it may
-change at any time, and need not be there:
+For trials with real workers. A JSON file controls it. The file is read before each call, may change
+at any time, and may be missing:
 
 ```json
 {"refuse": "no capacity left", "is_quota": false, "retry_after_s": 20, "most": 3,
  "take_back_in_s": {"swell-gpu-0123456789abcdef-0": 15}}
 ```
 
-What is taken back is told as a notice from the first time that it is read, and killed when its time
-has come.
+The delay of `take_back_in_s` starts when the entry is first read. Until it ends there is a notice;
+then the provider kills the instance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,18 +35,18 @@ class _Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refuse: str = ""
     is_quota: bool = False
     retry_after_s: float | None = None
-    #: At most so many instances live at a time.
+    #: Limit of living instances.
     most: int | None = None
     take_back_in_s: Mapping[str, float] = {}
 
 
 class RehearsalProvider:
-    """Another provider on its bad days.
+    """Wraps a provider and simulates its failures.
 
     Args:
-        inner: Who launches.
-        script: The file.
-        clock: The time.
+        inner: The provider.
+        script: The JSON file.
+        clock: The clock.
     """
 
     def __init__(self, inner: Provider, script: Path, clock: Clock) -> None:
@@ -58,7 +58,7 @@ class RehearsalProvider:
 
     @property
     def tidies(self) -> bool:
-        """Whether what is due is taken back while this looks."""
+        """Whether listing also kills instances at the end of their delay."""
         return self._tidies
 
     @tidies.setter
@@ -68,11 +68,11 @@ class RehearsalProvider:
             self._inner.tidies = tidies
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Ask for instances.
+        """Launch instances.
 
         Raises:
             Refused: The script says so.
-            Unavailable, InvalidInput: See the other provider.
+            Unavailable, InvalidInput: See the wrapped provider.
         """
         script = self._read()
         known = [each for each in await self._inner.instances() if each.token == request.token]
@@ -93,7 +93,7 @@ class RehearsalProvider:
         return await self._inner.launch(request)
 
     async def notices(self) -> list[Notice]:
-        """Return what is about to be taken back."""
+        """Return the notices of living instances, and kill those that are due."""
         now = self._clock.now()
         living = {each.id for each in await self._inner.instances() if _lives(each)}
         for each, in_s in self._read().take_back_in_s.items():
@@ -105,16 +105,13 @@ class RehearsalProvider:
         return [each for each in told if each.instance_id in living]
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
-        """Return the instances of a pool, or of all."""
         await self.notices()
         return await self._inner.instances(pool)
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
-        """See the other provider."""
         await self._inner.terminate(instance_ids, grace_s=grace_s)
 
     async def close(self) -> None:
-        """See the other provider."""
         await self._inner.close()
 
     def _read(self) -> _Script:

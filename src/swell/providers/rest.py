@@ -1,4 +1,4 @@
-"""Calls of JSON over HTTPS, for clouds whose libraries weigh more than the few calls made here."""
+"""JSON calls over HTTPS, for clouds with large client libraries and few calls."""
 
 import json
 import ssl
@@ -10,32 +10,33 @@ import msgspec
 
 from swell.core.errors import Unavailable
 
-#: An answer that takes longer is none, in seconds. Some clouds hold a call for two minutes.
+#: Timeout of an answer, in seconds. Some clouds hold a call for two minutes.
 _ANSWER_S: Final = 150.0
 _CONNECT_S: Final = 10.0
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came back."""
+    """Answer of an API."""
 
     status: int
     headers: Mapping[str, str]
-    #: The JSON; of anything else, its text. Empty where nothing came.
+    #: The parsed JSON, or the text if it is not JSON; empty if there is no body.
     body: Any
 
     @property
     def is_ok(self) -> bool:
-        """Whether it was done, or begun."""
+        """Whether the status is below 300."""
         return self.status < 300
 
 
 class Rest:
-    """One API.
+    """Client of one API.
 
     Args:
-        what: What it is called in errors.
-        tls: How its certificate is checked, and who we are to it; None for the system's own ways.
-        may_use_proxy: Whether the environment's proxies are used; never for what is on the machine.
+        what: Name of the API in errors.
+        tls: Certificate checks and client certificate; None for the system's defaults.
+        may_use_proxy: Whether to use the environment's proxies; False for addresses on this
+            machine.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class Rest:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Make a call, and return its answer, whatever its status is.
+        """Make a call, and return its answer with any status.
 
         Raises:
-            Unavailable: No answer came, or one that says it was done in no words of an API, such as
-                the page of a proxy.
+            Unavailable: No answer arrived, or a successful answer is not JSON, such as a proxy's
+                page.
         """
         if self._is_closed:
             raise Unavailable(f"the connection to {self._what} is closed")
@@ -88,7 +89,7 @@ class Rest:
         return answer
 
     async def close(self) -> None:
-        """Let go of connections. Idempotent."""
+        """Close the connections. Idempotent."""
         self._is_closed = True
         if self._session is not None:
             await self._session.close()
@@ -96,7 +97,7 @@ class Rest:
 
 
 def retry_after(answer: Answer, default_s: float = 10.0) -> dict[str, str]:
-    """Return the header that says when to ask again, as the API said it or by default."""
+    """Return the Retry-After header of an answer, or the default."""
     told = next((v for k, v in answer.headers.items() if k.lower() == "retry-after"), "")
     return {"Retry-After": told if told.isdecimal() else str(int(default_s))}
 

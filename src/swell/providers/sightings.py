@@ -1,8 +1,8 @@
-"""What a provider was seen to have: some forget at once what has ended, and some tell late.
+"""Memory of the instances that a provider has listed, to correct incomplete lists.
 
-A cloud that was asked for machines may not list them for some seconds, and one that deletes them
-lists them no more. Both would look like a machine that was lost. And some lists leave out what
-earlier and later ones have.
+A cloud can list a new machine some seconds late, and stops listing a deleted one. Without a memory,
+both would look like lost machines. Some lists also omit a machine that earlier and later lists
+contain.
 """
 
 import asyncio
@@ -15,29 +15,28 @@ import msgspec
 from swell.core.clock import Clock
 from swell.core.provider import Instance, InstanceState
 
-#: For so long what was launched may be missing from a list, in seconds.
+#: Time until a new instance must be listed, in seconds.
 _LATE_S: Final = 120.0
 
-#: What was listed has ended once it was missing in two lists in a row, the second of them so much
-#: later, in seconds.
+#: An instance has ended if two consecutive lists omit it, this many seconds apart.
 _SURE_S: Final = 5.0
 
-#: For so long a list may say that what was told to end runs, in seconds. Then it is believed: a
-#: cloud may have taken the order, and failed.
+#: Time to believe that a terminated instance is stopping although it is listed as running, in
+#: seconds. After that, the termination may have failed.
 _GOING_S: Final = 600.0
 
-#: For so long what has ended is still told, in seconds, and at most so many.
+#: Time to list an ended instance, in seconds, and the limit of listed ended instances.
 _KEPT_S: Final = 3600.0
 _MOST: Final = 1000
 
 
 class Sightings:
-    """Instances as they were last seen.
+    """Corrects the lists of a provider.
 
     Args:
-        clock: The time.
-        late_s: For so long what was launched may be missing from a list, in seconds.
-        sure_s: For so long what was listed may be, in seconds; 0 where lists leave nothing out.
+        clock: The clock.
+        late_s: Time until a new instance must be listed, in seconds.
+        sure_s: Time that a listed instance may be missing, in seconds; 0 if lists are complete.
     """
 
     def __init__(self, clock: Clock, *, late_s: float = _LATE_S, sure_s: float = _SURE_S) -> None:
@@ -45,16 +44,16 @@ class Sightings:
         self._sure = timedelta(seconds=sure_s)
         self._late_s = late_s
         self._known: dict[str, Instance] = {}
-        #: What was launched and not listed so far, and when that was noted, in monotonic seconds:
-        #: the cloud's clock, by which it was launched, may be minutes behind ours.
+        #: Instances not listed yet, with the launch in monotonic seconds. `launched_at` is the
+        #: cloud's time, which can differ from ours by minutes.
         self._unlisted: dict[str, float] = {}
-        #: What the last list did not have, and since when.
+        #: Instances missing from the last list, and since when.
         self._missing: dict[str, datetime] = {}
-        #: What was told to end, and when.
+        #: Terminated instances, and when.
         self._going: dict[str, datetime] = {}
 
     def launched(self, instances: Iterable[Instance]) -> list[Instance]:
-        """Note what was asked for; return it as it is known."""
+        """Add launched instances, and return their known state."""
         noted = []
         for each in instances:
             if each.id not in self._known:
@@ -64,24 +63,24 @@ class Sightings:
         return noted
 
     def of_launch(self, pool: str, token: str) -> list[Instance]:
-        """Return what was launched with a token and is remembered; nothing for an empty one."""
+        """Return the known instances of a launch token; none for an empty token."""
         found = self._known.values() if token else ()
         return [each for each in found if (each.pool, each.token) == (pool, token)]
 
     def told_to_go(self, instance_ids: Iterable[str]) -> None:
-        """Note what was told to end: a list may say for a while that it runs."""
+        """Record terminated instances, which may be listed as running for a while."""
         now = self._clock.now()
         self._going |= {each: now for each in instance_ids if each in self._known}
 
     async def end_all(self, ids: Collection[str], end: Callable[[str], Awaitable[None]]) -> None:
-        """Tell instances to end, all at once, and note those that were told.
+        """Terminate instances concurrently, and record each success.
 
         Args:
-            ids: Which.
-            end: Tells one.
+            ids: Instance ids.
+            end: Terminates one instance.
 
         Raises:
-            BaseException: What telling one has raised; all others were told.
+            BaseException: The first error, after all calls have finished.
         """
         came = await asyncio.gather(*map(end, ids), return_exceptions=True)
         told = dict(zip(ids, came, strict=True))
@@ -91,18 +90,18 @@ class Sightings:
                 raise error
 
     def unlisted(self) -> set[str]:
-        """Return the ids of what was launched and not listed so far."""
+        """Return the ids of instances that are not listed yet."""
         return set(self._unlisted)
 
     def listed(
         self, found: Iterable[Instance], pool: str | None = None, *, unsure: Collection[str] = ()
     ) -> list[Instance]:
-        """Return all instances of a pool, given what the provider lists of it.
+        """Return all instances of a pool, given the provider's list.
 
         Args:
-            found: What it lists; of a pool, or of all.
-            pool: Which pool that is; None for all.
-            unsure: Locations of which it could not say what there is.
+            found: The provider's list.
+            pool: Pool of the list; None for all pools.
+            unsure: Locations that did not answer.
         """
         now = self._clock.now()
         there = {each.id: each for each in found}
@@ -123,7 +122,7 @@ class Sightings:
             return _ended(instance, instance.ended_at or (before and before.ended_at) or now)
         told_at = self._going.get(instance.id)
         if told_at is None or now > told_at + timedelta(seconds=_GOING_S):
-            # Also what was missing for a while: it costs as long as it is there.
+            # Also one that counted as ended: it is listed, so it is billed.
             return instance
         before = self._known.get(instance.id)
         if before is not None and before.state is InstanceState.ENDED:
@@ -142,7 +141,7 @@ class Sightings:
         self._known[known.id] = _ended(known, since)
 
     def _is_sure(self, known: Instance, now: datetime, since: datetime) -> bool:
-        """Whether what is missing has ended, though it was not told to."""
+        """Return whether a missing instance has ended, although it was not terminated."""
         noted_s = self._unlisted.get(known.id)
         if noted_s is not None:
             return self._clock.monotonic_s() >= noted_s + self._late_s
@@ -160,7 +159,7 @@ class Sightings:
 
 
 def _ended(instance: Instance, at: datetime) -> Instance:
-    """Return an instance that has ended, and not before it began, whoever's clock that was."""
+    """Return the ended instance. Its end is never before its launch, although clocks differ."""
     return msgspec.structs.replace(
         instance, state=InstanceState.ENDED, ended_at=max(at, instance.launched_at)
     )

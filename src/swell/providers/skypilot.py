@@ -1,17 +1,17 @@
-"""Workers on any of the clouds that SkyPilot knows, through its command `sky`.
+"""Provider for the clouds that SkyPilot supports, through its command `sky`.
 
-For clouds that have no adapter here, and no more than some dozens of machines: SkyPilot brings up
-one cluster of one machine for each worker, over SSH, and its server does some of that at a time. It
-is a command, not a library, so that its dozens of dependencies stay in an environment of their own
-(`uv tool install "skypilot[lambda,runpod]"`).
+For clouds without an adapter here, and for at most some dozens of machines: SkyPilot creates a
+one-machine cluster for each worker over SSH, and its server creates only some at a time. The
+provider runs the command instead of importing the library, so that SkyPilot's dozens of
+dependencies stay in their own environment (`uv tool install "skypilot[lambda,runpod]"`).
 
-What was never tried: to bring a machine up. SkyPilot 0.14.1 itself has read the task, the name and
-the command lines that are made here, once, by hand; fields of its JSON were compared with its
-source. Tests run this against a program that takes those words alone.
+No real machine has been launched yet. SkyPilot 0.14.1 accepted the task, the name and the command
+lines in a manual test, and the JSON fields were compared with its source. The tests use a fake
+`sky` that accepts only these commands.
 
-It does less than other adapters. What SkyPilot could not get is not refused at once, but told as
-ended some minutes later. The grace of `terminate` is not kept to: a cluster that is torn down takes
-its worker with it, so workers are to be drained before. There are no notices.
+Differences from other adapters: a launch without capacity is not refused but listed as ended some
+minutes later. `terminate` ignores its grace period, because it tears the cluster down, so drain
+workers first. There are no notices.
 
 Source:
     https://docs.skypilot.co/en/latest/reference/cli.html and …/reference/yaml-spec.html.
@@ -48,16 +48,17 @@ from swell.providers.marks import Marks
 from swell.providers.options import Options
 from swell.providers.sightings import Sightings
 
-#: SkyPilot lists a cluster once its server has begun with it, which may have others before.
+#: Time until a new cluster must be listed, in seconds. SkyPilot's server lists it once it starts to
+#: create it, and may create others first.
 _LATE_S: Final = 900.0
 
-#: What its status tells besides is not asked for.
+#: Omit the other parts of the status.
 _STATUS: Final = (
     *("status", "--output", "json"),
     *("--no-show-managed-jobs", "--no-show-services", "--no-show-pools"),
 )
 
-#: A command that takes longer hangs, in seconds.
+#: Timeout of a command, in seconds.
 _ANSWER_S: Final = 120.0
 
 _STATES: Final = {
@@ -68,7 +69,7 @@ _STATES: Final = {
     "STOPPED": InstanceState.ENDED,
 }
 
-#: `swell.DEPLOYMENT.POOL.TOKEN.SECONDS.NUMBER`: SkyPilot gives back nothing but a cluster's name.
+#: `swell.DEPLOYMENT.POOL.TOKEN.SECONDS.NUMBER`. SkyPilot stores only the name of a cluster.
 _NAME: Final = re.compile(
     r"swell\.([a-z0-9-]+)\.([A-Za-z0-9_-]+)\.(t[a-z0-9]*|r[a-z0-9]+)\.(\d+)\.(\d+)"
 )
@@ -104,14 +105,14 @@ def task_of(options: SkypilotOptions, told: Mapping[str, str]) -> dict[str, Any]
     """Return SkyPilot's task for one worker. Pure.
 
     Args:
-        options: Of its pool.
-        told: The worker's environment; its token becomes a secret of SkyPilot's.
+        options: Options of the pool.
+        told: Environment of the worker. Variables with a token become SkyPilot secrets.
     """
     resources: dict[str, Any] = {"disk_size": options.disk_gib, "use_spot": options.spot}
     resources |= {"infra": options.infra} if options.infra else {}
     resources |= {"accelerators": options.accelerators} if options.accelerators else {}
     gpus = "--gpus all " if options.accelerators else ""
-    # Root's environment is its own, so docker reads ours from a file.
+    # `sudo` replaces the environment, so docker reads the variables from a file.
     docker = (
         "umask 077 && env | grep '^SWELL_' > ~/swell.env && sudo docker run --rm "
         f"--env-file ~/swell.env {gpus}--stop-timeout 90 {shlex.quote(options.image)}"
@@ -126,16 +127,16 @@ def task_of(options: SkypilotOptions, told: Mapping[str, str]) -> dict[str, Any]
 
 
 class SkypilotProvider:
-    """See `swell.core.provider`, and above what of it is not kept.
+    """Provider for SkyPilot. See `swell.core.provider`, and the module for its limits.
 
     Args:
-        options: Which machines.
-        clock: The time.
-        deployment: Whose machines these are.
-        environment: What the command gets; None for the process environment.
+        options: Options of the pool.
+        clock: The clock.
+        deployment: Name of the deployment that owns the machines.
+        environment: Environment of the command; None for the process environment.
 
     Raises:
-        InvalidRequest: There is no such command.
+        InvalidRequest: The command is not installed.
     """
 
     def __init__(
@@ -161,11 +162,11 @@ class SkypilotProvider:
         self._seen = Sightings(clock, late_s=_LATE_S, sure_s=0.0)
 
     async def launch(self, request: LaunchRequest) -> list[Instance]:
-        """Ask for clusters of one machine each; what cannot be had is told as ended later.
+        """Create clusters of one machine each. One without capacity is later listed as ended.
 
         Raises:
-            InvalidInput: SkyPilot does not take the task.
-            Unavailable: Its server does not answer.
+            InvalidInput: SkyPilot rejects the task.
+            Unavailable: SkyPilot's server does not answer.
         """
         if before := self._seen.of_launch(request.pool, request.token):
             return before
@@ -183,7 +184,7 @@ class SkypilotProvider:
             name = f"{begin}.{number}"
             own = {INSTANCE_ID: name, ASKED_AT: now.isoformat()}
             task = task_of(self._options, dict(request.environment) | own)
-            with _written(json.dumps(task)) as path:  # JSON is YAML
+            with _written(json.dumps(task)) as path:  # JSON is valid YAML
                 words = ("--async", "--yes", "--down", "--detach-run", "--cluster", name)
                 await self._call("launch", *words, str(path))
             given += self._seen.launched(
@@ -192,16 +193,15 @@ class SkypilotProvider:
         return given
 
     async def instances(self, pool: str | None = None) -> list[Instance]:
-        """Return the instances of a pool, or of all."""
         found = await self._listed()
         return self._seen.listed([e for e in found if pool is None or e.pool == pool], pool)
 
     async def notices(self) -> list[Notice]:
-        """Return nothing: SkyPilot tells when a machine is gone."""
+        """Return nothing: SkyPilot reports a machine only after its end."""
         return []
 
     async def terminate(self, instance_ids: Sequence[str], *, grace_s: float = 30.0) -> None:
-        """Tear clusters down, which takes their workers with them. Unknown ids are ignored."""
+        """Tear clusters down without draining their workers. Unknown ids are ignored."""
         there = {each.id for each in await self._listed()} | self._seen.unlisted()
         own = [each for each in dict.fromkeys(instance_ids) if each in there]
         if own:
@@ -209,7 +209,7 @@ class SkypilotProvider:
             self._seen.told_to_go(own)
 
     async def close(self) -> None:
-        """Do nothing: machines live on."""
+        """Do nothing: the machines keep running."""
 
     async def _listed(self) -> list[Instance]:
         told = json.loads(await self._call(*_STATUS))
@@ -217,7 +217,7 @@ class SkypilotProvider:
         return [each for each in found if each is not None]
 
     def _instance(self, told: Any) -> Instance | None:
-        """Return what a cluster is here; None where it is not of this deployment."""
+        """Return a cluster as an instance; None if it belongs to another deployment."""
         parts = _NAME.fullmatch(told["name"])
         if parts is None or parts[1] != self._deployment:
             return None
@@ -225,7 +225,7 @@ class SkypilotProvider:
             token = "" if parts[3].startswith("r") else _unpacked(parts[3])
             at = datetime.fromtimestamp(int(parts[4]), UTC)
         except (ValueError, OverflowError, OSError):
-            return None  # somebody else has made up such a name
+            return None  # not a name of ours
         marks = Marks(deployment=parts[1], pool=parts[2], token=token, asked_at=at)
         return msgspec.structs.replace(
             marks.starting(told["name"]),
@@ -241,7 +241,7 @@ class SkypilotProvider:
         if ran.code == 0:
             return ran.out
         text = hide_secrets((ran.said or ran.out).strip())[-500:]
-        if ran.code == 2 or "Invalid" in text:  # as its command line ends on wrong words
+        if ran.code == 2 or "Invalid" in text:  # exit code of a usage error
             raise InvalidInput(f"SkyPilot does not take what the pool's options say: {text}")
         raise Unavailable(f"sky {words[0]}: {text}")
 
@@ -251,7 +251,7 @@ def _same(instance: Instance, marks: Marks) -> bool:
 
 
 def _packed(token: str) -> str:
-    """Return a token in letters and digits."""
+    """Encode a token in letters and digits."""
     return "t" + base64.b32hexencode(token.encode()).decode().rstrip("=").lower()
 
 
@@ -262,7 +262,7 @@ def _unpacked(text: str) -> str:
 
 @contextlib.contextmanager
 def _written(text: str) -> Iterator[Path]:
-    """Have a task in a file that nobody else reads: it has the worker's token."""
+    """Write a task to a private temporary file, because it contains the worker's token."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(text)
         file.flush()

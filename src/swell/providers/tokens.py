@@ -1,4 +1,4 @@
-"""Tokens for a cloud's API: kept until they are about to end, or are refused."""
+"""Cached access tokens for a cloud's API."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,14 +11,15 @@ from swell.providers.rest import Answer, Rest
 
 
 class CloudTokens:
-    """Gives a token that is good for some minutes more. Each cloud asks for it in its own way.
+    """Returns a token that is valid for some minutes. Each cloud has a subclass.
 
     Args:
-        cloud: What it is called in errors.
-        clock: The time.
-        early_s: How long before its end a token is replaced, in seconds.
-        may_use_proxy: Whether the environment's proxies are used; never for what is on the machine.
-        calls: Calls of the API at the same time.
+        cloud: Name of the cloud in errors.
+        clock: The clock.
+        early_s: Time before its expiry at which a token is renewed, in seconds.
+        may_use_proxy: Whether to use the environment's proxies; False for addresses on this
+            machine.
+        calls: Limit of concurrent API calls.
     """
 
     def __init__(
@@ -34,11 +35,11 @@ class CloudTokens:
         self._until_s = float("-inf")
 
     async def headers(self) -> dict[str, str]:
-        """Return what each call says of who we are.
+        """Return the authorization header of a call.
 
         Raises:
-            Unavailable: No token is to be had now.
-            InvalidInput: The cloud does not take who we say we are.
+            Unavailable: No token is available now.
+            InvalidInput: The cloud rejects the credentials.
         """
         async with self._asking:
             if self._clock.monotonic_s() >= self._until_s:
@@ -54,10 +55,10 @@ class CloudTokens:
         *,
         query: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Make a call, once more with another token where the first was refused.
+        """Make a call; retry it once with a new token after status 401.
 
         Raises:
-            Unavailable, InvalidInput: See `headers`; or no answer came.
+            Unavailable, InvalidInput: See `headers`; or no answer arrived.
         """
         for _ in range(2):
             async with self._calls:
@@ -69,7 +70,6 @@ class CloudTokens:
         return answer
 
     async def close(self) -> None:
-        """Let go of connections."""
         await self._rest.close()
 
     async def _renew(self) -> None:
@@ -80,7 +80,7 @@ class CloudTokens:
             if not said.is_ok:
                 raise ValueError
             self._token = said.body["access_token"]
-            # A number in some answers, and its text in others.
+            # Some answers have a number, others its text.
             left_s = float(said.body["expires_in"])
         except (KeyError, TypeError, ValueError):
             told = hide_secrets(f"{said.status} {said.body}")[:500]
@@ -88,9 +88,9 @@ class CloudTokens:
         self._until_s = self._clock.monotonic_s() + left_s - self._early_s
 
     async def _asked(self) -> Answer:
-        """Ask for a token, and return the answer."""
+        """Request a token, and return the answer."""
         raise NotImplementedError
 
     def _not_taken(self, said: Answer) -> str:
-        """Return what to tell where the cloud does not take who we say we are."""
+        """Return the error text for rejected credentials."""
         raise NotImplementedError

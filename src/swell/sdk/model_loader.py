@@ -19,7 +19,7 @@ from swell.sdk.missing_packages import demo_module, how_to_get
 from swell.sdk.model import Model
 
 #: Makes models from files that `swell models add` wrote; it is a layer above this module.
-_ADDED: Final = "swell.diffusion.families.measurements"
+_ADDED: Final = "swell.diffusion.families.model_definition"
 
 
 def load_models(ref: str) -> list[Definition]:

@@ -1,1 +1,1 @@
-"""Fleets in simulated time: the real policy, what it is compared with, and the least cost."""
+"""Fleet simulation: the real policy, other autoscalers, and lower bounds on the cost."""

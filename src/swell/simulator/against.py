@@ -1,4 +1,4 @@
-"""One trace against what others do, and against the least. Needs the extra `simulate`."""
+"""Compares other autoscalers with the lower bound on a trace. Needs the extra `simulate`."""
 
 import msgspec
 import numpy as np
@@ -11,13 +11,13 @@ from swell.simulator.score import Served, at_equal_service
 
 
 class Rival(msgspec.Struct, frozen=True, kw_only=True):
-    """What another way to scale costs, over the least."""
+    """Worker time of another autoscaler, divided by the lower bound."""
 
     name: str
-    #: With the best settings of its sweep, with hindsight, at equal service; None where none serves
-    #: so well.
+    #: Ratio at equal service, with the best settings of its sweep in hindsight; None if no setting
+    #: serves well enough.
     best: float | None
-    #: As it comes, with the share that was late then; None where it comes with nothing.
+    #: Ratio with the default settings, and the share of late samples; None without defaults.
     usual: float | None = None
     usual_late: float | None = None
 
@@ -25,15 +25,15 @@ class Rival(msgspec.Struct, frozen=True, kw_only=True):
 def rivals(
     came: NDArray[np.float64], *, rate: float, start_s: float, wait_s: float, seed: int, late: float
 ) -> tuple[float, list[Rival]]:
-    """Return the least for how long workers are paid, in seconds, and what others cost over it.
+    """Return the lower bound on paid worker time, in seconds, and the ratios of other autoscalers.
 
     Args:
-        came: How many samples come in each tick. Shape (ticks,).
+        came: Samples that arrive in each tick. Shape (ticks,).
         rate: Samples per second of one worker.
-        start_s: How long starts take, in seconds.
-        wait_s: Within how long samples are to be taken, in seconds.
-        seed: Decides how long starts take.
-        late: What share may wait longer.
+        start_s: Mean cold start, in seconds.
+        wait_s: Target wait, in seconds.
+        seed: Seed of the cold starts.
+        late: Share of samples that may wait longer.
     """
     least = least_s(came, rate=rate, start_s=start_s, wait_s=wait_s)
     found = []

@@ -1,7 +1,7 @@
-"""What Swell is compared with: others' rules, each with a sweep of its own settings.
+"""Other autoscalers to compare Swell with, each with a sweep of its settings.
 
-What a rule comes with is among its settings, and what a careful operator would try. A curve is
-settings that differ in one number, the knob.
+The settings include the defaults and values that a careful operator would try. A curve is a group
+of settings that differ in one number, the knob.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +18,13 @@ _Array = NDArray[np.float64]
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One way to set an anchor up.
+    """Settings of one autoscaler.
 
     Args:
-        curve: What it has in common with those that differ in the knob only.
-        knob: The number that differs: the more, the fewer workers.
-        numbers: All that its rule needs, by name.
-        is_default: Whether the anchor comes so.
+        curve: Name of the curve.
+        knob: The number that differs along the curve: a larger one means fewer workers.
+        numbers: Parameters of the rule, by name.
+        is_default: Whether these are the autoscaler's defaults.
     """
 
     curve: str
@@ -34,11 +34,11 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Anchor(msgspec.Struct, frozen=True):
-    """Somebody else's way to scale."""
+    """Another autoscaler."""
 
     name: str
     settings: Sequence[Setting]
-    #: Makes the rule for fleets, each of which has its own numbers.
+    #: Creates the rule, given the parameters of each fleet.
     rule: Callable[[Mapping[str, _Array]], Rule]
 
 
@@ -49,7 +49,7 @@ def _sweep(
     others: Mapping[str, float],
     default: float | None = None,
 ) -> list[Setting]:
-    """Return settings that differ in one number; `default` is with which the anchor comes."""
+    """Return the settings of one curve; `default` is the autoscaler's default knob."""
     return [
         Setting(curve, knob, {name: knob, **others}, is_default=knob == default) for knob in knobs
     ]
@@ -137,7 +137,7 @@ def _loads(*loads: float) -> list[Setting]:
     return _sweep("load", "load", loads, {}, default=1)
 
 
-#: What Swell is compared with.
+#: Autoscalers to compare Swell with.
 ANCHORS: Final = (
     Anchor("KEDA", _keda(), rules.Keda),
     Anchor("Knative", _knative(), rules.Knative),
@@ -148,7 +148,7 @@ ANCHORS: Final = (
     Anchor("RunPod", _runpod(), rules.RunPod),
 )
 
-#: What nobody can do, or nobody should.
+#: References that are impossible or wasteful in practice.
 REFERENCES: Final = (
     Anchor("static peak", _loads(0.9, 1, 1.1), rules.Peak),
     Anchor("foresight", _loads(0.9, 0.95, 1, 1.05, 1.1), rules.Foresight),

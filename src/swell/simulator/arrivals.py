@@ -1,4 +1,4 @@
-"""What arrives in each tick: a trace, a noise that wanders, and chance."""
+"""Random arrivals per tick: a trace, correlated noise, and a Poisson process."""
 
 import math
 import zlib
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from swell.simulator.traces import Trace
 
-#: Time goes by in ticks of so many seconds.
+#: Length of a tick, in seconds.
 TICK_S: Final = 10.0
 
-#: The noise, as a logarithm: its standard deviation, and how long it remembers, in seconds.
+#: Standard deviation of the noise (of its logarithm), and its time constant in seconds.
 _SPREAD: Final = 0.10
 _MEMORY_S: Final = 600.0
 
@@ -20,16 +20,16 @@ _MEMORY_S: Final = 600.0
 def arrivals(
     trace: Trace, seed: int, *, spread: float = _SPREAD, memory_s: float = _MEMORY_S
 ) -> NDArray[np.float64]:
-    """Return how many samples arrive in each tick: whole numbers. Shape (ticks,).
+    """Return the number of samples that arrive in each tick. Shape (ticks,).
 
-    The demand of a trace is multiplied by exp(e), where e is an autoregressive process of first
-    order, and what arrives is Poisson about it.
+    The demand of the trace is multiplied by exp(e), where e is a first-order autoregressive
+    process. Arrivals are Poisson with that mean.
 
     Args:
-        trace: The course of demand.
-        seed: The same gives the same.
+        trace: Demand over time.
+        seed: Seed of the noise.
         spread: Standard deviation of e; 0 for none.
-        memory_s: Its time constant, in seconds.
+        memory_s: Time constant of e, in seconds.
     """
     random = np.random.default_rng([seed, zlib.crc32(trace.name.encode())])
     means = trace.ticks(TICK_S) * TICK_S
@@ -40,7 +40,7 @@ def arrivals(
 
 
 def _wandering(pushes: NDArray[np.float64], kept: float) -> NDArray[np.float64]:
-    """Return what is kept of the last value, plus a push, at each tick."""
+    """Return the autoregressive process with these innovations."""
     values, value = [], 0.0
     for push in pushes.tolist():
         value = kept * value + push

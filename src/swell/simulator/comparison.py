@@ -1,7 +1,6 @@
-"""Everything that is compared, in pieces that processes can do side by side.
+"""Runs of the comparison as independent pieces for parallel processes.
 
-A piece says what is to be done in plain values, so that what came of it can be kept under its
-name.
+A piece consists of plain values, so that its result can be cached under its name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,16 +20,16 @@ from swell.simulator.fleets import Case, Fleets, Result
 from swell.simulator.oracle import least_s
 from swell.simulator.pools import Pool
 
-#: Samples per second of one worker, and within how long samples are to be taken, in seconds.
+#: Samples per second of one worker, and target wait in seconds.
 RATE: Final = 0.5
 WAIT_S: Final = 20.0
 
-#: V1 has a million people at once, which would be 16,600 workers: a tenth of that.
+#: V1 has a million concurrent users (16,600 workers): simulate a tenth.
 SCALES: Final[Mapping[str, float]] = {"v1": 0.1}
 
 
 class Least(msgspec.Struct, frozen=True, tag=True):
-    """The least that a trace could have cost."""
+    """Lower bound of a trace."""
 
     trace: str
     seed: int
@@ -43,12 +42,12 @@ class Ran(msgspec.Struct, frozen=True, tag=True):
     trace: str
     seed: int
     start_s: float
-    #: The share that may be late, as it is told to the policy; None for its own.
+    #: Share of samples that may be late, as the policy's setting; None for its default.
     late: float | None = None
 
 
 class Anchored(msgspec.Struct, frozen=True, tag=True):
-    """An anchor with all its settings, on a trace with all seeds and cold starts."""
+    """All settings of one autoscaler on a trace, with all seeds and cold starts."""
 
     trace: str
     anchor: str
@@ -60,7 +59,7 @@ Piece = Least | Ran | Anchored
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one run; of a bound, only for how long workers are paid."""
+    """Result of one run; a lower bound has only its worker time."""
 
     start_s: float
     seed: int
@@ -83,7 +82,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(piece: Piece) -> list[Told]:
-    """Do a piece."""
+    """Run a piece."""
     match piece:
         case Least():
             return [_least(piece)]

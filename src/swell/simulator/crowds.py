@@ -1,4 +1,4 @@
-"""Who asks for what and when: tasks one by one."""
+"""Individual tasks with arrival time, user, key, priority and model."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -19,26 +19,26 @@ _Array = NDArray[np.float64]
 _Whole = NDArray[np.int64]
 
 
-#: The beginning of a crowd, in seconds.
+#: Period of the initial arrival rate, in seconds.
 _FIRST_S: Final = 300.0
 
-#: Moments from here on are told since 1970, and not since the beginning of a list, in seconds.
+#: Larger times in a file are Unix times, in seconds; smaller ones count from the first task.
 _SINCE_1970_S: Final = 1e8
 
 
 class Mix(msgspec.Struct, frozen=True, kw_only=True):
-    """What tasks are like, each by chance."""
+    """Random properties of tasks."""
 
-    #: How many people, evenly on so many keys.
+    #: Number of users, spread evenly over this many API keys.
     users: int = 1000
     keys: int = 1
-    #: Samples of a task → how likely it is, and the same of its priority.
+    #: Probabilities of a task's number of samples, and of its priority.
     samples: Mapping[int, float] = msgspec.field(default_factory=lambda: {1: 1.0})
     priorities: Mapping[int, float] = msgspec.field(default_factory=lambda: {USUAL_PRIORITY: 1.0})
 
     @property
     def mean_samples(self) -> float:
-        """How many samples a task asks for on average."""
+        """Mean number of samples per task."""
         total = sum(self.samples.values())
         return sum(n * share for n, share in self.samples.items()) / total
 
@@ -47,16 +47,15 @@ class Crowd(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     """Tasks of one model. All shapes are (tasks,)."""
 
     model: str = MODEL
-    #: When each is asked for, in seconds since the beginning, in order.
+    #: Arrival times in seconds since the start, in order.
     at_s: _Array
     samples: _Whole
     users: _Whole
     keys: _Whole
     priorities: _Whole
-    #: Whoever would wait longer until his task starts does not want it any more; None for everybody
-    #: waits for ever.
+    #: A task expires if it waits longer than this to start, in seconds; None for never.
     start_by_s: float | None = None
-    #: The model of each where they differ, see `parts`; else all are of `model`.
+    #: Model of each task if they differ, see `parts`; empty if all have `model`.
     models: Sequence[str] = ()
 
     def __len__(self) -> int:
@@ -64,7 +63,7 @@ class Crowd(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
     @property
     def first_per_s(self) -> float:
-        """How many samples per second came in the first five minutes, or until the last task."""
+        """Samples per second in the first five minutes, or until the last task if earlier."""
         if not len(self):
             return 0.0
         until_s = min(_FIRST_S, max(TICK_S, float(self.at_s[-1])))
@@ -79,9 +78,9 @@ def crowd_of(trace: Trace, seed: int, mix: Mix = _ONE_EACH, *, spread: float = 0
 
     Args:
         trace: Samples per second.
-        seed: The same gives the same.
-        mix: What tasks are like.
-        spread: Standard deviation of the noise that wanders.
+        seed: Seed of all random values.
+        mix: Random properties of tasks.
+        spread: Standard deviation of the correlated noise.
     """
     came = arrivals(trace.scaled(1.0 / mix.mean_samples), seed, spread=spread).astype(np.int64)
     random = np.random.default_rng([seed, 1])
@@ -91,7 +90,7 @@ def crowd_of(trace: Trace, seed: int, mix: Mix = _ONE_EACH, *, spread: float = 0
 
 
 def crowd_at(at_s: _Array, seed: int, mix: Mix = _ONE_EACH) -> Crowd:
-    """Return tasks that are asked for at given moments, in order. Shape: (tasks,)."""
+    """Return tasks with these arrival times, in order. Shape: (tasks,)."""
     random = np.random.default_rng([seed, 2])
     n = len(at_s)
     users = random.integers(0, mix.users, n)
@@ -105,13 +104,13 @@ def crowd_at(at_s: _Array, seed: int, mix: Mix = _ONE_EACH) -> Crowd:
 
 
 def read_crowd(path: Path) -> Crowd:
-    """Return the tasks of a CSV file with the column `at_s` and, as far as they are there,
-    `samples`, `user`, `key`, `model` (whole numbers or words) and `priority`.
+    """Return the tasks of a CSV file.
 
-    Moments may be told since 1970; then the first task is the beginning.
+    The column `at_s` is required. `samples`, `user`, `key`, `model` and `priority` are optional.
+    Times may be Unix times; the first task is then the start.
 
     Raises:
-        InvalidInput: It cannot be read as such, or takes too many days.
+        InvalidInput: The file is not valid, or covers too many days.
     """
     try:
         with path.open(newline="", encoding=TEXT) as lines:
@@ -146,7 +145,7 @@ def read_crowd(path: Path) -> Crowd:
 
 
 def parts(crowd: Crowd) -> list[Crowd]:
-    """Return the tasks of each model by themselves, in the order of their names."""
+    """Split the tasks by model, in the order of model names."""
     if not crowd.models:
         return [crowd]
     of, found = np.array(crowd.models), []

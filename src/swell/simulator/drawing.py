@@ -1,4 +1,4 @@
-"""The course of a simulation, as text for a terminal and as SVG."""
+"""Draws a simulation as text for a terminal and as SVG."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,12 +9,12 @@ from swell.simulator.runs import Chart
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 
 _WIDTH, _HEIGHT, _LEFT, _GAP = 720, 110, 64, 34
-#: Okabe and Ito's colours, which people with any colour vision can tell apart.
+#: Okabe and Ito's palette, which is safe for colour blindness.
 _COLOURS: Final = ("#0072b2", "#009e73", "#d55e00")
 
 
 def bars(values: Sequence[float]) -> str:
-    """Return one line of blocks, of which the highest stands for the largest value."""
+    """Return one line of block characters, scaled to the largest value."""
     most = max(values, default=0.0)
     if most <= 0:
         return _BLOCKS[0] * len(values)
@@ -25,12 +25,12 @@ def bars(values: Sequence[float]) -> str:
 
 
 def svg(title: str, chart: Chart, seconds: float) -> str:
-    """Return a picture of demand, workers and waits over time.
+    """Return an SVG of demand, workers and waits over time.
 
     Args:
-        title: What it is of.
-        chart: The course.
-        seconds: How long it is.
+        title: Title of the picture.
+        chart: The values.
+        seconds: Duration of the simulation.
     """
     panels: list[tuple[str, Sequence[float], Sequence[float] | None]] = [
         ("demand, per second", chart.demand_per_s, None),

@@ -1,8 +1,8 @@
-"""Many fleets of one pool side by side, as arrays: for rules that are simple enough.
+"""Simulates many fleets of one pool in parallel with arrays, for simple rules.
 
-What happens is what happens in `fluid`, with two liberties: of those that start, those go first
-that would be ready last, and how long starts take comes from a table. Arrays have one entry for
-each fleet: shape (fleets,).
+The model is that of `fluid`, with two simplifications: a rule cancels the starting workers that
+would be ready last, and cold starts come from a table. Arrays have one entry per fleet: shape
+(fleets,).
 """
 
 from collections.abc import Sequence
@@ -18,38 +18,38 @@ from swell.simulator.waits import Waits, waits
 _Array = NDArray[np.float64]
 _Whole = NDArray[np.int64]
 
-#: How long starts take, as so many numbers that are used in turn.
+#: Number of cold start times in the table, which repeats, and their relative spread.
 _TABLE: Final = 4096
 _JITTER: Final = 0.2
 
-#: A worker that goes sooner than this after it was asked for need not have come, in ticks.
+#: A worker that ends within this many ticks of its launch counts as a flap.
 _FLAP_TICKS: Final = 90
 
-#: In the beginning there are so many workers for each that is needed in the first minutes.
+#: Workers at the start, relative to the need of the first minutes.
 _SPARE: Final = 1.25
 _FIRST_TICKS: Final = 30
 
 
 class Case(msgspec.Struct, frozen=True):
-    """What one fleet is up against: which arrivals, and how long starts take, in seconds."""
+    """Inputs of one fleet: column of the arrivals, and mean cold start in seconds."""
 
     arrivals: int
     start_s: float
 
 
 class Rule(Protocol):
-    """How many workers there should be, by what is seen of many fleets."""
+    """An autoscaling rule for many fleets."""
 
-    #: Whether only those go that hold nothing.
+    #: Whether only idle workers may end.
     only_idle: bool
 
     def wanted(self, fleets: "Fleets") -> _Array:
-        """Return how many there should be, those that start included; called at every tick."""
+        """Return the target number of workers, starting ones included; called each tick."""
         ...
 
 
 class Result(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """What became of one fleet; see `fluid.Outcome`."""
+    """Result of one fleet; see `fluid.Outcome`."""
 
     samples: float
     left: float
@@ -62,13 +62,13 @@ class Result(msgspec.Struct, frozen=True, eq=False, kw_only=True):
 
 
 class Fleets:
-    """Fleets at one moment, and what a rule may see of them.
+    """The state of all fleets, and the values that a rule may read.
 
     Args:
-        came: How many samples come in each tick, in several courses. Shape (ticks, courses).
-        cases: Of each fleet.
+        came: Samples that arrive in each tick, for several traces. Shape (ticks, courses).
+        cases: Inputs of each fleet.
         rate: Samples per second of one worker.
-        seed: Decides how long starts take.
+        seed: Seed of the cold starts.
     """
 
     def __init__(self, came: _Array, cases: Sequence[Case], rate: float, seed: int) -> None:
@@ -87,7 +87,7 @@ class Fleets:
             for start_s in np.unique(self.start_s)
         ]
         slots = max(starts.last for starts in self._starts) + 1
-        #: How many are ready at each tick, modulo the slots. Shape (fleets, slots).
+        #: Workers that become ready in each tick, modulo the slots. Shape (fleets, slots).
         self._due = np.zeros((n, slots))
         self._launched_at = np.zeros((_FLAP_TICKS, n))
         self._recent = np.zeros(n)
@@ -103,28 +103,28 @@ class Fleets:
 
     @property
     def total(self) -> _Array:
-        """Workers, those that start included."""
+        """Workers, starting ones included."""
         return self.ready + self.booting
 
     @property
     def held(self) -> _Array:
-        """Samples that wait or that workers hold."""
+        """Samples that wait or run."""
         return self.waiting + self.busy
 
     @property
     def per_s(self) -> _Array:
-        """Samples per second that came in the last minute."""
+        """Samples per second that arrived in the last minute."""
         found: _Array = self._minutes[self.tick][self.course]
         return found
 
     @property
     def per_s_now(self) -> _Array:
-        """Samples per second that came in the last tick."""
+        """Samples per second that arrived in the last tick."""
         found: _Array = self.came[max(0, self.tick - 1)][self.course] / TICK_S
         return found
 
     def run(self, rule: Rule) -> list[Result]:
-        """Go through all ticks."""
+        """Simulate all ticks."""
         for tick in range(len(self.came)):
             self.tick = tick
             self._begin()
@@ -132,7 +132,7 @@ class Fleets:
             self._work()
         return [self._result(fleet) for fleet in range(len(self.course))]
 
-    # --- a tick ---
+    # --- one tick ---
 
     def _begin(self) -> None:
         slot = self.tick % self._due.shape[1]
@@ -164,7 +164,7 @@ class Fleets:
         self._sums["launches"] += n
 
     def _cancel(self, n: _Array) -> None:
-        """End those that start and would be ready last."""
+        """Cancel the starting workers that would be ready last."""
         some = np.flatnonzero(n)
         slots = self._due.shape[1]
         order = (self.tick + np.arange(slots - 1, 0, -1)) % slots
@@ -172,7 +172,7 @@ class Fleets:
         before = np.cumsum(due, axis=1) - due
         self._due[np.ix_(some, order)] = due - np.clip(n[some, None] - before, 0.0, due)
         self.booting = self.booting - n
-        # Nearly all of them were launched in the last quarter of an hour.
+        # Nearly all of them were launched within the last 15 minutes.
         self._recent = np.maximum(self._recent - n, 0.0)
         self._sums["flaps"] += n
 
@@ -205,7 +205,8 @@ class Fleets:
             samples=float(np.sum(came)),
             left=left,
             waits=waits(came, queued, max(float(self.ready[fleet]), 1.0) * self.rate),
-            # What is left is drawn at the same price, so that nobody saves by leaving it.
+            # The remaining samples are charged at the same price, so that leaving them saves
+            # nothing.
             worker_s=paid_s + left / self.rate,
             boot_s=float(self._sums["booting"][fleet]) * TICK_S,
             launches=int(self._sums["launches"][fleet]),
@@ -215,7 +216,7 @@ class Fleets:
 
 
 class _Starts:
-    """How long starts take, of the fleets for which that is alike."""
+    """Cold starts of the fleets with the same mean cold start."""
 
     def __init__(self, start_s: float, fleets: _Whole, seed: int) -> None:
         spread = np.random.default_rng([seed, 17]).random(_TABLE) * 2.0 - 1.0
@@ -226,13 +227,13 @@ class _Starts:
         width = self.last - self._first + 1
         each = np.zeros((2 * _TABLE + 1, width))
         each[1 + np.arange(2 * _TABLE), np.tile(ticks, 2) - self._first] = 1.0
-        #: How many of the first of the table, twice over, take how long.
+        #: Cumulative counts of cold start times in the table, repeated twice.
         self._sums = np.cumsum(each, axis=0)
         self._whole = self._sums[_TABLE]
         self._next = np.zeros(len(fleets), np.int64)
 
     def launch(self, n: _Array, tick: int, due: _Array) -> None:
-        """Note when so many of each fleet are ready."""
+        """Schedule `n` launches of each fleet."""
         mine = n[self._fleets].astype(np.int64)
         some = np.flatnonzero(mine)
         if not len(some):

@@ -1,7 +1,7 @@
-"""A fleet in simulated time: the real policy decides every ten seconds, and demand flows.
+"""Simulates one fleet: the real policy decides every ten seconds, and demand is a fluid.
 
-Samples are a fluid that is drawn first come, first served; workers are whole and counted one by
-one. Workers are paid for from when they are asked for until they are gone.
+Samples are a fluid, first come, first served; workers are whole. A worker is paid for from its
+launch to its end.
 """
 
 import math
@@ -18,23 +18,23 @@ from swell.simulator.pools import MODEL, Group, Pool
 from swell.simulator.traces import STARTS_AT, Trace
 from swell.simulator.waits import Waits, waits
 
-#: What decides: the real policy, with its settings.
+#: The policy with its settings.
 Policy = Callable[[Observation, State], Plan]
 
-#: As many minutes that are over are told, and of ten seconds each.
+#: Number of full minutes and of ten-second bins in the demand that the policy sees.
 _MINUTES: Final = 16
 _TENS: Final = 3
 _TICKS_A_MINUTE: Final = 6
 _TICKS_A_DAY: Final = 8640
 
-#: In the beginning there are so many workers for each that is needed.
+#: Workers at the start, relative to the need.
 _SPARE: Final = 1.25
 
 _Array = NDArray[np.float64]
 
 
 class History(msgspec.Struct, frozen=True, eq=False):
-    """What stood at the end of each tick; shapes (ticks,), workers of all pools together."""
+    """Values at the end of each tick; shapes (ticks,), summed over pools."""
 
     queued: _Array
     ready: _Array
@@ -42,31 +42,31 @@ class History(msgspec.Struct, frozen=True, eq=False):
 
 
 class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """What became of a trace."""
+    """Result of a simulation."""
 
-    #: Samples that came, that had not been drawn in the end, and that were lost: never any.
+    #: Samples that arrived, that remained at the end, and that were lost (always 0).
     samples: float
     left: float
     lost: float
     waits: Waits
-    #: What was paid, and for how long; of that, for starts, and while there was work.
+    #: Paid money and worker time; worker time in cold starts and in work.
     cost_micros: float
     worker_s: float
     boot_s: float
     busy_s: float
-    #: Workers that were asked for; that were not needed before they had started; that were told to
-    #: go; that went within 15 minutes after they were asked for; that were taken back; refused.
+    #: Workers launched, cancelled during their start, drained, ended within 15 minutes of their
+    #: launch, reclaimed; and refused launches.
     launches: int
     canceled: int
     drained: int
     flaps: int
     losses: int
     refused: int
-    #: The most workers at a time, the sum over pools.
+    #: Sum over pools of the peak number of workers.
     peak: int
-    #: The share of paid time on workers that cannot be taken back.
+    #: Share of paid time on workers that the provider cannot reclaim.
     on_demand_share: float
-    #: By pool: the most workers at a time.
+    #: Peak number of workers, by pool.
     peaks: Mapping[str, int] = {}
     history: History | None = None
 
@@ -81,16 +81,16 @@ def run(
     spread: float = 0.10,
     keep: bool = False,
 ) -> Outcome:
-    """Return what becomes of a trace with one pool without limits.
+    """Simulate a trace with one pool without limits.
 
     Args:
-        trace: The course of demand.
-        policy: What decides.
-        start_s: How long starts take, spread evenly by a fifth to both sides, in seconds.
-        seed: Decides the noise and the starts.
+        trace: Demand over time.
+        policy: The policy.
+        start_s: Mean cold start in seconds, uniform within 20 % of it.
+        seed: Seed of the noise and of the cold starts.
         rate: Samples per second of one worker.
         spread: Standard deviation of the noise.
-        keep: Whether to keep what stood at each tick.
+        keep: Whether to return the history of all ticks.
     """
     came = arrivals(trace, seed, spread=spread)
     return simulate(came, policy, [Pool(start_s=start_s, rate=rate)], seed=seed, keep=keep)
@@ -106,20 +106,20 @@ def simulate(
     stale: Sequence[tuple[float, float]] = (),
     keep: bool = False,
 ) -> Outcome:
-    """Return what becomes of arrivals.
+    """Simulate arrivals.
 
     Args:
-        came: How many samples come in each tick. Shape (ticks,).
-        policy: What decides.
-        pools: Where workers are had.
-        seed: Decides how long starts take and which workers are lost.
-        ready: How many workers each pool has in the beginning; None for what the first minutes
-            need and a quarter more, in the first pool.
-        stale: From when until when the policy sees demand as it was when that began, in seconds.
-        keep: Whether to keep what stood at each tick.
+        came: Samples that arrive in each tick. Shape (ticks,).
+        policy: The policy.
+        pools: The pools.
+        seed: Seed of the cold starts and of the losses.
+        ready: Ready workers of each pool at the start; None for 1.25 times the need of the first
+            minutes, in the first pool.
+        stale: Periods in seconds, given as (start, end), with frozen demand values for the policy.
+        keep: Whether to return the history of all ticks.
 
     Raises:
-        InvalidInput: The policy decides what cannot be done.
+        InvalidInput: The policy's plan is impossible.
     """
     begun = _first(came, pools) if ready is None else ready
     groups = [
@@ -148,7 +148,7 @@ class _Run:
         self._policy = policy
         self._groups = groups
         self._stale = stale
-        # Sums over the last minute at each tick; before the beginning it was as in the first ones.
+        # Demand before the start equals that of the first minutes.
         before = np.full(_MINUTES * _TICKS_A_MINUTE, float(came[: 5 * _TICKS_A_MINUTE].mean()))
         sums = np.concatenate([[0.0], np.cumsum(np.concatenate([before, came]))])
         self._tens: list[float] = [*before.tolist(), *self._came]
@@ -162,7 +162,7 @@ class _Run:
         self._before_micros = 0.0
 
     def outcome(self, keep: bool) -> Outcome:
-        """Run it."""
+        """Simulate all ticks, and return the result."""
         queued: list[float] = []
         ready: list[int] = []
         booting: list[int] = []
@@ -211,14 +211,14 @@ class _Run:
         )
 
     def _spent_micros(self, tick: int) -> int:
-        """Return what this day has cost so far."""
+        """Return the cost of the current day so far."""
         cost_micros = sum(group.cost_micros for group in self._groups)
         if tick % _TICKS_A_DAY == 0:
             self._before_micros = cost_micros
         return round(cost_micros - self._before_micros)
 
     def _demand(self, tick: int) -> Demand:
-        # Sixteen minutes before the beginning stand in front.
+        # The first 16 minutes of the array precede the start.
         newest = (_MINUTES - 1) * _TICKS_A_MINUTE + tick
         tens = tick + _MINUTES * _TICKS_A_MINUTE
         return Demand(
@@ -231,7 +231,7 @@ class _Run:
         )
 
     def _oldest_s(self, tick: int) -> float:
-        """Return for how long the oldest of those that wait has done so."""
+        """Return the wait of the oldest waiting sample, in seconds."""
         ends, taken = self._ends, self._ends[tick] - self._queued
         at = self._oldest
         while at < tick and ends[at + 1] <= taken:
@@ -247,7 +247,8 @@ class _Run:
             group.end(ticks)
         per_s = sum(group.ready * group.rate for group in groups)
         rate = max(group.rate for group in groups)
-        # What is left is drawn at the price of the first pool, so that nobody saves by leaving it.
+        # The remaining samples are charged at the first pool's price, so that leaving them saves
+        # nothing.
         rest_s = self._queued / groups[0].rate
         paid_s = [group.worker_ticks * TICK_S + group.extra_s for group in groups]
         worker_s = sum(paid_s) + rest_s
@@ -280,5 +281,5 @@ def _history(queued: list[float], ready: list[int], booting: list[int]) -> Histo
 
 
 def _whole(samples: float) -> float:
-    """Return a difference of large sums without their rounding."""
+    """Remove the rounding error of a difference of large sums."""
     return round(samples, 3) + 0.0

@@ -1,9 +1,9 @@
-"""Tasks one by one in simulated time, under the code that decides about them in truth.
+"""Simulates individual tasks with the real scheduling, estimation, scaling and billing code.
 
-`swell.core.fair_queueing` says whose turn it is, `swell.server.estimates.eta` what is promised at
-the door, the policy how many workers there are, from what `swell.autoscaler.observe` would make of
-the same queues, and `swell.core.billing.idle_time` what it costs. Nothing here waits: what happens
-next is looked for, and time jumps there.
+`swell.core.fair_queueing` chooses the next task, `swell.server.estimates.eta` estimates its end on
+arrival, the policy scales the workers from the observation that `swell.autoscaler.observe` would
+make, and `swell.core.billing.idle_time` computes the cost. The simulation jumps from event to
+event.
 """
 
 import heapq
@@ -44,37 +44,37 @@ from swell.simulator.line import Line, Task
 from swell.simulator.machines import Books, Machine, Machines, Workers
 from swell.simulator.traces import STARTS_AT
 
-#: What decides: the real policy, with its settings.
+#: The policy with its settings.
 Policy = Callable[[Observation, State], Plan]
 
-#: At most so many machines are asked for at once, and a simulation goes on for at most so long
-#: after its end until everything is drawn, in seconds.
+#: Limit of launches in one decision, and of the time to finish the remaining tasks after the end,
+#: in seconds.
 _AT_ONCE: Final = 50
 _PATIENCE_S: Final = 86_400.0
 
 _DAY_S: Final = 86_400.0
 
-#: What happens, in the order of what counts first at the same time.
+#: Event types, in order of precedence at the same time.
 _END, _READY, _LOST, _AGAIN = range(4)
 
 _Array = NDArray[np.float64]
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """How the service is run."""
+    """Parameters of the service."""
 
-    #: How often the policy decides, in seconds.
+    #: Interval between decisions of the policy, in seconds.
     every_s: float = 3.0
-    #: Tasks of a worker that is lost wait so long until they are taken up again: the lease.
+    #: Lease time: a lost worker's tasks return to the queue after this time, in seconds.
     lease_s: float = 30.0
-    #: The beginning, in seconds since 1970.
+    #: Start of the simulation as a Unix time, in seconds.
     starts_at: float = STARTS_AT
-    #: Until when it goes on at least, in seconds; None for as long as tasks come.
+    #: Earliest end of the simulation, in seconds; None for the last task.
     until_s: float | None = None
-    #: For how many seconds before the beginning arrivals are known, as many as in the first five
-    #: minutes; 0 for a service that has just been started.
+    #: Seconds of known arrivals before the start, at the rate of the first five minutes; 0 for a
+    #: new service.
     known_s: float = 0.0
-    #: Whether everybody is told when his task will end; what came of it is in `Outcome.told`.
+    #: Whether to record each task's estimate, see `Outcome.told`.
     are_told: bool = False
 
 
@@ -82,7 +82,7 @@ _TERMS: Final = Terms()
 
 
 class Life(msgspec.Struct, frozen=True):
-    """One worker, in seconds since the beginning; what never came is None."""
+    """Life of one worker, in seconds since the start; None if the state was not reached."""
 
     pool: str
     asked_s: float
@@ -91,7 +91,7 @@ class Life(msgspec.Struct, frozen=True):
 
 
 class Course(msgspec.Struct, frozen=True, eq=False):
-    """What stood whenever the policy decided; shapes (decisions,)."""
+    """Values at each decision of the policy; shapes (decisions,)."""
 
     at_s: _Array
     queued: _Array
@@ -100,7 +100,7 @@ class Course(msgspec.Struct, frozen=True, eq=False):
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What a task was told of its end when it came, in seconds, and how long it took in truth."""
+    """Estimated and actual duration of a task, in seconds."""
 
     situation: Situation
     eta: EtaSeconds
@@ -108,27 +108,27 @@ class Told(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """What became of a crowd."""
+    """Result of a simulation."""
 
-    #: Tasks that were asked for, that were drawn, that were not wanted any more when it was their
-    #: turn, that were refused at the door, that wait in the end, and that were lost: never any.
+    #: Tasks submitted; tasks finished, expired, refused on arrival, waiting at the end, and lost
+    #: (always 0).
     tasks: int
     samples: int
     drawn: int
-    #: Samples of those that were drawn.
+    #: Samples of finished tasks.
     drawn_samples: int
     expired: int
     refused: int
     left: int
     lost: int
-    #: Attempts that went with their worker, and tasks that came while relief was told.
+    #: Attempts lost with their worker, and tasks that arrived during a relief.
     again: int
     degraded: int
-    #: How long each that was drawn has waited until a worker took it, its priority, and its model.
+    #: Wait until its start, priority and model of each finished task.
     waits_s: _Array
     priorities: NDArray[np.int64]
     models: Sequence[str]
-    #: By pool; for how long workers are paid, what that cost, and what became of them.
+    #: Cost by pool; paid worker time, peak workers by pool, and counts of workers.
     costs: Mapping[str, Cost]
     worker_s: float
     peaks: Mapping[str, int]
@@ -139,16 +139,16 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     refusals: int
     course: Course
     lives: Sequence[Life]
-    #: Of each that was drawn and told, with `Terms.are_told`.
+    #: Estimates of finished tasks, with `Terms.are_told`.
     told: Sequence[Told] = ()
 
     @property
     def cost(self) -> Cost:
-        """All pools together."""
+        """Cost of all pools."""
         return added(self.costs.values())
 
     def wait_s(self, share: float, priority: int | None = None) -> float:
-        """Return within how long this share of tasks was taken, in seconds; 0 without tasks."""
+        """Return this quantile of the waits, in seconds; 0 without tasks."""
         waits = self.waits_s if priority is None else self.waits_s[self.priorities == priority]
         return float(np.quantile(waits, share)) if len(waits) else 0.0
 
@@ -176,18 +176,18 @@ def simulate(
     terms: Terms = _TERMS,
     rivals: Sequence[Crowd] = (),
 ) -> Outcome:
-    """Return what becomes of a crowd.
+    """Simulate tasks.
 
     Args:
-        crowd: Who asks.
-        policy: What decides.
-        pools: Where workers are had.
-        seed: Decides service times, start times and losses.
-        terms: How the service is run.
-        rivals: More crowds, of other models on the same workers.
+        crowd: The tasks.
+        policy: The policy.
+        pools: The pools.
+        seed: Seed of service times, cold starts and losses.
+        terms: Parameters of the service.
+        rivals: Tasks of other models on the same workers.
 
     Raises:
-        InvalidInput: No pool serves a model, or the policy decides what cannot be done.
+        InvalidInput: No pool serves a model, or the policy's plan is impossible.
     """
     crowds = [crowd, *rivals]
     for each in crowds:
@@ -217,7 +217,7 @@ class _Run:
         ]
         self._models = list(dict.fromkeys(model for like in pools for model in like.speeds))
         self._lines = {model: Line() for model in self._models}
-        #: Model → workers that have a slot free, who was free first, first.
+        #: Workers with a free slot by model, longest idle first.
         self._idle: dict[str, deque[tuple[int, Machine]]] = {
             model: deque() for model in self._models
         }
@@ -225,17 +225,17 @@ class _Run:
         self._number = 0
         self._last_model: str | None = None
         self._running = dict.fromkeys(self._models, 0)
-        #: Model → samples of a task, on average.
+        #: Mean number of samples per task, by model.
         self._counts = {each.model: float(each.samples.mean()) for each in crowds if len(each)}
         self._told = [each.told_rates() for each in self._pools]
         self._books = Books(terms.starts_at)
         self._memory = Memory()
         self._times = ServiceTimes()
         self._calibration = Calibration()
-        #: Number of the task → what it was promised.
+        #: Estimates of unfinished tasks, by task number.
         self._promises: dict[int, IssuedEstimate] = {}
         self._told_tasks: list[Told] = []
-        #: Model → what was told of workers that are on their way, and when.
+        #: Announced starting workers by model, and the time of the announcement.
         self._coming: dict[str, list[tuple[float, int]]] = {}
         self._coming_at_s = 0.0
         self._relieved: set[str] = set()
@@ -248,16 +248,16 @@ class _Run:
         self._expired = self._refused = self._again = self._degraded = self._drawn = 0
         self._drawn_samples = 0
         self._paid_s = 0.0
-        #: The day that is counted, up to when, and what it has cost.
+        #: Current day, time of the last update, and cost of the day so far.
         self._day = ""
         self._spent_at_s = self._spent_micros = 0.0
         self._lives: list[Life] = []
         self._course: list[tuple[float, int, int, int]] = []
 
-    # --- time ---
+    # --- event loop ---
 
     def outcome(self) -> Outcome:
-        """Run it."""
+        """Simulate all events, and return the result."""
         for pool in self._pools:
             for _, machine in pool.launch(self._numbers(pool.like.ready), 0.0):
                 self._be_ready(pool, machine, 0.0)
@@ -341,7 +341,7 @@ class _Run:
         self._give(model, now_s)
 
     def _promise(self, task: Task, now_s: float) -> Estimate | None:
-        """Tell a new task when it starts and ends."""
+        """Return the estimate for a new task."""
         model, line = task.model, self._lines[task.model]
         stats = self._times.stats(model)
         serving = [pool for pool in self._pools if model in pool.like.speeds]
@@ -367,7 +367,7 @@ class _Run:
         return told
 
     def _keep_promise(self, task: Task, now_s: float) -> None:
-        """Learn from what a task was told, now that it has ended."""
+        """Calibrate the estimates with a finished task."""
         promise = self._promises.pop(task.number, None)
         if promise is not None:
             took_s = now_s - promise.at_s
@@ -378,7 +378,7 @@ class _Run:
                 )
 
     def _give(self, model: str, now_s: float) -> None:
-        """Give what waits to whoever is free."""
+        """Assign waiting tasks to idle workers."""
         idle, line = self._idle[model], self._lines[model]
         while line and idle:
             mark, machine = idle.popleft()
@@ -386,7 +386,7 @@ class _Run:
                 self._take(machine, now_s)
 
     def _take(self, machine: Machine, now_s: float) -> None:
-        """Fill the slots of a worker; what is left of them is free."""
+        """Fill the slots of a worker; it stays idle if slots remain."""
         pool = machine.pool
         slots = pool.like.slots
         while len(machine.held) < slots:
@@ -453,7 +453,7 @@ class _Run:
         self._take(machine, now_s)
 
     def _lose(self, machine: Machine, now_s: float) -> None:
-        """Let a worker be taken back: what it holds waits until its lease has run out."""
+        """Lose a worker: its tasks return to the queue when their leases expire."""
         pool = machine.pool
         pool.losses += 1
         for task in list(machine.held.values()):
@@ -468,7 +468,7 @@ class _Run:
         self._go(machine, now_s)
 
     def _go(self, machine: Machine, now_s: float) -> None:
-        """Let a machine be gone, and charge what is left of it."""
+        """Remove a worker, and charge the rest of its time."""
         machine.gone_s = now_s
         if machine.ready_s is None:
             machine.cold_s = now_s - machine.asked_s
@@ -478,12 +478,12 @@ class _Run:
         self._paid_s += self._books.settle(machine)
         self._lives.append(Life(pool.name, machine.asked_s, machine.ready_s, now_s))
 
-    # --- the controller ---
+    # --- controller ---
 
     def _decide(self, now_s: float) -> None:
         seen = self._observed(now_s)
         if self._terms.are_told:
-            # As the controller tells backends.
+            # As the controller announces them to backends.
             self._coming_at_s = now_s
             self._coming = {
                 model: coming_of(view for view in seen.pools if model in view.rates)
@@ -511,7 +511,7 @@ class _Run:
         rates = {pool.name: measured for pool in self._pools if (measured := pool.rates())}
         work = Workload(at=now, rates=rates, counts=self._counts)
         at = now.timestamp()
-        # What arrived is told again only once a bin is over.
+        # The counts change only at the end of a bin.
         told = int((at - LAG_S) // BIN_S)
         if told != self._told_bin:
             self._told_bin, self._counted = told, arrived([self._arrivals.dump()], now)
@@ -526,7 +526,7 @@ class _Run:
         )
 
     def _spent(self, now: datetime, now_s: float) -> float:
-        """Return what the day (UTC) has cost until now, as the controller counts it."""
+        """Return the cost of the current day (UTC), counted as the controller does."""
         per_hour = sum(pool.alive * pool.like.pool.hour_micros for pool in self._pools)
         passed_s = now_s - self._spent_at_s
         day = now.date().isoformat()
@@ -580,7 +580,7 @@ class _Run:
                 return
             self._memory = self._memory.given(pool.name)
 
-    # --- the end ---
+    # --- result ---
 
     def _ended(self, now_s: float) -> Outcome:
         running = sum(self._running.values())
@@ -627,7 +627,7 @@ class _Run:
 
 
 def _tasks(crowds: Sequence[Crowd], pools: Sequence[Workers], seed: int) -> list[Task]:
-    """Return all tasks in the order in which they come, with how long each will take."""
+    """Return all tasks in order of arrival, with their service times."""
     found: list[Task] = []
     for place, crowd in enumerate(crowds):
         speed = next(pool.speeds[crowd.model] for pool in pools if crowd.model in pool.speeds)
@@ -654,7 +654,7 @@ def _tasks(crowds: Sequence[Crowd], pools: Sequence[Workers], seed: int) -> list
 
 
 def _known(crowds: Sequence[Crowd], terms: Terms) -> Arrivals:
-    """Return what is known of arrivals in the beginning."""
+    """Return the arrivals known at the start."""
     now_s = -BIN_S * math.ceil(terms.known_s / BIN_S)
     counted = Arrivals(datetime.fromtimestamp(terms.starts_at + now_s, UTC))
     while now_s < 0:

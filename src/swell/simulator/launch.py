@@ -1,4 +1,4 @@
-"""What a launch needs: workers, quotas, money, and what becomes of a smaller quota. Pure."""
+"""Plans a launch: workers, quotas, cost, and the effect of a smaller quota. Pure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,35 +11,36 @@ from swell.core.billing.price_book import LIST, Price
 from swell.simulator.machines import Workers
 from swell.simulator.runs import Told
 
-#: More workers than so many are simulated at a smaller scale.
+#: Larger fleets are simulated at a smaller scale.
 MOST_WORKERS: Final = 1000
 
-#: A quota should be so many times what the simulation needed at most.
+#: Ratio of a recommended quota to the simulated peak.
 SPARE: Final = 1.2
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """What to ask a provider for."""
+    """A quota to request from a provider."""
 
-    #: A pool, or a provider with its kind of machine and where.
+    #: Name of a pool, or provider and machine type.
     name: str
     gpu: str = ""
     is_spot: bool = False
-    #: How many workers may run at once.
+    #: Number of concurrent workers.
     workers: int
-    #: What one costs an hour, in millionths of a dollar.
+    #: Hourly price of a worker, in millionths of a dollar.
     hour_micros: int
-    #: In so many places each, so that no place has more than the policy wants.
+    #: Number of locations with this quota each, because the policy limits the share of one
+    #: location.
     places: int = 1
 
 
 def quotas_of_pools(told: Told, pools: Sequence[Workers], times: float) -> list[Quota]:
-    """Return what each pool needed at most, and some more.
+    """Return the peak of each pool plus a margin.
 
     Args:
-        told: Of a simulation.
-        pools: Which were simulated.
-        times: So many times as large is the real demand.
+        told: Result of the simulation.
+        pools: The simulated pools.
+        times: Ratio of the real demand to the simulated demand.
     """
     return [
         Quota(
@@ -55,16 +56,16 @@ def quotas_of_pools(told: Told, pools: Sequence[Workers], times: float) -> list[
 def quotas_of_prices(
     told: Told, settings: PolicySettings, times: float, gpu: str, prices: Sequence[Price] = LIST
 ) -> list[Quota]:
-    """Return what to ask each provider for that has such a GPU, if it were the only one.
+    """Return the quota for each provider with this GPU, as if it were the only provider.
 
-    On demand that is all. Of spot machines one place has no more than the policy's share, so that
-    several places are needed.
+    On-demand machines need one quota. For spot machines, the policy limits the share of one
+    location, so several locations need a quota.
 
     Args:
-        told: Of a simulation.
-        settings: With the shares.
-        times: So many times as large is the real demand.
-        gpu: As the price book calls it.
+        told: Result of the simulation.
+        settings: Settings with the share of one location.
+        times: Ratio of the real demand to the simulated demand.
+        gpu: Name of the GPU in the price book.
         prices: The price book.
     """
     whole = told.peak * times * SPARE
@@ -89,7 +90,7 @@ def quotas_of_prices(
 
 
 def capped(pools: Sequence[Workers], most: int) -> list[Workers]:
-    """Return pools that have no more workers than so many together, the first ones first."""
+    """Limit the total number of workers; the first pools keep theirs."""
     found, left = [], most
     for each in pools:
         own = min(each.pool.most, left)
@@ -99,7 +100,7 @@ def capped(pools: Sequence[Workers], most: int) -> list[Workers]:
 
 
 def shrunk(pools: Sequence[Workers], times: float) -> list[Workers]:
-    """Return pools whose limits are so many times smaller."""
+    """Divide the limits of pools by a factor."""
     return [
         _with(
             each, most=max(1, round(each.pool.most / times)), least=round(each.pool.least / times)

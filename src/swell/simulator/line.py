@@ -1,4 +1,4 @@
-"""Tasks of one model that wait, in the order in which the broker hands them out."""
+"""Queue of one model's tasks, in the broker's order."""
 
 import bisect
 import heapq
@@ -9,7 +9,7 @@ from swell.core.fair_queueing import Passed, VirtualClock, band, take_bands, tak
 
 
 class Task:
-    """One task in simulated time; times are seconds since the beginning."""
+    """One task; times are in seconds since the start."""
 
     __slots__ = (
         *("at_s", "began_s", "key", "model", "number", "priority", "samples", "service_s"),
@@ -43,18 +43,18 @@ _Waiting = tuple[int, float, int, Task]
 
 
 class Line:
-    """Whose turn it is, by `core.fair_queueing`: keys take turns, and the users of each key."""
+    """Queue with fair turns between keys and between the users of a key (`core.fair_queueing`)."""
 
     def __init__(self) -> None:
-        #: Band → key → heap of those that wait; none is empty.
+        #: Waiting tasks by band and key, as heaps; none is empty.
         self._bands: dict[int, dict[str, list[_Waiting]]] = {}
         self._turns: dict[int, VirtualClock] = {}
         self._clocks: dict[tuple[str, int], VirtualClock] = {}
-        #: Key and priority → start tags of those that wait, in order.
+        #: Sorted start tags of waiting tasks, by key and priority.
         self._tags: dict[tuple[str, int], list[float]] = {}
         self._passed: Passed = {}
-        #: Those that wait, the oldest first, with some that do not any more; and the same of those
-        #: that came again, as a heap.
+        #: Tasks in order of arrival, and returned tasks as a heap. Both may contain tasks that no
+        #: longer wait.
         self._came: deque[Task] = deque()
         self._again: list[tuple[float, int, Task]] = []
         self.samples = 0
@@ -65,11 +65,11 @@ class Line:
 
     @property
     def head(self) -> int | None:
-        """The band of who comes next; None where nobody waits."""
+        """The most urgent band with tasks; None if the queue is empty."""
         return min(self._bands, default=None)
 
     def add(self, task: Task, *, again: bool = False) -> None:
-        """Let a task wait; one that comes again keeps its place."""
+        """Add a task; a returned task keeps its position."""
         task.waits = True
         if again:
             heapq.heappush(self._again, (task.at_s, task.number, task))
@@ -89,7 +89,7 @@ class Line:
         self.samples += task.samples
 
     def pop(self) -> Task:
-        """Hand out who comes next; somebody must wait."""
+        """Remove and return the next task. The queue must not be empty."""
         urgency = next(take_bands("", self._bands, lambda each: iter([each] * 2), self._passed))
         lines = self._bands[urgency]
         clock = self._turns.get(urgency)
@@ -100,7 +100,7 @@ class Line:
             yield lines[key][0][3].samples, lines[key][0][3]
 
         task = next(take_turns(clock.starts(lines), tasks_of))
-        clock.take(task.key, task.samples)
+        clock.tag(task.key, task.samples, is_served=True)
         line = lines[task.key]
         heapq.heappop(line)
         if not line:
@@ -116,10 +116,10 @@ class Line:
         return task
 
     def before(self, task: Task) -> tuple[int, float]:
-        """Return how many would come before a new task, and their samples.
+        """Return the number of tasks ahead of a new task, and their samples.
 
-        Of its own key exactly; other keys of its band have as many turns as it, and samples are as
-        usual here.
+        Exact for tasks of the same key. For the other keys it assumes equal turns, and the mean
+        number of samples.
         """
         urgency = band(task.priority)
         n = own = 0
@@ -138,7 +138,7 @@ class Line:
 
     @property
     def oldest_at_s(self) -> float:
-        """When the oldest of those that wait was asked for; some must wait."""
+        """Arrival time of the oldest waiting task. The queue must not be empty."""
         came, again = self._came, self._again
         while came and not came[0].waits:
             came.popleft()

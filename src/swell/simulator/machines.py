@@ -1,4 +1,4 @@
-"""Workers one by one: how they boot, what they hold, how they go, and what is paid for them."""
+"""Workers of the task simulation: cold starts, running tasks, ends and costs."""
 
 import math
 from collections import deque
@@ -20,38 +20,38 @@ from swell.simulator.line import Task
 from swell.simulator.pools import MODEL, Pool
 from swell.simulator.speeds import Speed
 
-#: Start times are looked at so often, in seconds, as by the controller.
+#: Interval between updates of the cold start estimate, in seconds, as in the controller.
 _LOOK_S: Final = 20.0
 
-#: Where only the median was told, the 90th percentile is so many times that.
+#: Assumed ratio of the 90th percentile to the median.
 _TAIL: Final = 2.0
 
-#: Rates count as measured from so many tasks on, and rest on so many.
+#: Number of tasks until a rate counts as measured, and number of recent tasks that it uses.
 _KNOWN: Final = 16
 _RECENT: Final = 256
 
 
 class Workers(msgspec.Struct, frozen=True, kw_only=True):
-    """Workers of one pool, and what they can do. What `pool.rate` says is not asked for here."""
+    """Workers of one pool. `pool.rate` is not used."""
 
     pool: Pool = Pool()
     speeds: Mapping[str, Speed] = msgspec.field(
         default_factory=lambda: {MODEL: Speed(per_sample_s=2.0)}
     )
-    #: So many tasks are run at once.
+    #: Number of concurrent tasks.
     slots: int = 1
-    #: How long starts took, of which each is as likely; empty for what `pool` says.
+    #: Measured cold starts to draw from; empty to use those of `pool`.
     starts_s: Sequence[float] = ()
-    #: How many take tasks in the beginning.
+    #: Ready workers at the start.
     ready: int = 0
-    #: What the settings say of how long starts take; None for nothing.
+    #: Cold start in the settings; None if not set.
     told_start_s: float | None = None
-    #: Samples of a task on average, for what the policy is told of how fast workers are.
+    #: Mean number of samples per task, for the rate that the policy sees.
     samples: float = 1.0
 
 
 class Machine:
-    """One worker; times are seconds since the beginning."""
+    """One worker; times are in seconds since the start."""
 
     __slots__ = (
         *("asked_s", "attempts_micros", "attempts_s", "busy_s", "cold_s", "failed_s", "gone_s"),
@@ -66,22 +66,22 @@ class Machine:
         self.gone_s: float | None = None
         self.held: dict[int, Task] = {}
         self.is_draining = False
-        #: Says which of its places among the idle counts.
+        #: Marks its valid entry among the idle workers.
         self.mark = 0
-        #: For how long it held something, and the same shared among what it held.
+        #: Time with tasks, in seconds, and the same divided by the number of tasks.
         self.busy_s = self.share_s = self.since_s = 0.0
-        # What was charged.
+        # Charges.
         self.cold_s = self.attempts_s = self.failed_s = 0.0
         self.attempts_micros = 0
 
     def take(self, task: Task, now_s: float) -> None:
-        """Begin a task."""
+        """Start a task."""
         self._pass(now_s)
         task.began_s, task.share_s = now_s, self.share_s
         self.held[task.number] = task
 
     def let_go(self, task: Task, now_s: float) -> float:
-        """End a task; return its share of the device, in seconds."""
+        """End a task; return its share of the device time, in seconds."""
         self._pass(now_s)
         del self.held[task.number]
         return self.share_s - task.share_s
@@ -95,19 +95,19 @@ class Machine:
 
 
 class Books:
-    """What everything cost, as the ledger of a real service has it.
+    """Charges, as in the ledger of a real service.
 
     Args:
-        starts_at: The beginning, in seconds since 1970.
+        starts_at: Start of the simulation as a Unix time, in seconds.
     """
 
     def __init__(self, starts_at: float) -> None:
         self._starts_at = starts_at
-        #: (pool, kind, model) → seconds, micros, attempts, pictures.
+        #: (pool, kind, model) to (seconds, micros, attempts, pictures).
         self._sums: dict[tuple[str, EntryKind, str], list[float]] = {}
 
     def add(self, pool: str, kind: EntryKind, model: str, *amounts: float) -> None:
-        """Charge (seconds, micros, attempts, pictures)."""
+        """Add a charge of (seconds, micros, attempts, pictures)."""
         sums = self._sums.get((pool, kind, model))
         if sums is None:
             sums = self._sums[pool, kind, model] = [0.0] * 4
@@ -115,7 +115,7 @@ class Books:
             sums[place] += amount
 
     def settle(self, machine: Machine) -> float:
-        """Charge all that is left of a machine that has gone; return for how long it is paid."""
+        """Charge the rest of an ended worker; return its paid time in seconds."""
         pool = machine.pool.like.pool
         assert machine.gone_s is not None, "a machine that has gone"
         ended_at = self._at(machine.gone_s)
@@ -139,7 +139,7 @@ class Books:
         return seconds
 
     def rows(self) -> list[CostRow]:
-        """Return what was charged, as the ledger adds it up."""
+        """Return the charges as rows of the ledger."""
         day = self._at(0.0).date()
         return [
             CostRow(
@@ -160,12 +160,12 @@ class Books:
 
 
 class _Recent:
-    """The last tasks, with their sums."""
+    """Recent tasks with their sums."""
 
     __slots__ = ("last", "samples", "seconds")
 
     def __init__(self) -> None:
-        #: (samples, share of the device in seconds) of each.
+        #: Pairs of samples and device time in seconds.
         self.last: deque[tuple[int, float]] = deque()
         self.samples = 0
         self.seconds = 0.0
@@ -181,18 +181,17 @@ class _Recent:
 
 
 class Machines:
-    """The machines of one pool.
+    """Workers of one pool.
 
     Args:
-        like: What they are like.
-        random: Decides how long starts take and who is lost.
+        like: Properties of the workers.
+        random: Generator for cold starts and losses.
     """
 
     def __init__(self, like: Workers, random: np.random.Generator) -> None:
         self.like = like
         self._random = random
-        #: Those that take tasks, those that start in the order in which they were asked for, and
-        #: those that finish; by number.
+        #: Ready, starting and draining workers by number; starting ones in order of launch.
         self.ready: dict[int, Machine] = {}
         self.booting: dict[int, Machine] = {}
         self.draining: dict[int, Machine] = {}
@@ -200,21 +199,21 @@ class Machines:
         self._starts: deque[float] = deque(maxlen=STARTUPS_KEPT)
         self._looked_s = -math.inf
         self._start_p50_s, self._start_p95_s = UNKNOWN.p50_s, UNKNOWN.p90_s
-        #: Model → the last tasks that ended where no slot was free.
+        #: Recent tasks that ended on a fully loaded worker, by model.
         self._recent: dict[str, _Recent] = {}
 
     @property
     def name(self) -> str:
-        """What the pool is called."""
+        """Name of the pool."""
         return self.like.pool.name
 
     @property
     def alive(self) -> int:
-        """How many are paid for."""
+        """Number of paid workers."""
         return len(self.ready) + len(self.booting) + len(self.draining)
 
     def given(self, n: int, now_s: float) -> int:
-        """Return how many of those that are asked for are to be had."""
+        """Return the number of workers that the provider grants."""
         pool = self.like.pool
         if any(from_s <= now_s < until_s for from_s, until_s in pool.refuses):
             return 0
@@ -225,7 +224,7 @@ class Machines:
         return min(n, max(0, most - self.alive))
 
     def launch(self, numbers: Sequence[int], now_s: float) -> list[tuple[float, Machine]]:
-        """Ask for machines; return when each takes tasks."""
+        """Launch workers; return the time when each is ready."""
         found = []
         for number, took_s in zip(numbers, self._starts_s(len(numbers), now_s), strict=True):
             machine = self.booting[number] = Machine(self, number, now_s)
@@ -235,7 +234,7 @@ class Machines:
         return found
 
     def be_ready(self, machine: Machine, now_s: float) -> None:
-        """Let a machine take tasks."""
+        """Move a worker from starting to ready."""
         del self.booting[machine.number]
         self.ready[machine.number] = machine
         machine.ready_s = machine.since_s = now_s
@@ -243,12 +242,12 @@ class Machines:
         self._starts.append(machine.cold_s)
 
     def lost_in_s(self) -> float:
-        """Return after how long a worker that starts to take tasks is taken back; inf for never."""
+        """Draw the time until a ready worker is lost, in seconds; infinite if none is lost."""
         per_hour = self.like.pool.losses_per_hour
         return float(self._random.exponential(3600.0 / per_hour)) if per_hour else math.inf
 
     def to_drain(self, n: int, now_s: float) -> list[Machine]:
-        """Return who goes: as the controller chooses, see `swell.autoscaler.crew`."""
+        """Return the workers to drain, in the controller's order; see `swell.autoscaler.crew`."""
         order = [
             (len(each.held), self._paid_s(each, now_s), -(each.ready_s or 0.0), -each.number, each)
             for each in self._all()
@@ -256,22 +255,22 @@ class Machines:
         return [machine for *_, machine in sorted(order, key=lambda row: row[:-1])[:n]]
 
     def _paid_s(self, machine: Machine, now_s: float) -> float:
-        """Return for how long a machine is paid from now on, whatever it does, in seconds."""
+        """Return the paid time that remains even if a worker ends now, in seconds."""
         return max(0.0, machine.asked_s + self.like.pool.least_billed_s - now_s)
 
     def to_cancel(self, n: int) -> list[Machine]:
-        """Return which of those that start need not: the youngest."""
+        """Return the starting workers to cancel: the youngest."""
         return list(reversed(self.booting.values()))[:n]
 
     def learn(self, task: Task, share_s: float) -> None:
-        """Note how fast a worker was that had no slot free."""
+        """Record the speed of a task on a fully loaded worker."""
         recent = self._recent.get(task.model)
         if recent is None:
             recent = self._recent[task.model] = _Recent()
         recent.add(task.samples, share_s)
 
     def rates(self) -> dict[str, float]:
-        """Return model → samples per second of one worker, where that was measured."""
+        """Return the measured rates in samples per second of one worker, by model."""
         return {
             model: recent.samples / recent.seconds
             for model, recent in self._recent.items()
@@ -279,13 +278,13 @@ class Machines:
         }
 
     def view(self, now_s: float, at: float, memory: Memory, rates: Mapping[str, float]) -> PoolView:
-        """Return what the controller sees.
+        """Return the pool as the controller sees it.
 
         Args:
-            now_s: The time.
-            at: The same, in seconds since 1970.
-            memory: What the controller remembers.
-            rates: Model → samples per second, as it believes.
+            now_s: The time in seconds since the start.
+            at: The same as a Unix time.
+            memory: The controller's memory.
+            rates: Rates in samples per second that the controller assumes, by model.
         """
         self._look(now_s)
         pool = self.like.pool
@@ -315,7 +314,7 @@ class Machines:
         )
 
     def told_rates(self) -> dict[str, float]:
-        """Return model → samples per second as it stands in the settings."""
+        """Return the rates in the settings, in samples per second, by model."""
         like = self.like
         return {
             model: like.pool.told_rate or speed.rate(like.samples, like.slots)
@@ -324,7 +323,7 @@ class Machines:
 
     @property
     def start_s(self) -> tuple[float, float]:
-        """How long starts are believed to take: the median, and the 95th percentile."""
+        """Estimated cold start: median and 95th percentile, in seconds."""
         return self._start_p50_s, self._start_p95_s
 
     def _look(self, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Pools as they are simulated: what they cost, how workers start, are lost and are refused."""
+"""Simulated pools: prices, cold starts, losses and refusals."""
 
 import math
 from bisect import bisect_right
@@ -14,81 +14,81 @@ from swell.core.errors import InvalidInput
 from swell.core.kaplan_meier import Observation, Prior, quantiles
 from swell.simulator.arrivals import TICK_S
 
-#: Whatever is asked for is asked of one model.
+#: The only model of the fluid simulation.
 MODEL: Final = "demo/picture"
 
-#: (from when, value) pairs, in seconds since the beginning; before the first, what is usual.
+#: Pairs of start time in seconds and value; the default applies before the first.
 Steps = Sequence[tuple[float, float]]
 
-#: A worker that goes sooner than this after it was asked for need not have come, in seconds.
+#: A worker that ends within this time of its launch counts as a flap, in seconds.
 _FLAP_S: Final = 900.0
 
-#: What is known of starts is looked at again so often, in ticks, and rests on so many.
+#: Interval between updates of the cold start estimate, in ticks, and number of recent starts that
+#: it uses.
 _LOOK_TICKS: Final = 6
 _STARTS_KEPT: Final = 60
 
-#: A pool that refused is closed for so long, twice as long each time, up to the second; seconds.
+#: Back-off after a refusal, in seconds: it doubles up to the limit.
 _CLOSED_S: Final = 60.0
 _MOST_CLOSED_S: Final = 900.0
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """Workers that are alike, as they really are; a policy sees a `PoolView` of it."""
+    """True properties of a pool's workers; the policy sees them as a `PoolView`."""
 
     name: str = "pool"
-    #: Samples per second of one worker, and by what that is multiplied from when on.
+    #: Samples per second of one worker, and factors over time.
     rate: float = 0.5
     rate_factors: Steps = ()
-    #: What the policy is told instead; None for the truth.
+    #: Rate that the policy sees; None for the true one.
     told_rate: float | None = None
     hour_micros: int = 1_000_000
     launch_micros: int = 0
-    #: Starts take so long, evenly spread by this share to both sides, and are multiplied from when
-    #: on; so many have been seen before the beginning.
+    #: Cold start in seconds, its relative spread (uniform), factors over time, and number of starts
+    #: known at the start.
     start_s: float = 300.0
     jitter: float = 0.2
     start_factors: Steps = ()
     starts_seen: int = 20
-    #: The quota, which the policy knows, and how many are kept at least.
+    #: Quota, known to the policy, and minimum number of workers.
     most: int = 1_000_000
     least: int = 0
     least_billed_s: float = 0.0
     is_spot: bool = False
     location: str = ""
-    #: The share of workers that is taken back in an hour.
+    #: Share of workers that the provider reclaims per hour.
     losses_per_hour: float = 0.0
-    #: How many there are to be had, which the policy does not know: more are refused, and more than
-    #: that are taken back.
+    #: Capacity over time, unknown to the policy: the provider refuses launches beyond it, and
+    #: reclaims workers beyond it.
     available: Steps = ()
-    #: From when until when all is refused.
+    #: Periods when the provider refuses all launches, given as (start, end).
     refuses: Sequence[tuple[float, float]] = ()
 
 
 def _step_at(steps: Steps, at_s: float, usual: float) -> float:
-    """Return what holds at a moment."""
     at = bisect_right(steps, at_s, key=lambda step: step[0])
     return steps[at - 1][1] if at else usual
 
 
 class _Boots:
-    """Workers that were asked for together and do not all take tasks yet."""
+    """Workers of one launch that are not all ready yet."""
 
     __slots__ = ("dues", "launched_s", "ready")
 
     def __init__(self, launched_s: float, dues: list[int]) -> None:
         self.launched_s = launched_s
-        #: At which ticks they are ready, the earliest first; so many of them are.
+        #: Ticks at which they are ready, sorted, and the number of ready ones.
         self.dues = dues
         self.ready = 0
 
 
 class Group:
-    """The workers of a pool.
+    """Workers of one pool.
 
     Args:
-        pool: What they are like.
-        random: Decides how long starts take and who is lost.
-        ready: How many there are in the beginning.
+        pool: Properties of the workers.
+        random: Generator for cold starts and losses.
+        ready: Ready workers at the start.
     """
 
     def __init__(self, pool: Pool, random: np.random.Generator, ready: int) -> None:
@@ -99,7 +99,7 @@ class Group:
         self.draining = 0
         self.rate = pool.rate
         self._random = random
-        #: (when asked for, how many) of those that are ready, the oldest first.
+        #: Pairs of launch time and number of ready workers, oldest first.
         self._cohorts: deque[list[float]] = deque([[-math.inf, float(ready)]] if ready else [])
         self._boots: deque[_Boots] = deque()
         self._due: dict[int, list[_Boots]] = {}
@@ -111,7 +111,7 @@ class Group:
         self._start_p50_s, self._start_p95_s = 180.0, 600.0
         self._closed_until_s = 0.0
         self._refused_in_a_row = 0
-        # What is told in the end.
+        # Totals for the result.
         self.worker_ticks = self.boot_ticks = self.busy_ticks = 0
         self.extra_s = 0.0
         self.launches = self.canceled = self.drained = self.flaps = self.losses = 0
@@ -119,14 +119,14 @@ class Group:
 
     @property
     def cost_micros(self) -> float:
-        """What was paid, in millionths of a dollar."""
+        """Total cost in millionths of a dollar."""
         paid_s = self.worker_ticks * TICK_S + self.extra_s
         return paid_s * self.pool.hour_micros / 3600.0 + self.launches * self.pool.launch_micros
 
-    # --- what happens ---
+    # --- events ---
 
     def begin(self, tick: int) -> None:
-        """Let those be ready whose time has come, and those be gone that have finished."""
+        """Make due workers ready, and remove those that have drained."""
         for boots in self._due.pop(tick, ()):
             before = boots.ready
             while boots.ready < len(boots.dues) and boots.dues[boots.ready] <= tick:
@@ -143,7 +143,7 @@ class Group:
             self.draining -= self._drained.popleft()[1]
 
     def be_lost(self, tick: int) -> float:
-        """Take workers back; return how many samples have to be drawn again."""
+        """Lose workers; return the number of samples to repeat."""
         pool, lost = self.pool, 0
         if pool.losses_per_hour and self.ready:
             share = 1.0 - math.exp(-pool.losses_per_hour * TICK_S / 3600.0)
@@ -160,14 +160,14 @@ class Group:
         busy = min(self.busy, lost)
         self._stop(lost, tick, by_policy=False)
         self.losses += lost
-        # On average they had drawn half of what they held.
+        # On average, half of their work is lost.
         return busy * 0.5
 
     def apply(self, plan: PoolPlan, tick: int) -> None:
-        """Do what was decided.
+        """Apply a decision of the policy.
 
         Raises:
-            InvalidInput: It cannot be done.
+            InvalidInput: The decision is impossible.
         """
         if plan.drain or plan.cancel_boots or plan.launch:
             if not 0 <= plan.drain <= self.ready or not 0 <= plan.cancel_boots <= self.booting:
@@ -181,7 +181,7 @@ class Group:
             self._launch(plan.launch, tick)
 
     def work(self, tick: int, share: float) -> None:
-        """Let a tick go by in which this share of the ready workers is busy."""
+        """Account for one tick with this share of busy workers."""
         self.busy = min(self.ready, math.ceil(self.ready * share - 1e-9))
         alive = self.ready + self.booting
         self.worker_ticks += alive
@@ -193,16 +193,16 @@ class Group:
             self.rate = self.pool.rate * factor
 
     def end(self, tick: int) -> None:
-        """Bill what is still to be paid."""
+        """Bill the minimum time of the remaining workers."""
         for launched_s, n in self._cohorts:
             self._bill_least(launched_s, n, tick)
         for boots in self._boots:
             self._bill_least(boots.launched_s, len(boots.dues) - boots.ready, tick)
 
-    # --- what is seen ---
+    # --- observation ---
 
     def view(self, tick: int) -> PoolView:
-        """Return what a controller sees."""
+        """Return the pool as the controller sees it."""
         pool, now_s = self.pool, tick * TICK_S
         if tick - self._looked >= _LOOK_TICKS:
             self._look(tick)
@@ -230,7 +230,7 @@ class Group:
         )
 
     def _look(self, tick: int) -> None:
-        """Measure how long starts take, those that are not over included."""
+        """Estimate the cold start, including the unfinished starts."""
         self._looked = tick
         seen = [Observation(each) for each in self._starts]
         for boots in self._boots:
@@ -240,7 +240,7 @@ class Group:
         self._start_p50_s = p50.seconds or self._start_p50_s
         self._start_p95_s = p95.seconds or self._start_p95_s
 
-    # --- what is done ---
+    # --- launches and ends ---
 
     def _start_s(self, at_s: float, n: int) -> list[float]:
         pool = self.pool
@@ -274,7 +274,7 @@ class Group:
             self._due.setdefault(due, []).append(boots)
 
     def _given(self, n: int, now_s: float) -> int:
-        """Return how many of those that are asked for are to be had."""
+        """Return the number of workers that the provider grants."""
         pool = self.pool
         if any(from_s <= now_s < until_s for from_s, until_s in pool.refuses):
             return 0
@@ -282,7 +282,7 @@ class Group:
         return int(min(n, max(0.0, most - self.ready - self.booting)))
 
     def _cancel(self, n: int, tick: int) -> None:
-        """End the youngest of those that start; their time is paid for."""
+        """Cancel the youngest starting workers."""
         self.booting -= n
         while n > 0:
             boots = self._boots[-1]
@@ -294,7 +294,7 @@ class Group:
                 self._boots.pop()
 
     def _drain(self, n: int, tick: int) -> None:
-        """Let the idle go, then the busy ones once they have finished what they hold."""
+        """Drain idle workers first; busy ones finish their sample."""
         if n <= 0:
             return
         finishing = max(0, n - (self.ready - self.busy))
@@ -306,7 +306,7 @@ class Group:
             self._drained.append((tick + math.ceil(1.0 / self.rate / TICK_S), finishing))
 
     def _stop(self, n: int, tick: int, *, by_policy: bool) -> None:
-        """End the oldest of those that are ready."""
+        """End the oldest ready workers."""
         self.ready -= n
         self.busy = min(self.busy, self.ready)
         left = float(n)

@@ -1,13 +1,13 @@
-"""What others do, as rules over many fleets.
+"""Rules of other autoscalers, for many fleets at once.
 
-Each has the formulas and delays of its source, and besides what Swell does for everybody: workers
-drain, those that start go first, nothing is lost. Numbers that differ between settings are arrays
-with one entry for each fleet.
+Each rule has the formulas and delays of its source, and keeps Swell's guarantees: workers drain,
+starting workers are cancelled first, and no task is lost. Parameters are arrays with one entry per
+fleet.
 
 Source:
     KEDA 2.18 and the HorizontalPodAutoscaler of Kubernetes; knative/serving, pkg/autoscaler;
     ray, serve/autoscaling_policy.py; SkyPilot 0.14, sky/serve/autoscalers.py; AWS, target tracking
-    with a metric of one's own; RunPod, endpoint settings. Read in August to November 2026.
+    with a custom metric; RunPod, endpoint settings. Read from August to November 2026.
 """
 
 from collections.abc import Mapping
@@ -22,43 +22,43 @@ _Array = NDArray[np.float64]
 
 
 class _Last:
-    """The last values of something, of which each fleet looks at as many as it wants."""
+    """Sliding window with one length per fleet."""
 
     def __init__(self, looks: _Array, fill: float) -> None:
         rows = int(np.max(looks))
         self._values = np.full((rows, len(looks)), fill)
         self._next = 0
         ages = np.arange(rows)[:, None]
-        #: Which rows count, for each place of the newest one.
+        #: Mask of the rows within the window, for each position of the newest row.
         self._counts = [(newest - ages) % rows < looks[None, :] for newest in range(rows)]
         self._looks = looks
 
     def add(self, values: _Array) -> None:
-        """Note one more."""
+        """Add the newest values."""
         self._at = self._next
         self._values[self._at] = values
         self._next = (self._next + 1) % len(self._values)
 
     def most(self) -> _Array:
-        """Return the largest."""
+        """Return the maximum of the window."""
         found: _Array = np.max(self._values, axis=0, where=self._counts[self._at], initial=-np.inf)
         return found
 
     def mean(self) -> _Array:
-        """Return the mean."""
+        """Return the mean of the window."""
         found: _Array = np.sum(self._values, axis=0, where=self._counts[self._at]) / self._looks
         return found
 
 
 class _Held:
-    """A change that is made once it has been wanted for a while."""
+    """Applies a change only after it has been wanted for several steps."""
 
     def __init__(self, up: _Array, down: _Array) -> None:
         self._up, self._down = up, down
         self._ups, self._downs = np.zeros(len(up)), np.zeros(len(up))
 
     def decide(self, wanted: _Array, now: _Array) -> _Array:
-        """Return what is aimed at, given what was so far."""
+        """Return the new target, given the wanted number and the last target."""
         rises, falls = wanted > now, wanted < now
         self._ups = np.where(rises, self._ups + 1.0, 0.0)
         self._downs = np.where(falls, self._downs + 1.0, 0.0)
@@ -69,12 +69,12 @@ class _Held:
 
 
 def _every(tick: int, seconds: float) -> bool:
-    """Whether something that is done so often is done in this tick."""
+    """Return whether a periodic action is due in this tick."""
     return int(tick * TICK_S / seconds) != int((tick - 1) * TICK_S / seconds) or tick == 0
 
 
 class Keda:
-    """KEDA, and the HPA behind it: metric over target, a tolerance, and a slow way down."""
+    """KEDA with the HPA: metric divided by target, a tolerance, and slow scale-down."""
 
     only_idle = False
 
@@ -84,7 +84,6 @@ class Keda:
         self._last = _Last(np.maximum(1.0, numbers["down_s"] / 15.0), 0.0)
 
     def wanted(self, fleets: Fleets) -> _Array:
-        """Return how many workers there should be."""
         if self._wanted is None:
             self._wanted = fleets.total
         if not _every(fleets.tick, 15.0):
@@ -102,7 +101,7 @@ class Keda:
 
 
 class Knative:
-    """The KPA: concurrency or rate over a minute, and a panic over a tenth of that."""
+    """Knative's KPA: concurrency or rate over one minute, and a panic window of a tenth of that."""
 
     only_idle = False
 
@@ -116,7 +115,6 @@ class Knative:
         self._most: _Array = np.zeros(len(ticks))
 
     def wanted(self, fleets: Fleets) -> _Array:
-        """Return how many workers there should be."""
         ready = np.maximum(fleets.ready, 1.0)
         now = np.where(self._is_rate, fleets.per_s_now / fleets.rate, fleets.held)
         self._stable.add(now)
@@ -136,7 +134,7 @@ class Knative:
 
 
 class Ray:
-    """Ray Serve: requests over a target, held for a while up and a longer while down."""
+    """Ray Serve: requests divided by a target, with a short delay up and a long delay down."""
 
     only_idle = False
 
@@ -147,7 +145,6 @@ class Ray:
         self._aim: _Array | None = None
 
     def wanted(self, fleets: Fleets) -> _Array:
-        """Return how many workers there should be."""
         self._last.add(fleets.held)
         if self._aim is None:
             self._aim = fleets.total
@@ -157,18 +154,17 @@ class Ray:
 
 
 class Sky:
-    """SkyServe by rate: requests of a minute over what a worker takes, held every 20 seconds."""
+    """SkyServe by rate: requests per minute divided by a worker's rate, every 20 seconds."""
 
     only_idle = False
 
     def __init__(self, numbers: Mapping[str, _Array]) -> None:
         self._load = numbers["load"]
-        # It acts once the delay has been counted in full.
+        # It acts when the full delay has passed.
         self._held = _Held(numbers["up_s"] / 20.0 - 1.0, numbers["down_s"] / 20.0 - 1.0)
         self._aim: _Array | None = None
 
     def wanted(self, fleets: Fleets) -> _Array:
-        """Return how many workers there should be."""
         if self._aim is None:
             self._aim = fleets.total
         if fleets.tick % 2 == 0:
@@ -181,7 +177,7 @@ class Sky:
 
 
 class SkyPool(Sky):
-    """A pool of SkyPilot by queue: one worker more, or one less, or none."""
+    """A SkyPilot pool by queue: at most one worker more or less per step."""
 
     only_idle = True
 
@@ -193,12 +189,13 @@ class SkyPool(Sky):
 
 
 class Aws:
-    """Target tracking: a metric of each minute, three of them to go up, fifteen to go down.
+    """AWS target tracking: one metric per minute; three high ones scale up, fifteen low ones down.
 
-    The metric is one of the backlog, busy workers, and what comes in workers, over those at work.
+    The metric is the backlog, the busy workers, or the arrival rate in workers, divided by the
+    ready workers.
     """
 
-    #: Instances at work are protected.
+    #: Busy instances have scale-in protection.
     only_idle = True
 
     def __init__(self, numbers: Mapping[str, _Array]) -> None:
@@ -209,7 +206,6 @@ class Aws:
         self._wanted: _Array | None = None
 
     def wanted(self, fleets: Fleets) -> _Array:
-        """Return how many workers there should be."""
         if self._wanted is None:
             self._wanted = fleets.total
         ready = np.maximum(fleets.ready, 1.0)
@@ -231,7 +227,7 @@ class Aws:
 
 
 class RunPod:
-    """A worker for so many requests; who has been idle for a while goes."""
+    """RunPod: one worker per number of requests; a worker ends after an idle timeout."""
 
     only_idle = True
 
@@ -240,13 +236,12 @@ class RunPod:
         self._last = _Last(np.maximum(1.0, numbers["idle_s"] / TICK_S), 0.0)
 
     def wanted(self, fleets: Fleets) -> _Array:
-        """Return how many workers there should be."""
         self._last.add(np.ceil(fleets.held / self._per_worker))
         return self._last.most()
 
 
 class Peak:
-    """As many workers as the busiest minute needs, all the time."""
+    """Constant number of workers for the busiest minute."""
 
     only_idle = False
 
@@ -255,7 +250,6 @@ class Peak:
         self._wanted: _Array | None = None
 
     def wanted(self, fleets: Fleets) -> _Array:
-        """Return how many workers there should be."""
         if self._wanted is None:
             minutes = _per_s(fleets.came)
             self._wanted = np.ceil(minutes.max(axis=0)[fleets.course] / fleets.rate / self._load)
@@ -263,7 +257,7 @@ class Peak:
 
 
 class Foresight:
-    """Who knows each minute that comes within one and a half cold starts, and nothing beyond."""
+    """Knows the demand of the next one and a half cold starts exactly."""
 
     only_idle = False
 
@@ -273,7 +267,6 @@ class Foresight:
         self._kept: _Last | None = None
 
     def wanted(self, fleets: Fleets) -> _Array:
-        """Return how many workers there should be."""
         if self._needs is None or self._kept is None:
             self._needs = self._ahead(fleets)
             self._kept = _Last(np.maximum(1.0, fleets.start_s / TICK_S), 0.0)
@@ -281,7 +274,7 @@ class Foresight:
         return self._kept.most()
 
     def _ahead(self, fleets: Fleets) -> _Array:
-        """Return workers that the busiest minute to come needs. Shape (ticks, fleets)."""
+        """Return the workers for the busiest minute within the horizon. Shape (ticks, fleets)."""
         minutes = _per_s(fleets.came) / fleets.rate
         found = np.zeros((len(minutes), len(fleets.course)))
         for start_s in np.unique(fleets.start_s):
@@ -295,7 +288,7 @@ class Foresight:
 
 
 def _per_s(came: _Array) -> _Array:
-    """Return samples per second over the minute that follows each tick. Shape (ticks, courses)."""
+    """Return samples per second over the minute after each tick. Shape (ticks, courses)."""
     padded = np.concatenate([came, np.repeat(came[-1:], 5, axis=0)])
     ends = np.cumsum(np.concatenate([np.zeros((1, came.shape[1])), padded]), axis=0)
     found: _Array = (ends[6:] - ends[:-6]) / 60.0

@@ -1,4 +1,4 @@
-"""One run for people: task by task where there are few enough, as a fluid where there are not."""
+"""Runs a simulation for the CLI: by task if there are few tasks, otherwise as a fluid."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,43 +24,43 @@ _Array = NDArray[np.float64]
 
 Level = Literal["tasks", "fluid"]
 
-#: So many tasks are simulated one by one: some seconds.
+#: Limit of individually simulated tasks, which takes some seconds.
 MOST_TASKS: Final = 400_000
 
-#: A chart has so many columns.
+#: Number of chart columns.
 COLUMNS: Final = 72
 
-#: In the beginning there are so many workers for each that is needed.
+#: Workers at the start, relative to the need.
 _SPARE: Final = 1.25
 
 
 class Asked(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """What is to be simulated."""
+    """Inputs of a simulation."""
 
     demand: Trace | Crowd
     pools: Sequence[Workers]
     settings: PolicySettings = PolicySettings()
     seed: int = 1
-    #: Standard deviation of the noise that wanders, on top of what the trace says.
+    #: Standard deviation of the correlated noise.
     spread: float = 0.10
-    #: Within how long everybody wants to be served, or not at all; told apart task by task only.
+    #: Tasks expire after this wait, in seconds; None for never. Simulation by task only.
     patience_s: float | None = None
-    #: None for what the number of tasks allows.
+    #: None to choose by the number of tasks.
     level: Level | None = None
     terms: jobs.Terms = jobs.Terms(known_s=960.0)
-    #: Model → what share of a trace's tasks asks for it, in any unit; a list of tasks says so
-    #: itself. Several are told apart task by task only.
+    #: Share of a trace's tasks by model, in any unit; ignored for a list of tasks. Several models
+    #: need simulation by task.
     shares: Mapping[str, float] = msgspec.field(default_factory=lambda: {MODEL: 1.0})
 
 
 class Chart(msgspec.Struct, frozen=True, eq=False):
-    """The course of things, in `COLUMNS` columns; of workers and waits the most in each.
+    """Values over time in `COLUMNS` columns; workers and waits are maxima.
 
     Args:
-        demand_per_s: Samples per second that came.
-        ready: Workers that take tasks.
-        alive: The same with those that start.
-        wait_s: About how long what came then had to wait.
+        demand_per_s: Samples per second that arrived.
+        ready: Ready workers.
+        alive: Ready and starting workers.
+        wait_s: Approximate wait of arrivals in the column, in seconds.
     """
 
     demand_per_s: Sequence[float]
@@ -70,19 +70,19 @@ class Chart(msgspec.Struct, frozen=True, eq=False):
 
 
 class Waits(msgspec.Struct, frozen=True):
-    """How long tasks of one model waited: the 95th percentile, and the share that was late."""
+    """Waits of one model: 95th percentile, and the share of late tasks."""
 
     p95_s: float = 0.0
     late: float = 0.0
 
 
 class Told(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """What came of it."""
+    """Result of a simulation."""
 
     level: Level
     seconds: float
     tasks: int
-    #: That were asked for, and of these, that were drawn.
+    #: Samples that arrived, and those finished.
     samples: int
     drawn: int
     #: Samples per second in the busiest minute.
@@ -91,49 +91,47 @@ class Told(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     p50_s: float
     p95_s: float
     p99_s: float
-    #: The share that waited longer than wanted.
+    #: Share of tasks that waited longer than the target.
     late: float
-    #: Priority → 95th percentile of waits, where tasks are told apart.
+    #: 95th percentile of waits by priority; simulation by task only.
     priorities: Mapping[int, float]
-    #: Model → its waits, where there are several.
+    #: Waits by model, if there are several.
     models: Mapping[str, Waits]
     worker_s: float
     cost_micros: float
-    #: Kind → seconds, as in the ledger.
+    #: Worker time by kind, as in the ledger, in seconds.
     kinds: Mapping[str, float]
-    #: Pool → the most workers at a time.
+    #: Peak number of workers, by pool.
     peaks: Mapping[str, int]
     launches: int
     losses: int
     refusals: int
-    #: Tasks that were lost (never), refused, given up; tasks that wait in the end, or samples where
-    #: they flow.
+    #: Tasks lost (always 0), refused and expired; tasks waiting at the end (samples in a fluid).
     lost: int
     refused: int
     expired: int
     left: int
-    #: The smallest share of new tasks that could be met in time, as users would have been told, and
-    #: the longest wait that they would have been told.
+    #: Smallest admitted share of new tasks, and longest wait announced to users, in seconds.
     admitted: float
     told_wait_s: float
     chart: Chart
 
     @property
     def peak(self) -> int:
-        """The most workers of all pools together, at most."""
+        """Sum over pools of the peak number of workers: an upper bound of the peak."""
         return sum(self.peaks.values())
 
     @property
     def image_micros(self) -> float:
-        """What a picture costs with all that was paid for, in millionths of a dollar."""
+        """Total cost per picture, in millionths of a dollar."""
         return self.cost_micros / max(1, self.drawn)
 
 
 def run(asked: Asked) -> Told:
-    """Simulate it.
+    """Run a simulation.
 
     Raises:
-        InvalidInput: It cannot be simulated.
+        InvalidInput: The inputs are not valid.
     """
     demand = asked.demand
     level = asked.level
@@ -158,7 +156,7 @@ def run(asked: Asked) -> Told:
 
 
 class _Policy:
-    """The real policy, and what it would have told users."""
+    """The real policy; records its announcements to users."""
 
     def __init__(self, settings: PolicySettings) -> None:
         self._settings = settings
@@ -273,7 +271,7 @@ def _flowing(asked: Asked, trace: Trace, policy: _Policy) -> Told:
 
 
 def _crowds(trace: Trace, asked: Asked) -> list[Crowd]:
-    """Return the tasks of a trace, those of each model by themselves, each with its own noise."""
+    """Return the tasks of a trace, split by model, each with independent noise."""
     if len(asked.shares) == 1:
         [model] = asked.shares
         crowd = crowd_of(trace, asked.seed, spread=asked.spread)
@@ -294,9 +292,10 @@ def _waits(waits_s: _Array, wanted_s: float) -> Waits:
 
 
 def rate_of(workers: Workers, shares: Mapping[str, float]) -> float:
-    """Return the samples per second of one worker that draws what is asked for in these shares.
+    """Return the samples per second of one worker with this mix of models.
 
-    Of models that it has; where it has none of them, of all that it has alike.
+    Counts only the models that the worker serves. If it serves none of them, all its models count
+    equally.
     """
     own = {model: n for model, n in shares.items() if model in workers.speeds and n > 0.0}
     own = own or dict.fromkeys(workers.speeds, 1.0)
@@ -307,7 +306,7 @@ def rate_of(workers: Workers, shares: Mapping[str, float]) -> float:
 
 
 def _begun(pools: Sequence[Workers], per_s: Mapping[str, float]) -> list[Workers]:
-    """Return pools with as many workers as the first minutes need, and some more."""
+    """Return the pools with ready workers for the first minutes, plus a margin."""
     need, begun = {model: n * _SPARE for model, n in per_s.items()}, []
     for each in pools:
         rate = rate_of(each, need)
@@ -326,7 +325,7 @@ def _peak_per_s(came: _Array) -> float:
 
 
 def _came(crowd: Crowd, end_s: float) -> _Array:
-    """Return how many samples came in each tick."""
+    """Return the samples that arrived in each tick."""
     ticks = max(1, math.ceil(end_s / TICK_S))
     of_task = np.minimum((crowd.at_s / TICK_S).astype(np.int64), ticks - 1)
     return np.bincount(of_task, weights=crowd.samples, minlength=ticks).astype(np.float64)

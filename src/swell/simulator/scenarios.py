@@ -1,4 +1,4 @@
-"""Demand by name, or from a file of the user's."""
+"""Demand by scenario name, or from a file."""
 
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ from swell.simulator import traces
 from swell.simulator.crowds import Crowd, read_crowd
 from swell.simulator.traces import Trace
 
-#: What has a name, in words.
+#: Scenarios with their descriptions.
 SCENARIOS: Final = {
     "v1": "14 days: 300,000 people a day become 4.1 million, and ten times as many within 3 hours",
     "v2": "4 days: ten times as many within two hours, without warning",
@@ -20,7 +20,7 @@ SCENARIOS: Final = {
     "azure-code": "an hour of a model that completes code at Microsoft",
 }
 
-#: Requests in each minute, from the first request on; the last minute is not whole.
+#: Requests per minute from the first request on; the last minute is incomplete.
 #:
 #: Source:
 #:     Azure LLM inference trace 2023, conversations: Azure/AzurePublicDataset, CC-BY 4.0. Patel et
@@ -32,7 +32,7 @@ _AZURE_CONV: Final = (
     *(242, 260, 246, 225),
 )
 
-#: The same of a service that completes code.
+#: Requests per minute of a code completion service, same source.
 _AZURE_CODE: Final = (
     *(63, 0, 0, 531, 187, 130, 15, 42, 38, 476, 421, 63, 0, 0, 632, 299, 0, 20),
     *(396, 315, 116, 78, 306, 447, 252, 34, 128, 111, 406, 234, 118, 169, 130, 306, 158, 0),
@@ -42,22 +42,22 @@ _AZURE_CODE: Final = (
 
 
 def azure_conv() -> Trace:
-    """Return the arrivals of an hour at a service of language models, as if they were pictures."""
+    """Return one hour of requests to a chat service, as requests for pictures."""
     return Trace("azure-conv", np.array(_AZURE_CONV, np.float64) / 60.0)
 
 
 def azure_code() -> Trace:
-    """Return the arrivals of an hour at a service that completes code, as if they were pictures."""
+    """Return one hour of requests to a code completion service, as requests for pictures."""
     return Trace("azure-code", np.array(_AZURE_CODE, np.float64) / 60.0)
 
 
 def scenario(name: str) -> Trace | Crowd:
-    """Return the demand of this name, or of a CSV file.
+    """Return the demand of a scenario or CSV file.
 
-    A file has the columns `minute` and `images_per_s`, or one line for each task, with `at_s`.
+    A file has the columns `minute` and `images_per_s`, or one line per task with `at_s`.
 
     Raises:
-        InvalidInput: There is none, or the file cannot be read as one.
+        InvalidInput: There is no such scenario or file, or the file is not valid.
     """
     if name == "azure-conv":
         return azure_conv()

@@ -1,8 +1,8 @@
-"""What a policy costs at the same service as others: over the least that it could have cost. Pure.
+"""Cost of a policy at equal service, divided by the lower bound. Pure.
 
-Equal service: no more than 5 % of samples wait longer than wanted, so that the 95th percentile of
-waits is what is wanted. Where a sweep of a knob has one setting that is good enough and a cheaper
-one beside it that is not, the cost in between is interpolated.
+Equal service means that at most 5 % of samples wait longer than the target: the target is the 95th
+percentile. If one setting of a curve is good enough and its cheaper neighbour is not, the cost
+between them is interpolated.
 """
 
 import math
@@ -11,20 +11,20 @@ from itertools import pairwise
 
 import msgspec
 
-#: Between two neighbours of a sweep so many steps are looked at.
+#: Interpolation steps between two neighbours on a curve.
 _STEPS = 20
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What one setting cost, and how it served.
+    """Cost and service of one setting.
 
     Args:
-        curve: What it has in common with those that differ in the knob only.
-        knob: The number that differs.
-        times: What was paid, over the least.
-        late: The share of samples that waited longer than wanted.
+        curve: Name of the curve.
+        knob: The number that differs along the curve.
+        times: Cost divided by the lower bound.
+        late: Share of samples that waited longer than the target.
         p95_s: 95th percentile of waits, in seconds.
-        is_default: Whether what was tried comes so.
+        is_default: Whether these are default settings.
     """
 
     curve: str
@@ -36,10 +36,10 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def at_equal_service(served: Iterable[Served], late: float = 0.05) -> float | None:
-    """Return the lowest cost at which no larger share is late, over the least.
+    """Return the lowest cost with at most this share late, divided by the lower bound.
 
     Returns:
-        None where no setting is good enough.
+        None if no setting is good enough.
     """
     curves: dict[str, list[Served]] = {}
     for each in served:
@@ -49,7 +49,7 @@ def at_equal_service(served: Iterable[Served], late: float = 0.05) -> float | No
 
 
 def _reached(curve: Sequence[Served], late: float) -> Iterable[float]:
-    """Yield what is good enough on a curve, and what lies between two that are neighbours."""
+    """Yield the costs of good settings on a curve, and the interpolated ones."""
     ordered = sorted(curve, key=lambda each: each.knob)
     yield from (each.times for each in ordered if each.late <= late)
     for one, other in pairwise(ordered):
@@ -60,17 +60,16 @@ def _reached(curve: Sequence[Served], late: float) -> Iterable[float]:
 
 
 def for_all(served: Sequence[Sequence[Served]], late: float = 0.05) -> list[float] | None:
-    """Return what one setting costs on several traces, at which no larger share is late on any.
+    """Return the cost of one setting on several traces, with at most this share late on each.
 
-    Of all settings, and of what lies between two neighbours of a sweep, that one with the lowest
-    geometric mean.
+    Chooses the setting, or interpolated setting, with the lowest geometric mean.
 
     Args:
-        served: For each trace, every setting.
-        late: The share that may be late.
+        served: All settings, for each trace.
+        late: Share of samples that may be late.
 
     Returns:
-        The cost on each trace, over the least; None where no setting is good enough.
+        The cost on each trace, divided by the lower bound; None if no setting is good enough.
     """
     curves: dict[str, dict[float, list[Served]]] = {}
     for each in (one for trace in served for one in trace):
@@ -87,7 +86,7 @@ def for_all(served: Sequence[Sequence[Served]], late: float = 0.05) -> list[floa
 
 
 def _mixed(one: Served, other: Served, share: float) -> tuple[float, float]:
-    """Return cost and lateness between two settings."""
+    """Interpolate cost and late share between two settings."""
     return (
         one.times + share * (other.times - one.times),
         one.late + share * (other.late - one.late),
@@ -95,11 +94,11 @@ def _mixed(one: Served, other: Served, share: float) -> tuple[float, float]:
 
 
 def pooled(runs: Sequence[Served], work: Sequence[float]) -> Served:
-    """Return what several runs of one setting are together.
+    """Return the weighted mean of several runs of one setting.
 
     Args:
-        runs: With different seeds.
-        work: How much each counts, such as its samples.
+        runs: Runs with different seeds.
+        work: Weight of each run, such as its samples.
     """
     total = math.fsum(work)
 

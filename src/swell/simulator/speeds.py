@@ -1,4 +1,4 @@
-"""How long tasks take: one time, times that were measured, or what is known of a real service."""
+"""Service times: constant, measured, or from published data."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -11,9 +11,8 @@ from swell.core.errors import InvalidInput
 
 _Array = NDArray[np.float64]
 
-#: Share of requests → within how long they were done, in seconds, in GenTD26, a service for Stable
-#: Diffusion. Only these quantiles are here, none of the data set's rows: it may be used for
-#: research and study.
+#: Quantiles of request durations in GenTD26, a Stable Diffusion service, in seconds. Only these
+#: quantiles are included: the licence of the data set allows research and study only.
 #:
 #: Source:
 #:     Derived from cluster-trace-v2026-GenAI of alibaba/clusterdata; Lin et al., SoCC 2025.
@@ -27,38 +26,38 @@ GENTD26_S: Final[Mapping[float, float]] = {
     0.99: 106.0,
 }
 
-#: A distribution is kept as so many times of equal weight.
+#: Number of equally likely values that represent a distribution.
 _PARTS: Final = 1000
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
-    """How long one worker takes for tasks of one model.
+    """Service time of one model on a worker.
 
-    A task takes `fixed_s + per_sample_s · samples`, times one of the `ratios` by chance.
+    A task takes `fixed_s + per_sample_s · samples`, multiplied by a random one of `ratios`.
     """
 
     fixed_s: float = 0.0
     per_sample_s: float = 0.0
-    #: Each is as likely as the others, and their mean is 1; empty where nothing varies.
+    #: Equally likely factors with mean 1; empty for constant times.
     ratios: Sequence[float] = ()
-    #: How many times as long a task takes where 1, 2, 3 … run at once on the worker; the last
-    #: counts for more. Empty where they do not disturb each other.
+    #: Slowdown with 1, 2, 3 … concurrent tasks on a worker; the last applies to more. Empty for
+    #: none.
     slower: Sequence[float] = ()
 
     def mean_s(self, samples: float = 1.0) -> float:
-        """Return what a task of so many samples takes on average, alone on its worker."""
+        """Return the mean duration of a task that runs alone, in seconds."""
         return self.fixed_s + self.per_sample_s * samples
 
     def rate(self, samples: float = 1.0, slots: int = 1) -> float:
-        """Return the samples per second of a worker with as many tasks at once as it has slots."""
+        """Return the samples per second of a worker with all slots in use."""
         return slots * samples / (self.mean_s(samples) * self.slowed(slots))
 
     def slowed(self, at_once: int) -> float:
-        """Return how many times as long a task takes where so many run."""
+        """Return the slowdown with this number of concurrent tasks."""
         return self.slower[min(at_once, len(self.slower)) - 1] if self.slower else 1.0
 
     def drawn(self, samples: _Array, random: np.random.Generator) -> _Array:
-        """Return how long tasks take, in seconds. Shapes: (tasks,) → (tasks,)."""
+        """Draw service times in seconds. Shapes: (tasks,) → (tasks,)."""
         times: _Array = self.fixed_s + self.per_sample_s * samples
         if self.ratios:
             times *= random.choice(np.array(self.ratios), len(times))
@@ -66,19 +65,19 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fixed(seconds: float) -> Speed:
-    """Return the speed of a model that takes so long for each sample.
+    """Return a constant speed.
 
     Raises:
-        InvalidInput: That is no time.
+        InvalidInput: The time is not positive.
     """
     return measured([seconds])
 
 
 def measured(times_s: Sequence[float]) -> Speed:
-    """Return the speed of a model whose tasks of one sample took so long, one by one.
+    """Return the speed of a model with these measured times of one-sample tasks.
 
     Raises:
-        InvalidInput: There are none, or some are not above 0.
+        InvalidInput: There are no times, or one is not positive.
     """
     times = np.array(times_s, np.float64)
     if not len(times) or not (np.isfinite(times).all() and (times > 0).all()):
@@ -89,10 +88,9 @@ def measured(times_s: Sequence[float]) -> Speed:
 
 
 def gentd26() -> Speed:
-    """Return the speed of tasks of Stable Diffusion as a service has seen it, for whole tasks.
+    """Return the speed of Stable Diffusion tasks in GenTD26, for whole tasks.
 
-    Between the quantiles that are known it goes in straight lines, and below the first and above
-    the last it stays.
+    Interpolates linearly between the known quantiles, and is constant outside them.
     """
     shares = (np.arange(_PARTS) + 0.5) / _PARTS
     times = np.interp(shares, list(GENTD26_S), list(GENTD26_S.values()))

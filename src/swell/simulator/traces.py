@@ -1,7 +1,7 @@
-"""What crowds ask for over days, in samples per second, without noise.
+"""Demand traces over days, in samples per second, without noise.
 
-`v1`, `v2` and `v3` go viral in days, hours and minutes. They, `spike` and some seeds are there to
-choose numbers of a policy by; what is held out is for judging it, and never looked at before.
+`v1`, `v2` and `v3` grow viral within days, hours and minutes. Use them, `spike` and the tuning
+seeds to choose policy settings. Use the held-out traces and seeds only for the final evaluation.
 """
 
 import csv
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 
 from swell.core.errors import InvalidInput
 
-#: Traces begin at midnight of a Monday, in seconds since 1970.
+#: Start of all traces, a Monday at midnight, as a Unix time in seconds.
 STARTS_AT: Final = 1_767_571_200.0
 
-#: How files of demand are written: UTF-8, perhaps with the mark that spreadsheets put before it.
+#: Encoding of demand files: UTF-8, optionally with a byte order mark, as spreadsheets write it.
 TEXT: Final = "utf-8-sig"
 
-#: Longer ones are not simulated, in days.
+#: Longest accepted demand, in days.
 _MOST_DAYS: Final = 366
 
-#: Everybody who asks has a picture drawn so often, and does so for so long a day.
+#: Interval between an active user's pictures, and share of the day that a user is active.
 _PICTURE_EVERY_S: Final = 120.0
 _ACTIVE_SHARE: Final = 20.0 / 1440.0
 
-#: Hours of the day → share of all requests in GenTD26, a service for Stable Diffusion.
+#: Share of all requests by hour of the day in GenTD26, a Stable Diffusion service.
 #:
 #: Source:
 #:     Derived from cluster-trace-v2026-GenAI of alibaba/clusterdata; Lin et al., SoCC 2025.
@@ -39,7 +39,7 @@ _GENTD26_HOURS: Final = (
     *(0.0239, 0.0874, 0.1035, 0.0233, 0.0407, 0.1239, 0.1237, 0.1316),
 )
 
-#: For choosing a policy's numbers, and for judging it.
+#: Seeds to choose policy settings, and seeds for the final evaluation.
 TUNING_SEEDS: Final = (101, 102, 103, 104, 105)
 HELD_OUT_SEEDS: Final = (1, 2, 3, 4, 5)
 
@@ -48,8 +48,8 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     """Demand over time.
 
     Args:
-        name: What it is called.
-        per_s: Samples per second at the beginning of each minute. Shape (minutes,), >= 0.
+        name: Name of the trace.
+        per_s: Samples per second at the start of each minute. Shape (minutes,), >= 0.
     """
 
     name: str
@@ -57,15 +57,15 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Duration in seconds."""
         return 60.0 * len(self.per_s)
 
     def scaled(self, factor: float) -> "Trace":
-        """Return the same course with so many times the demand."""
+        """Return the trace with its demand multiplied by a factor."""
         return Trace(self.name, self.per_s * factor)
 
     def between(self, from_day: float, to_day: float) -> "Trace":
-        """Return some of its days."""
+        """Return the days from `from_day` to `to_day`."""
         part = self.per_s[round(from_day * 1440) : round(to_day * 1440)]
         return Trace(f"{self.name}[{from_day:g}:{to_day:g}]", part)
 
@@ -79,13 +79,13 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
 
 
 class Spike(msgspec.Struct, frozen=True):
-    """Demand that is multiplied, and halves again.
+    """A peak: demand rises exponentially, then decays with a half-life.
 
     Args:
-        at_h: When it begins, in hours.
-        times: By how much at its top.
-        rise_h: How long it rises, exponentially, in hours.
-        half_h: After how long what came on top has halved, in hours.
+        at_h: Start in hours.
+        times: Factor at the peak.
+        rise_h: Duration of the rise, in hours.
+        half_h: Half-life of the additional demand, in hours.
     """
 
     at_h: float
@@ -94,7 +94,7 @@ class Spike(msgspec.Struct, frozen=True):
     half_h: float
 
     def factor(self, hour: float) -> float:
-        """Return by how much demand is multiplied."""
+        """Return the factor on demand."""
         since_h = hour - self.at_h
         if since_h < 0:
             return 1.0
@@ -105,10 +105,10 @@ class Spike(msgspec.Struct, frozen=True):
 
 
 def named(name: str) -> Trace:
-    """Return a trace.
+    """Return a trace by name.
 
     Raises:
-        InvalidInput: There is none of this name.
+        InvalidInput: There is no such trace.
     """
     if name not in TRACES:
         raise InvalidInput(f"no trace is called {name!r}; there are {', '.join(sorted(TRACES))}")
@@ -116,21 +116,21 @@ def named(name: str) -> Trace:
 
 
 def day(people: float, every_s: float) -> Trace:
-    """Return a day of people who have a picture drawn so often while they are there.
+    """Return a day of users who request pictures at a fixed interval.
 
     Args:
-        people: How many are there at once in the evening, when most are.
-        every_s: How often each asks, in seconds.
+        people: Active users at the evening peak.
+        every_s: Interval between a user's requests, in seconds.
     """
     course = np.array([_diurnal(minute / 60.0) for minute in range(1440)])
     return Trace("day", course / course.max() * people / every_s)
 
 
 def check_length(path: Path, seconds: float) -> None:
-    """Check how long the demand of a file goes on.
+    """Check the duration of a file's demand.
 
     Raises:
-        InvalidInput: Longer than anybody can wait for.
+        InvalidInput: The file covers too many days.
     """
     days = seconds / 86_400.0
     if days > _MOST_DAYS:
@@ -143,7 +143,7 @@ def read(path: Path) -> Trace:
     """Return a trace from a CSV file with the columns `minute` and `images_per_s`.
 
     Raises:
-        InvalidInput: It cannot be read as one, or is too many days long.
+        InvalidInput: The file is not valid, or covers too many days.
     """
     try:
         with path.open(newline="", encoding=TEXT) as lines:
@@ -169,7 +169,7 @@ def read(path: Path) -> Trace:
 
 
 def _diurnal(hour: float) -> float:
-    """Return a day's course: 1 on average, 1.75 at 20:00, 0.55 at 08:00."""
+    """Return the daily profile: mean 1, 1.75 at 20:00, 0.55 at 08:00."""
     turn = 2.0 * math.pi * (hour - 20.0) / 24.0
     return 1.0 + 0.6 * math.cos(turn) + 0.15 * math.cos(2.0 * turn)
 
@@ -177,13 +177,13 @@ def _diurnal(hour: float) -> float:
 def _crowd(
     name: str, days: float, daily_users: Callable[[float], float], spikes: tuple[Spike, ...]
 ) -> Trace:
-    """Return the demand of people who come every day.
+    """Return the demand of daily users.
 
     Args:
-        name: What it is called.
-        days: How long it is.
-        daily_users: Day → how many people come on it.
-        spikes: What happens besides.
+        name: Name of the trace.
+        days: Duration in days.
+        daily_users: Number of users on a given day.
+        spikes: Additional peaks.
     """
     minutes = range(round(days * 1440))
     users = (daily_users(minute / 1440.0) * _ACTIVE_SHARE for minute in minutes)
@@ -198,7 +198,7 @@ def _rise(hour: float, spikes: tuple[Spike, ...]) -> float:
 
 
 def _daily_users_of_v1(day: float) -> float:
-    """Return 300,000, 4.1 million within three days, and less again from the ninth on."""
+    """Return 300,000, rising to 4.1 million from day 3 to 6, and decaying from day 9."""
     if day >= 9.0:
         return 600e3 + 3.5e6 * math.exp2((9.0 - day) / 2.5)
     share = min(max((day - 3.0) / 3.0, 0.0), 1.0)
@@ -215,14 +215,14 @@ def _steady(name: str, days: float, daily_users: float, *spikes: Spike) -> Calla
 
 
 def _gentd26(name: str, days: int, most_per_s: float) -> Callable[[], Trace]:
-    """Return days with the hours of GenTD26: nearly nothing at noon."""
+    """Return days with the hourly profile of GenTD26: nearly no demand at noon."""
     hours = np.array(_GENTD26_HOURS * days) / max(_GENTD26_HOURS) * most_per_s
     middles = (np.arange(len(hours)) + 0.5) * 60.0
     return lambda: Trace(name, np.interp(np.arange(days * 1440), middles, hours))
 
 
-#: For choosing a policy's numbers. The three that went viral are also shown in the end, with the
-#: seeds that are held out.
+#: For choosing policy settings. The final evaluation also uses v1, v2 and v3, with the held-out
+#: seeds.
 TUNING: Final[Mapping[str, Callable[[], Trace]]] = {
     "v1": _v1,
     "v2": _steady("v2", 4, 300e3, Spike(39, 10, 2, 6)),
@@ -230,7 +230,7 @@ TUNING: Final[Mapping[str, Callable[[], Trace]]] = {
     "spike": _steady("spike", 2, 300e3, Spike(22, 10, 1 / 60, 1)),
 }
 
-#: For judging it only.
+#: For the final evaluation only.
 HELD_OUT: Final[Mapping[str, Callable[[], Trace]]] = {
     "held-out-slow": _steady("held-out-slow", 4, 450e3, Spike(33, 6, 5, 9)),
     "held-out-fast": _steady("held-out-fast", 3, 200e3, Spike(37, 15, 1 / 4, 1.5)),

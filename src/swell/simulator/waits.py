@@ -1,4 +1,4 @@
-"""How long samples waited, first come, first served, from what came and what stood in the queue."""
+"""Waits of samples in a first come, first served queue, from arrivals and queue lengths."""
 
 from typing import Literal
 
@@ -11,13 +11,14 @@ _Array = NDArray[np.float64]
 
 
 class Waits:
-    """How long samples waited until a worker took them, as a distribution.
+    """Distribution of the waits until a worker takes a sample.
+
+    Waits of a group of consecutive samples are uniform between a minimum and a maximum.
 
     Args:
-        least_s: Of samples that came after each other, how long the one waited that waited least,
-            in seconds.
-        most_s: The same of the one that waited most. In between they are spread evenly.
-        samples: How many they are.
+        least_s: Shortest wait of each group, in seconds.
+        most_s: Longest wait of each group, in seconds.
+        samples: Number of samples in each group.
     """
 
     def __init__(self, least_s: _Array, most_s: _Array, samples: _Array) -> None:
@@ -37,9 +38,9 @@ class Waits:
         return float(late.sum()) / self._all if self._all else 0.0
 
     def quantile(self, share: float) -> float:
-        """Return within how long this share of samples was taken, in seconds, to a tick."""
+        """Return a quantile of the waits in seconds, accurate to a tick."""
         beyond = (1.0 - share) * self._all
-        # As many waited at least so long as stand from here on.
+        # `_longer` counts the samples that waited at least as long.
         at = int(np.searchsorted(-self._longer, -beyond, side="right")) - 1
         return float(self._ordered_s[at]) if at >= 0 and len(self._ordered_s) else 0.0
 
@@ -56,12 +57,12 @@ class Waits:
 
 
 def waits(arrived: _Array, queued: _Array, last_per_s: float) -> Waits:
-    """Return how long samples waited.
+    """Return the waits of samples.
 
     Args:
-        arrived: How many came in each tick, evenly over it. Shape (ticks,).
-        queued: How many stood in the queue at the end of each tick. Shape (ticks,).
-        last_per_s: At what rate those are taken that stand there in the end, in samples per second.
+        arrived: Arrivals in each tick, evenly spread. Shape (ticks,).
+        queued: Queue length at the end of each tick. Shape (ticks,).
+        last_per_s: Rate at which the remaining queue is taken at the end, in samples per second.
     """
     ends = np.concatenate([[0.0], np.cumsum(arrived)])
     taken = np.maximum.accumulate(np.concatenate([[0.0], ends[1:] - queued]))
@@ -71,7 +72,7 @@ def waits(arrived: _Array, queued: _Array, last_per_s: float) -> Waits:
         rest = queued[-1] / max(last_per_s * TICK_S, 1e-9)
         taken = np.append(taken, ends[-1])
         taken_at = np.append(taken_at, taken_at[-1] + rest)
-    # Between two of these both what came and what was taken are straight lines.
+    # Between two bends, cumulative arrivals and services are both linear.
     bends = np.unique(np.concatenate([ends, taken]))
     first, last = bends[:-1], bends[1:]
     begin = _reached(first, taken, taken_at, "right") - _reached(first, ends, came_at, "right")
@@ -83,7 +84,7 @@ def waits(arrived: _Array, queued: _Array, last_per_s: float) -> Waits:
 def _reached(
     numbers: _Array, ends: _Array, times: _Array, side: Literal["left", "right"]
 ) -> _Array:
-    """Return when there were as many: just so many (left), or the next one (right), in ticks."""
+    """Return the ticks when the cumulative count reaches (left) or exceeds (right) `numbers`."""
     after = np.clip(np.searchsorted(ends, numbers, side=side), 1, len(ends) - 1)
     before = after - 1
     width = np.maximum(ends[after] - ends[before], 1e-12)

@@ -13,6 +13,8 @@ export function watchTyping(): () => void {
   const root = document.documentElement;
   let width = 0;
   let tallest = 0;
+  let covered = 0;
+  let taken = 0;
 
   function look(): void {
     if (!view) return;
@@ -23,22 +25,28 @@ export function watchTyping(): () => void {
     }
     tallest = Math.max(tallest, innerHeight);
     // Whoever looks closer covers nothing.
-    const covered = view.scale > 1.01 ? 0 : Math.max(0, innerHeight - view.height - view.offsetTop);
+    covered = view.scale > 1.01 ? 0 : Math.max(0, innerHeight - view.height - view.offsetTop);
+    taken = tallest - innerHeight + covered;
+    mark();
+  }
+
+  /** Also where the focus moves: nothing is measured then, as that would lay out the page. */
+  function mark(): void {
     const isTyping = document.activeElement instanceof HTMLElement && document.activeElement.matches("textarea, input, [contenteditable]");
-    const isOpen = isTyping && tallest - innerHeight + covered > LEAST_PX;
+    const isOpen = isTyping && taken > LEAST_PX;
     root.toggleAttribute("data-typing", isOpen);
     root.style.setProperty("--covered", `${isOpen ? Math.round(covered) : 0}px`);
   }
 
   look();
   const events = [
-    [view, "resize"],
-    [view, "scroll"],
-    [document, "focusin"],
-    [document, "focusout"],
+    [view, "resize", look],
+    [view, "scroll", look],
+    [document, "focusin", mark],
+    [document, "focusout", mark],
   ] as const;
-  for (const [where, name] of events) where.addEventListener(name, look);
+  for (const [where, name, act] of events) where.addEventListener(name, act);
   return () => {
-    for (const [where, name] of events) where.removeEventListener(name, look);
+    for (const [where, name, act] of events) where.removeEventListener(name, act);
   };
 }

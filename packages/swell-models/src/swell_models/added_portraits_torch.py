@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from swell.diffusion.families.latent_diffusion_torch import Latent, Picture, Words
+from swell.diffusion.families.latent_diffusion_torch import LatentDiffusion, Picture, Words
 from swell.diffusion.families.model_definition import Described
 from swell.sdk.context import Item
 from swell.sdk.media import Image
@@ -33,8 +33,8 @@ class _Styled(Words):
     strength: float = 1.0
 
 
-class Portraits(Latent):
-    """What a family becomes that draws portraits; see `posed`."""
+class Portraits(LatentDiffusion):
+    """A latent diffusion model that draws portraits."""
 
     def __init__(self, described: Described) -> None:
         super().__init__(described)
@@ -82,7 +82,7 @@ class Portraits(Latent):
         def find() -> Image:
             return Image(self._finder(image))
 
-        return self._once(("face", Picture.of(image)), find)
+        return self.once(("face", Picture.of(image)), find)
 
     def _words(self, asked: Any, seed: int) -> Words:
         words = super()._words(asked, seed)
@@ -94,14 +94,9 @@ class Portraits(Latent):
     def _conditions(self, words: Words) -> Mapping[str, Tensor]:
         found = dict(super()._conditions(words))
         if isinstance(words, _Styled) and words.with_prompt:
-            for name, plain in self.text(words.plain).items():
+            for name, plain in self.family.encode(self, words.plain).items():
                 found[name] = plain + words.strength * (found[name] - plain)
         return found
-
-
-def posed(family: type[Latent]) -> type[Latent]:
-    """Return the model of a family that draws portraits."""
-    return type(f"{family.__name__}Portraits", (Portraits, family), {"__module__": __name__})
 
 
 def _scenario(item: Item[Any]) -> str:
@@ -114,3 +109,6 @@ def _labelled(made: Any, scenario: str) -> Image:
     picture: Image = whole(made)
     picture.metadata["scenario"] = scenario
     return picture
+
+
+MODEL = Portraits

@@ -7,7 +7,7 @@ own reading; text encoders and tokenizers are read by transformers, from the fol
 import contextlib
 import importlib
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -20,13 +20,8 @@ from torch import Tensor, nn
 
 from swell.core.errors import InvalidModel
 from swell.core.startup_phases import found_compiled
-from swell.diffusion.families.ip_adapter import Adapter
+from swell.diffusion.families.adapters import Adapter
 from swell.diffusion.families.model_definition import INSTALL, Described
-from swell.diffusion.families.offload_hooks_torch import (
-    OffloadHook,
-    come_block_by_block,
-    tensors_of,
-)
 from swell.diffusion.families.offload_plan import (
     DRAWS,
     Placement,
@@ -40,6 +35,101 @@ from swell.diffusion.torch_arrays import OUT_OF_MEMORY, inference, to_device
 from swell.weights.compile_cache import workers_cache
 from swell.weights.torch_compiled import TorchCompiled
 from swell.weights.torch_tensors import TorchHostCopy, load_torch
+
+#: A U-Net's block that is in no list of blocks.
+_ALONE: Final = "mid_block"
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return all weights and buffers of a network, by name."""
+    return dict([*module.named_parameters(), *module.named_buffers()])
+
+
+def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Have a network compute with other tensors; its parameters stay the same objects."""
+    for name, value in tensors_of(module).items():
+        value.data = tensors[name]
+
+
+class OffloadHook:
+    """A network, or a block of one, that is at home.
+
+    Args:
+        module: It; its weights are moved into one block of the host's memory.
+        device: Where it computes.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self.module = module
+        self.is_here = False
+        self._device = str(device)
+        self._home = TorchHostCopy.of(
+            {name: value.data for name, value in tensors_of(module).items()}
+        )
+        self.leave()
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of the host, and of the device while it is there."""
+        return int(self._home.size_bytes)
+
+    def come(self) -> None:
+        """Be on the device."""
+        if not self.is_here:
+            put(self.module, self._home.swap_in(self._device))
+            self.is_here = True
+
+    def leave(self) -> None:
+        """Be at home."""
+        put(self.module, self._home.on(torch.from_numpy(self._home.block)))
+        self.is_here = False
+
+
+def blocks_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the blocks that a network runs through, one after another, by name."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.ModuleList):
+            for number, block in enumerate(child):
+                yield f"{name}.{number}", block
+        elif name == _ALONE:
+            yield name, child
+
+
+def come_block_by_block(network: nn.Module, device: torch.device) -> dict[str, OffloadHook]:
+    """Have each block of a network come for its part of a step; what is in none stays there.
+
+    Args:
+        network: Its weights are anywhere.
+        device: Where it computes.
+
+    Returns:
+        The blocks, by name.
+    """
+    found = {name: OffloadHook(block, device) for name, block in blocks_of(network)}
+    for visitor in found.values():
+        visitor.module.register_forward_pre_hook(_coming(visitor))
+        # Also where the block fails, so that its weights are at home again.
+        visitor.module.register_forward_hook(_leaving(visitor), always_call=True)
+    inside = {id(value) for each in found.values() for value in tensors_of(each.module).values()}
+    for value in tensors_of(network).values():
+        if id(value) not in inside:
+            value.data = value.data.to(device)
+    return found
+
+
+def _coming(visitor: OffloadHook) -> Any:
+    def hook(module: nn.Module, inputs: Any) -> None:
+        visitor.come()
+
+    return hook
+
+
+def _leaving(visitor: OffloadHook) -> Any:
+    def hook(module: nn.Module, inputs: Any, found: Any) -> None:
+        visitor.leave()
+
+    return hook
+
 
 #: Of CLIP's image towers, when a folder says nothing.
 _SIGHT_PX: Final = 224
@@ -57,9 +147,6 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
     # Of the library by which both read their settings.
     importlib.import_module("huggingface_hub.errors").StrictDataclassError,
 )
-
-#: Repeated blocks of networks of which diffusers does not list them.
-_BLOCKS: Final = {"SD3Transformer2DModel": ("JointTransformerBlock",)}
 
 #: Graphs of one block that a process may compile. The models of a process share the limit, and
 #: SD 3.5 Medium alone needs torch's default of 8: four kinds of blocks, for one row and for more.
@@ -199,12 +286,26 @@ class Parts:
             if name not in self._visitors
         }
 
-    def ids(self, name: str, prompt: str, length: int) -> Tensor:
-        """Return a prompt's tokens, padded to a fixed length. Shape: (1, length)."""
-        told = self.others[name](
-            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    def ids(self, name: str, prompt: str | None, length: int | None = None) -> Tensor:
+        """Return a prompt's tokens, padded to the tokenizer's length or `length`. Shape: (1, n)."""
+        tokenizer = self.others[name]
+        found = tokenizer(
+            prompt or "",
+            padding="max_length",
+            max_length=length or tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         )
-        return to_device(told.input_ids, self.device)
+        return to_device(found.input_ids, self.device)
+
+    def clip(self, name: str, prompt: str | None) -> tuple[Tensor, Tensor]:
+        """Return a CLIP text encoder's penultimate states and its first output, the pooled state.
+
+        Shapes: (77, D), (D,).
+        """
+        ids = self.ids(name.replace("text_encoder", "tokenizer"), prompt)
+        found: Any = self.get(name)(ids, output_hidden_states=True)
+        return found.hidden_states[-2][0], found[0][0]
 
     # Coming and going
 
@@ -272,7 +373,7 @@ class Parts:
     def _repeated_blocks(self) -> list[str]:
         """Return the classes of the network's blocks, of which each is compiled once."""
         network: Any = self.modules[self.described.facts.family.network]
-        return list(network._repeated_blocks or _BLOCKS.get(type(network).__name__, ()))
+        return list(network._repeated_blocks or self.described.facts.family.blocks)
 
     def _compile_blocks(self) -> None:
         torch._dynamo.config.recompile_limit = max(_VARIANTS, torch._dynamo.config.recompile_limit)
@@ -367,7 +468,7 @@ def read_parts(
             facts.side_px,
             facts.vae,
             _vae_type(described, dtype).itemsize,
-            facts.family.name,
+            facts.family.row_gib,
             described.entry.bucket,
         ),
         is_fixed=bool(described.entry.quantize),
@@ -399,9 +500,8 @@ def read_parts(
 
 def _vae_type(described: Described, dtype: torch.dtype) -> torch.dtype:
     """Return in which type the autoencoder computes: some overflow in float16."""
-    # Those of XL that do not say so are taken for such that do, as diffusers takes them.
-    is_xl = described.facts.family.name == "stable-diffusion-xl"
-    is_upcast = dtype == torch.float16 and described.facts.vae.get("force_upcast", is_xl)
+    default = described.facts.family.upcasts_vae
+    is_upcast = dtype == torch.float16 and described.facts.vae.get("force_upcast", default)
     return torch.float32 if is_upcast else dtype
 
 

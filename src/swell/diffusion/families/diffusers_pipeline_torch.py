@@ -4,25 +4,35 @@ For families that have no file here, and for schedulers that the engine has no s
 do not share steps then; progress, cancelling within a step and previews are there all the same.
 
 Pictures to start from and masks are for other pipelines of diffusers, made of the same parts: what
-they are is in `own_loops.py`.
+they are is in `pipeline_signatures.json`.
 """
 
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from types import NoneType
+from typing import Any, Final, TypeAlias, get_args
 
 import diffusers
 import PIL.Image
 import torch
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from swell.core.errors import InvalidModel
-from swell.diffusion.families.components_torch import DAMAGED, class_of, precision
-from swell.diffusion.families.lora_key_map import encoder_layer, sgm_layer
+from swell.diffusion.families.adapters import encoder_layer
+from swell.diffusion.families.components_torch import DAMAGED, class_of, is_part, precision
 from swell.diffusion.families.model_definition import Described, fixed_loras
 from swell.diffusion.families.pipeline_folder import UNUSED, missing_parts, used_parts
+from swell.diffusion.families.pipeline_signatures import (
+    MOST_GUIDANCE,
+    MOST_STEPS,
+    GuidedBy,
+    Loop,
+    Use,
+)
 from swell.diffusion.families.schedulers import few_step, with_sampler
+from swell.diffusion.families.stable_diffusion_xl import sgm_layer
 from swell.diffusion.torch_arrays import OUT_OF_MEMORY, inference
 from swell.sdk.context import Cancelled, Item, Reject
 from swell.sdk.image_orientation import upright
@@ -363,6 +373,177 @@ def _strength(asked: Any) -> float:
     least = 1 / steps
     # In floating point, steps times one of them may be a little less than 1.
     return least if int(steps * least) == 1 else least * (1 + 1e-9)
+
+
+#: Pipelines that fail whatever they are given: this one reads `guidance_embeds` in the settings of
+#: its transformer, which have none (diffusers 0.42.1).
+_BROKEN: Final = frozenset({"ChromaInpaintPipeline"})
+
+_Signature: TypeAlias = Mapping[str, inspect.Parameter]
+
+#: What a loop may want beside what it is given here.
+_FREE: Final = frozenset({"self", "args", "kwargs"})
+
+#: Words in the names of inputs that a picture made of words alone has no use for.
+_OTHER_INPUTS: Final = ("audio", "control", "frame", "gligen", "image", "mask", "source", "video")
+
+#: Inputs that have such a word in them and may be left out of any picture.
+_LEFT_OUT: Final = ("attention_mask", "embeds_mask", "ip_adapter", "num_images_per_prompt")
+
+
+def loop_of(kind: Any) -> Loop:
+    """Return what the loop of a pipeline's class takes."""
+    told = _call(kind)
+    guided_by = _guided_by(told)
+    guidance = _default(told, guided_by)
+    siblings: dict[Use, Any] = {
+        "image": _sibling(kind, "Img2Img"),
+        "mask": _sibling(kind, "Inpaint"),
+    }
+    return Loop(
+        is_sized={"width", "height"} <= set(told),
+        steps=min(int(_default(told, "num_inference_steps") or 0), MOST_STEPS),
+        guided_by=guided_by,
+        guidance=None if guidance is None else min(guidance, MOST_GUIDANCE),
+        # Where the second row has a scale of its own that is off, nothing unwanted is heard.
+        hears_unwanted="negative_prompt" in told and _default(told, "true_cfg_scale") != 1,
+        **{name: "" if each is None else each.__name__ for name, each in siblings.items()},
+        strength=[
+            name
+            for name, found in siblings.items()
+            if found is not None and "strength" in _call(found)
+        ],
+    )
+
+
+def new_loop(index: Mapping[str, Any]) -> Loop:
+    """Return what the loop of a pipeline takes that no table knows.
+
+    Args:
+        index: What `model_index.json` says.
+
+    Raises:
+        InvalidModel: This diffusers has no such pipeline, or it does not make pictures of words
+            alone, or a part is nothing that may be read.
+    """
+    name = str(index.get("_class_name", ""))
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise InvalidModel(
+            f"diffusers {diffusers.__version__} has no {name[:80]}: a newer one may, "
+            "pip install --upgrade diffusers"
+        )
+    why = _why_not(kind)
+    if why:
+        raise InvalidModel(
+            f"{name} does not make pictures of words alone: {why}; write a model with code for it"
+        )
+    for part, (library, class_name) in used_parts(index).items():
+        class_of(part, library, class_name)
+    missing = _made_of(kind) - {*index, *UNUSED}
+    if missing:
+        raise InvalidModel(
+            f"model_index.json does not name {', '.join(sorted(missing))}, which "
+            f"{name} needs: give a folder in diffusers' format"
+        )
+    return loop_of(kind)
+
+
+def _why_not(kind: Any) -> str:
+    """Return what speaks against drawing by words alone; nothing if all is well."""
+    told = _call(kind)
+    if "prompt" not in told:
+        return "it takes no prompt"
+    needed = _needed(told) - {"prompt"}
+    if needed:
+        return f"it needs {', '.join(sorted(needed))}"
+    others = [
+        name
+        for name in told
+        if any(word in name for word in _OTHER_INPUTS)
+        and not any(word in name for word in _LEFT_OUT)
+    ]
+    if others:
+        return f"it takes {', '.join(others[:3])}, which it may need"
+    checker = _own_checker(kind)
+    if checker:
+        return f"it draws nothing without its own {checker}, and no such part is loaded here"
+    if _default(told, "output_type") != "pil" or not _makes_pictures(kind):
+        return "it makes something else than pictures"
+    return ""
+
+
+def _made_of(kind: Any) -> set[str]:
+    """Return what a pipeline cannot be made without."""
+    needed = _needed(inspect.signature(kind.__init__).parameters)
+    return needed - set(kind._optional_components)
+
+
+def _own_checker(kind: Any) -> str:
+    """Return the class of what checks pictures, where diffusers itself has none such; else empty.
+
+    A pipeline with one makes it where it is given none, of a package of others.
+    """
+    told = inspect.signature(kind.__init__).parameters
+    for name in UNUSED & told.keys():
+        noted = told[name].annotation
+        for each in get_args(noted) or (noted,):
+            if isinstance(each, type) and each is not NoneType and not is_part(each):
+                return each.__name__
+    return ""
+
+
+def _makes_pictures(kind: Any) -> bool:
+    """Whether what its module returns has pictures."""
+    known = vars(inspect.getmodule(kind)).values()
+    outputs = [each for each in known if isinstance(each, type) and issubclass(each, BaseOutput)]
+    return any({"image", "images"} & set(inspect.get_annotations(each)) for each in outputs)
+
+
+def _sibling(kind: Any, infix: str) -> Any:
+    """Return the pipeline that draws from pictures with the same parts; None if there is none."""
+    # It imports all pipelines.
+    from diffusers.pipelines import auto_pipeline
+
+    known = {
+        "Img2Img": auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+        "Inpaint": auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING,
+    }[infix]
+    keys = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+    key = next((key for key, each in keys.items() if each is kind), "")
+    name = f"{kind.__name__.removesuffix('Pipeline')}{infix}Pipeline"
+    found = known.get(key) or getattr(diffusers, name, None)
+    if found is None or found.__name__ in _BROKEN:
+        return None
+    pictures = {"Img2Img": {"image"}, "Inpaint": {"image", "mask_image"}}[infix]
+    told = _call(found)
+    is_fed = pictures <= set(told) and _needed(told) <= {"prompt", *pictures}
+    has_parts = _needed(inspect.signature(found.__init__).parameters) <= set(
+        inspect.signature(kind.__init__).parameters
+    )
+    return found if is_fed and has_parts else None
+
+
+def _guided_by(told: _Signature) -> GuidedBy:
+    """Return the argument that says how strictly words are taken; nothing if there is none."""
+    # A scale of the second row that is on by default is the one that people mean.
+    if (_default(told, "true_cfg_scale") or 1) > 1:
+        return "true_cfg_scale"
+    return "guidance_scale" if "guidance_scale" in told else ""
+
+
+def _call(kind: Any) -> _Signature:
+    return inspect.signature(kind.__call__).parameters
+
+
+def _needed(told: _Signature) -> set[str]:
+    return {name for name, each in told.items() if each.default is each.empty} - _FREE
+
+
+def _default(told: _Signature, name: str) -> Any:
+    """Return a number or a word that stands where nothing is given; None if there is none."""
+    found = told[name].default if name in told else None
+    return found if isinstance(found, int | float | str) else None
 
 
 MODEL = OwnLoop

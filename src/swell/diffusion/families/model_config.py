@@ -251,7 +251,7 @@ def check_files(entry: Entry) -> None:
         InvalidEntry: One is missing, has changed or is damaged.
     """
     # Workers read entries before they import what is large.
-    from swell.weights.formats import read_header  # noqa: PLC0415
+    from swell.weights.formats import read_header
 
     if not Path(entry.folder).is_dir():
         raise InvalidEntry(f"{entry.name}: its folder {entry.folder} is gone")

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,16 +13,21 @@ import msgspec
 import pydantic
 
 from swell.core.errors import InvalidModel
-from swell.core.records import ModelCard
-from swell.diffusion.families.config_json import class_in, read_json
-from swell.diffusion.families.controlnet import Net, read_net
-from swell.diffusion.families.detect_family import OTHER, Facts, is_known, is_vqgan_clip, look
+from swell.core.records import ModelCard, Speed
+from swell.diffusion.families.adapters import Adapter, Net, read_adapter, read_net
+from swell.diffusion.families.detect_family import Facts, is_known, is_vqgan_clip, look
+from swell.diffusion.families.family import OTHER
 from swell.diffusion.families.input_schema import examples_of, input_type
-from swell.diffusion.families.ip_adapter import Adapter, read_adapter
-from swell.diffusion.families.licence import licence_in
 from swell.diffusion.families.model_config import Content, Entry, InvalidEntry, check_files, read
 from swell.diffusion.families.offload_plan import CHOICES
-from swell.diffusion.families.pipeline_folder import check_folder, check_weights, used_parts
+from swell.diffusion.families.pipeline_folder import (
+    check_folder,
+    check_weights,
+    class_in,
+    licence_in,
+    read_json,
+    used_parts,
+)
 from swell.sdk.define import Definition
 from swell.sdk.media import Image, LoRA
 from swell.sdk.missing_packages import demo_module
@@ -46,7 +51,7 @@ FILLS_PX: Final = 3 << 18
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 
 #: What asks diffusers; imported only for pipelines that no table knows, as it takes seconds.
-_SIGNATURES: Final = "swell.diffusion.families.inspect_pipelines_torch"
+_SIGNATURES: Final = "swell.diffusion.families.diffusers_pipeline_torch"
 
 _PORTRAYS: Final = (
     "One picture of a face becomes a pack of portraits, one per scenario. "
@@ -149,14 +154,8 @@ def _net_of(entry: Entry, facts: Facts) -> Net | None:
         return None
     folder = Path(entry.controlnet or Path(entry.folder, "controlnet"))
     family = facts.family
-    net = read_net(
-        folder,
-        family.control,
-        family.name,
-        facts.network,
-        latents=facts.heard[0],
-        scale_px=facts.scale_px,
-    )
+    latents, _ = facts.input_channels
+    net = read_net(folder, family, facts.network, latents=latents, scale_px=facts.scale_px)
     if net.borrows_places and facts.sees_mask:
         raise InvalidModel(
             f"{folder.name}/ has no first layer, and the first layer of an "
@@ -318,8 +317,8 @@ def _check_contents(entry: Entry, added_ns: int) -> None:
 # --- what the worker knows -----------------------------------------------------------------------
 
 
-def definition_of(path: Path) -> Definition:
-    """Return the model that an entry tells of.
+def _bare_definition(path: Path) -> Definition:
+    """Return the model of an entry, without measurements.
 
     Raises:
         NotFound, InvalidModel: As `read` and `describe`.
@@ -382,15 +381,14 @@ def _make(entry: Entry, home: Path, added_ns: int) -> Model:
     """
     _check_contents(entry, added_ns)
     described = describe(entry, home)
+    is_other = described.facts.family is OTHER
+    name = "diffusers_pipeline_torch" if is_other else "latent_diffusion_torch"
     try:
-        module = importlib.import_module(
-            f"swell.diffusion.families.{described.facts.family.module}"
-        )
+        kind: type[Model] = importlib.import_module(f"swell.diffusion.families.{name}").MODEL
     except ModuleNotFoundError as error:
         raise InvalidModel(f"{entry.name} needs {error.name}: {INSTALL}") from error
-    kind: type[Model] = module.MODEL
     if entry.portraits:
-        kind = demo_module("added_portraits_torch").posed(kind)
+        kind = demo_module("added_portraits_torch").MODEL
     named = type(kind.__name__, (kind,), {"name": entry.name, "__module__": kind.__module__})
     made: Model = named(described)
     return made
@@ -421,8 +419,12 @@ def fixed_loras(entry: Entry) -> list[LoRA]:
 def _code(facts: Facts) -> tuple[Path, ...]:
     """Return the files of Swell that decide how its pictures are drawn."""
     here = Path(__file__).parent
-    names = {"schedulers.py", f"{facts.family.module}.py"}
-    names.add("pipeline_signatures.py" if facts.family is OTHER else "latent_diffusion_torch.py")
+    modules = [kind.__module__ for kind in type(facts.family).__mro__[:-1]]
+    names = {"schedulers.py", *(f"{module.rpartition('.')[2]}.py" for module in modules)}
+    if facts.family is OTHER:
+        names |= {"diffusers_pipeline_torch.py", "pipeline_signatures.json"}
+    else:
+        names.add("latent_diffusion_torch.py")
     return tuple(here / name for name in sorted(names))
 
 
@@ -445,3 +447,108 @@ def _card(described: Described) -> str:
         f"{what}\n\n| | |\n|---|---|\n{table}\n\n"
         "The weights' licence is their makers': read it before you serve them."
     )
+
+
+# --- measurements --------------------------------------------------------------------------------
+#
+# `swell models check` writes `acme--dreams@measured.json` and `acme--dreams@sample.webp` next to
+# `acme--dreams.toml`. They count for one version of the model.
+
+#: What differs by no more is what was measured before: a check by itself makes no new version.
+_ALIKE: Final = 0.2
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What one check measured."""
+
+    #: The version that was checked, and what its example took.
+    version: str
+    speed: Speed
+    #: What it takes of its device; 0 where that is not known.
+    memory_bytes: int = 0
+    #: A picture in WebP; empty where the example gives none.
+    sample: bytes = b""
+    caption: str = ""
+
+
+class _Measured(msgspec.Struct, frozen=True):
+    of: str
+    memory_bytes: int = 0
+    speed: list[Speed] = []
+    #: Caption → name of the file beside.
+    samples: dict[str, str] = {}
+
+
+def definition_of(path: Path) -> Definition:
+    """Return the model that an entry tells of, with what was measured of it.
+
+    Raises:
+        NotFound, InvalidModel: As `read` and `describe`.
+    """
+    bare = _bare_definition(path)
+    known = _read(path, bare)
+    if not known.speed:
+        return bare
+    samples = {caption: path.with_name(name) for caption, name in known.samples.items()}
+    return replace(
+        bare,
+        files=(*bare.files, _path(path)),
+        facts=msgspec.structs.replace(
+            bare.facts, memory_bytes=known.memory_bytes, speed=known.speed
+        ),
+        samples={caption: file for caption, file in samples.items() if file.is_file()},
+    )
+
+
+def keep(path: Path, taken: Taken) -> bool:
+    """Keep what a check measured; return whether that is news for the card.
+
+    Args:
+        path: Of the entry.
+        taken: What was measured.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    if definition_of(path).version() != taken.version:
+        return False  # it was added again meanwhile
+    bare = _bare_definition(path)
+    known = _read(path, bare)
+    speed = taken.speed
+    same = [each for each in known.speed if (each.device, each.what) == (speed.device, speed.what)]
+    is_news = not any(_is_alike(each.took_s, speed.took_s) for each in same)
+    speeds = (
+        [*(each for each in known.speed if each not in same), speed] if is_news else known.speed
+    )
+    memory_bytes = known.memory_bytes
+    if not _is_alike(memory_bytes, taken.memory_bytes):
+        memory_bytes = taken.memory_bytes or memory_bytes
+    samples = known.samples
+    if taken.sample and not samples:
+        file = path.with_name(f"{path.stem}@sample.webp")
+        file.write_bytes(taken.sample)
+        samples = {taken.caption: file.name}
+    fresh = _Measured(bare.version(), memory_bytes, speeds, samples)
+    if fresh == known:
+        return False
+    beside = _path(path).with_suffix(".fresh")
+    beside.write_bytes(msgspec.json.format(msgspec.json.encode(fresh)))
+    beside.replace(_path(path))
+    return True
+
+
+def _read(path: Path, bare: Definition) -> _Measured:
+    version = bare.version()
+    try:
+        found = msgspec.json.decode(_path(path).read_bytes(), type=_Measured)
+    except (OSError, msgspec.DecodeError):
+        return _Measured(version)
+    return found if found.of == version else _Measured(version)
+
+
+def _path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}@measured.json")
+
+
+def _is_alike(one: float, other: float) -> bool:
+    return abs(one - other) <= _ALIKE * max(one, other)

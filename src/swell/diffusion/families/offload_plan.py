@@ -33,17 +33,6 @@ WORDS: Final = "words"
 _STEP_BYTES: Final = 1 << 28
 _ENCODER_BYTES: Final = 1 << 29
 
-#: Family -> activations of one row of a step for 1024 x 1024 px, in GiB; computed on the meta
-#: device with fused attention, not measured on a GPU.
-_ROW_GIB: Final = MappingProxyType(
-    {
-        "stable-diffusion": 0.16,
-        "stable-diffusion-xl": 0.16,
-        "stable-diffusion-3": 0.25,
-        "flux": 0.46,
-    }
-)
-
 #: Rows of a step that are planned for at least; larger steps shrink where memory runs out.
 _ROWS: Final = 4
 
@@ -143,7 +132,7 @@ def _why(weights: int, needed_bytes: Mapping[str, int], room_bytes: int) -> str:
 
 
 def working(
-    side_px: int, vae: Mapping[str, Any], item_bytes: int, family: str, rows: int | None = None
+    side_px: int, vae: Mapping[str, Any], item_bytes: int, row_gib: float, rows: int | None = None
 ) -> dict[str, int]:
     """Return the estimated memory beside weights, by group of parts, in bytes.
 
@@ -153,12 +142,12 @@ def working(
         side_px: Side of a picture.
         vae: Settings of the autoencoder.
         item_bytes: Of the type in which it computes.
-        family: Name of the model's family.
+        row_gib: Activations of one row of a step for 1024 x 1024 px.
         rows: Rows of a step in exact mode, if the model says so.
     """
     pixels = side_px**2
     channels = [*(vae.get("block_out_channels") or ()), 256, 256][1]
-    row_bytes = int(_ROW_GIB[family] * 2**30) * pixels // 1024**2
+    row_bytes = int(row_gib * 2**30) * pixels // 1024**2
     return {
         DRAWS: _STEP_BYTES + max(rows or 0, _ROWS) * row_bytes,
         WORDS: _ENCODER_BYTES,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
 from swell.core.errors import InvalidModel
-from swell.diffusion.families.config_json import choice_of, count_of, number_of
+from swell.diffusion.families.pipeline_folder import choice_of, count_of, number_of
 from swell.sdk.step_model import Sampler
 
 Config = Mapping[str, Any]

@@ -1,8 +1,8 @@
-"""What a fleet would have cost at least for whoever had known the future. Bounds, not policies.
+"""Lower bounds on the cost of a fleet, computed with knowledge of the future.
 
-Workers are a fluid here, so no fleet of whole workers that keeps the wanted wait is cheaper.
-`least_s` is the bound for one pool, `programs` has that for several. Both need the extra
-`simulate`; `levels_s` and `smoothest` do not.
+Workers are a fluid here, so no fleet of whole workers with the target wait is cheaper. `least_s`
+bounds one pool, and `programs` several. Both need the extra `simulate`; `levels_s` and `smoothest`
+do not.
 """
 
 from swell.simulator.oracle.levels import levels_s, smoothest

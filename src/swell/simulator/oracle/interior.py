@@ -1,8 +1,7 @@
-"""The linear program of one pool, solved with an interior point method. Needs scipy.
+"""Solves the linear program of one pool with an interior point method. Needs scipy.
 
-Its matrix ties each block to the one before only, so each step of the method is a banded system:
-a trace of two weeks takes seconds. What comes out need not be trusted: the prices are certified
-by `prices`.
+Each block depends only on the previous one, so each step solves a banded system, and a trace of two
+weeks takes seconds. An inaccurate result does no harm: `prices` certifies the bound.
 
 Source:
     S. Mehrotra: On the implementation of a primal-dual interior point method. SIAM Journal on
@@ -18,39 +17,39 @@ from scipy.sparse import csr_matrix
 
 _Array = NDArray[np.float64]
 
-#: Variables of a block: work that waits and is not late, late work that waits, all that was ever
-#: late, workers that take tasks, and workers that were started for this block.
+#: Variables of a block: timely work in the queue, late work in the queue, total late work so far,
+#: ready workers, and workers started for this block.
 _VARIABLES: Final = 5
 _WAITING, _LATE, _EVER_LATE, _WORKERS, _STARTED = range(_VARIABLES)
 
-#: Rounds at most, and how far apart bound and cost may stay, as a share.
+#: Limit of iterations, and accepted relative gap between bound and cost.
 _ROUNDS: Final = 80
 _CLOSE: Final = 1e-4
 
-#: Every bound is loosened by so much, in blocks of a worker, so that there is room within.
+#: Slack added to every bound, so that the program has an interior.
 _ROOM: Final = 1e-7
 
 
 class _Program(NamedTuple):
-    """Minimise `costs` · x with `rows` x <= `bounds`, from a point to begin with."""
+    """Minimise `costs` · x with `rows` x <= `bounds`, from a starting point."""
 
     costs: _Array
     rows: csr_matrix
     bounds: _Array
     begin: _Array
     begin_prices: _Array
-    #: The rows whose multipliers are prices of service, and that of being late.
+    #: Rows with the prices of service as multipliers, and the row for lateness.
     service: slice
     lateness: int
 
 
 def prices(work: _Array, gap: float, late: float) -> tuple[_Array, float]:
-    """Return what service is worth in each block, and what being late costs besides.
+    """Return the price of service in each block, and the extra price of lateness.
 
     Args:
-        work: What comes in each block, in blocks of one worker. Shape (blocks,).
-        gap: What a start costs, in blocks of one worker.
-        late: The share of work that may be served later than in the next block.
+        work: Work that arrives in each block, in worker-blocks. Shape (blocks,).
+        gap: Cost of a start, in worker-blocks.
+        late: Share of work that may be served later than in the next block.
 
     Returns:
         Shape (blocks,), and a number.
@@ -62,7 +61,7 @@ def prices(work: _Array, gap: float, late: float) -> tuple[_Array, float]:
 
 
 class _Rows:
-    """Rows of a sparse matrix, collected."""
+    """Rows of a sparse matrix."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -75,8 +74,8 @@ class _Rows:
         """Add a row for each block.
 
         Args:
-            bounds: Of each. Shape (blocks,).
-            terms: (variable, 0 for the block or 1 for the one before, factor) triples.
+            bounds: Bound of each row. Shape (blocks,).
+            terms: (variable, 0 for this block or 1 for the previous one, factor) triples.
         """
         blocks = np.arange(len(bounds))
         for variable, before, factor in terms:
@@ -96,7 +95,7 @@ class _Rows:
         self.count += 1
 
     def matrix(self, columns: int) -> csr_matrix:
-        """Return them."""
+        """Return the sparse matrix."""
         where = (np.concatenate(self._at), np.concatenate(self._columns))
         found = csr_matrix((np.concatenate(self._values), where), shape=(self.count, columns))
         found.sort_indices()
@@ -104,20 +103,20 @@ class _Rows:
 
     @property
     def bounds(self) -> _Array:
-        """What each is at most."""
+        """Upper bounds of the rows."""
         return np.concatenate(self._bounds)
 
 
 def _program(work: _Array, gap: float, late: float) -> _Program:
     n, none = len(work), np.zeros(len(work))
     rows = _Rows()
-    # What came in a block waits, is served, or is late; what waited before it has been served.
+    # New work waits, is served, or is late; work that waited before is served.
     rows.add(none, (_WAITING, 0, -1.0))
     rows.add(work, (_WAITING, 0, 1.0), (_EVER_LATE, 0, 1.0), (_EVER_LATE, 1, -1.0))
     rows.add(none, (_EVER_LATE, 0, -1.0), (_EVER_LATE, 1, 1.0))
     rows.add(none, (_LATE, 0, -1.0))
     rows.add(none, (_LATE, 0, 1.0), (_LATE, 1, -1.0), (_EVER_LATE, 0, -1.0), (_EVER_LATE, 1, 1.0))
-    # What is served takes workers; more workers than before were started.
+    # Served work needs workers; additional workers need starts.
     service = slice(rows.count, rows.count + n)
     rows.add(
         -work,
@@ -125,14 +124,14 @@ def _program(work: _Array, gap: float, late: float) -> _Program:
         (_WORKERS, 0, -1.0),
     )
     first = np.zeros(n)
-    first[0] = np.sum(work) + 1.0  # those of the beginning are there
+    first[0] = np.sum(work) + 1.0  # free workers at the start
     rows.add(first, (_WORKERS, 0, 1.0), (_WORKERS, 1, -1.0), (_STARTED, 0, -1.0))
     rows.add(none, (_STARTED, 0, -1.0))
     rows.add_last(late * float(np.sum(work)), (n - 1) * _VARIABLES + _EVER_LATE)
     costs = np.zeros((n, _VARIABLES))
     costs[:, _WORKERS], costs[:, _STARTED] = 1.0, gap
     costs[-1, [_WAITING, _LATE]] = 1.0
-    # A worker earns what it is paid, and a start is halved between its two rows.
+    # The price of a worker equals its cost; the price of a start is split between its two rows.
     begun = np.full(rows.count, 0.2)
     begun[service] = 1.0
     begun[service.stop : service.stop + 2 * n] = max(gap / 2.0, 0.1)
@@ -148,7 +147,7 @@ def _program(work: _Array, gap: float, late: float) -> _Program:
 
 
 def _begin(work: _Array, late: float) -> _Array:
-    """Return a point well within all bounds."""
+    """Return a starting point in the interior."""
     point = np.zeros((len(work), _VARIABLES))
     lost = work * late / 2.0
     point[:, _EVER_LATE] = np.cumsum(lost)
@@ -162,7 +161,7 @@ def _begin(work: _Array, late: float) -> _Array:
 
 
 class _Normal:
-    """The matrix of a program's normal equations, of which only a band is not zero."""
+    """Banded matrix of the program's normal equations."""
 
     def __init__(self, rows: csr_matrix) -> None:
         self.rows, self.columns = rows, rows.T.tocsr()
@@ -183,7 +182,7 @@ class _Normal:
         self._bands = int(np.max(self._at)) // self._width + 1
 
     def weigh(self, weights: _Array) -> None:
-        """Take the matrix with these weights of its rows."""
+        """Factorise the matrix with these row weights."""
         self._weights = weights
         size = self._bands * self._width
         sums = np.bincount(self._at, self._factors * weights[self._of], minlength=size)
@@ -192,7 +191,7 @@ class _Normal:
         self._factor = cholesky_banded(band, overwrite_ab=True, lower=True, check_finite=False)
 
     def solve(self, right: _Array) -> _Array:
-        """Return what the matrix makes `right` of, refined once."""
+        """Solve for `right`, with one step of refinement."""
         found = self._once(right)
         made = self.columns @ (self._weights * (self.rows @ found))
         return found + self._once(right - made)
@@ -203,7 +202,7 @@ class _Normal:
 
 
 def _solved(program: _Program) -> _Array:
-    """Return the multipliers of a program's rows, nearly optimal, >= 0."""
+    """Return nearly optimal multipliers of the rows, >= 0."""
     rows, normal = program.rows, _Normal(program.rows)
     at = _Point(
         program.begin,
@@ -223,7 +222,7 @@ def _solved(program: _Program) -> _Array:
 
 
 class _Point(NamedTuple):
-    """Where the method stands, or a step from there."""
+    """A point of the method, or a step."""
 
     x: _Array
     slack: _Array
@@ -231,14 +230,14 @@ class _Point(NamedTuple):
 
 
 class _Off(NamedTuple):
-    """By how much a point breaks the conditions on prices and on slacks."""
+    """Residuals of the dual and of the primal constraints."""
 
     prices: _Array
     slack: _Array
 
 
 def _moved(normal: _Normal, at: _Point, off: _Off) -> _Point:
-    """Return the next point: a step to the optimum tells how far to keep off the bounds."""
+    """Return the next point, with Mehrotra's predictor and corrector steps."""
     normal.weigh(at.prices / at.slack)
     products = at.slack * at.prices
     mean = float(np.mean(products))
@@ -250,7 +249,7 @@ def _moved(normal: _Normal, at: _Point, off: _Off) -> _Point:
 
 
 def _step(normal: _Normal, at: _Point, off: _Off, products: _Array) -> _Point:
-    """Return the step that takes so much off the products of slacks and prices."""
+    """Return the step that reduces the products of slacks and prices by `products`."""
     pulled = (at.prices * off.slack - products) / at.slack
     x = normal.solve(-off.prices - normal.columns @ pulled)
     slack = -off.slack - normal.rows @ x
@@ -258,7 +257,7 @@ def _step(normal: _Normal, at: _Point, off: _Off, products: _Array) -> _Point:
 
 
 def _gone(at: _Point, step: _Point, share: float) -> _Point:
-    """Go so far that nothing becomes negative."""
+    """Take the largest step that keeps slacks and prices positive, times `share`."""
     far = share * _room(at.slack, step.slack)
     far_prices = share * _room(at.prices, step.prices)
     return _Point(

@@ -1,9 +1,9 @@
-"""One pool, nobody late: the level at which each worker is needed, and the smoothest service.
+"""Lower bound for one pool without late samples, and the smoothest service.
 
 Source:
-    Levels, and a gap that is bridged or begun anew: M. Lin, A. Wierman, L. Andrew, E. Thereska:
-    Dynamic right-sizing for power-proportional data centers. IEEE INFOCOM 2011. The smoothest
-    service between what came and what is due: the taut string.
+    Demand levels, and gaps that a worker bridges or not: M. Lin, A. Wierman, L. Andrew,
+    E. Thereska: Dynamic right-sizing for power-proportional data centers. IEEE INFOCOM 2011. The
+    smoothest service between arrivals and deadlines: the taut string.
 """
 
 import math
@@ -17,15 +17,15 @@ _Array = NDArray[np.float64]
 
 
 def levels_s(work: _Array, start_s: float, launch_s: float = 0.0) -> float:
-    """Return for how long workers are paid at least if each tick's work is done in that tick.
+    """Return the least paid worker time, in seconds, if each tick's work is done in that tick.
 
-    Each level of demand has a worker. In a gap it goes on, or goes and is started anew, whichever
-    is cheaper. Those of the beginning are there, and nobody pays for starting them.
+    Each level of demand has a worker. In a gap it stays or restarts, whichever is cheaper. Initial
+    workers start free of charge.
 
     Args:
-        work: Workers that are needed in each tick; need not be whole. Shape (ticks,).
-        start_s: How long starts take, in seconds.
-        launch_s: What a start costs besides, in seconds of a worker.
+        work: Workers needed in each tick; fractions are allowed. Shape (ticks,).
+        start_s: Cold start in seconds.
+        launch_s: Price of a launch, in seconds of worker time.
     """
     gap = (start_s + launch_s) / TICK_S
     kept = _bridged(work, math.floor(gap))
@@ -34,9 +34,9 @@ def levels_s(work: _Array, start_s: float, launch_s: float = 0.0) -> float:
 
 
 def _bridged(work: _Array, gap: int) -> _Array:
-    """Return work with gaps filled that are no longer: a morphological closing. Shape (ticks,).
+    """Fill gaps of at most `gap` ticks: a morphological closing. Shape (ticks,).
 
-    Before the beginning everything was there, after the end nothing need be.
+    All workers exist before the start; none is needed after the end.
     """
     if gap < 1:
         return work
@@ -48,7 +48,7 @@ def _bridged(work: _Array, gap: int) -> _Array:
 
 
 def _sliding(values: _Array, width: int, of: np.ufunc) -> _Array:
-    """Return the most or the least of each `width` values that follow each other.
+    """Return the maximum or minimum of each window of `width` values.
 
     Source:
         M. van Herk: A fast algorithm for local minimum and maximum filters on rectangular and
@@ -63,11 +63,11 @@ def _sliding(values: _Array, width: int, of: np.ufunc) -> _Array:
 
 
 def smoothest(came: _Array, wait_ticks: int) -> _Array:
-    """Return what is served in each tick if nothing waits longer, as evenly as can be.
+    """Return the most even service per tick with no wait longer than `wait_ticks`.
 
     Args:
-        came: How many samples come in each tick. Shape (ticks,).
-        wait_ticks: How long one may wait.
+        came: Samples that arrive in each tick. Shape (ticks,).
+        wait_ticks: Longest wait in ticks.
 
     Returns:
         Samples. Shape (ticks + wait_ticks,).
@@ -86,13 +86,13 @@ _Point = tuple[int, float]
 
 
 def _taut(least: list[float], most: list[float]) -> list[_Point]:
-    """Return the corners of the shortest way between two bounds that meet at both ends."""
+    """Return the corners of the shortest path between two bounds that meet at both ends."""
     corners: list[_Point] = [(0, most[0])]
     above, below = [corners[0]], [corners[0]]
     for at in range(1, len(most)):
         _bend(above, (at, most[at]), 1.0)
         _bend(below, (at, least[at]), -1.0)
-        # Where one bound has come past the other, the way turns at the nearer one.
+        # Where one bound crosses the other, the path turns at the nearer one.
         _turn(corners, above, below, 1.0)
         _turn(corners, below, above, -1.0)
     return [*corners, *above[1:]] if len(above) > len(below) else [*corners, *below[1:]]

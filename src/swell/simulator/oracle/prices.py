@@ -1,10 +1,10 @@
-"""One pool, some late: a lower bound that prices certify.
+"""Lower bound for one pool with some late samples, certified by prices.
 
-Let each moment have a price of service such that no worker could earn more than it is paid for,
-whenever it is started and stopped. Then a fleet costs at least what the work pays if each sample is
-served when it is cheapest for it: within its wait, or some time later, which costs extra and is
-refunded for as many as may be late. This holds for any such prices; good ones come from the linear
-program whose dual this is.
+Assign each block a price of service such that no worker can earn more than its cost, for any start
+and stop. Then the cost of a fleet is at least the revenue of the work, if each sample pays the
+lowest price within its target wait, or a later price plus a surcharge; the surcharge is refunded
+for the share that may be late. This holds for any such prices. The dual linear program provides
+good ones.
 """
 
 import numpy as np
@@ -25,21 +25,22 @@ def least_s(
     late: float = 0.05,
     launch_s: float = 0.0,
 ) -> float:
-    """Return for how long workers are paid at least if nearly all samples are taken in time.
+    """Return the least paid worker time, in seconds, if nearly all samples are timely.
 
-    Time is divided into blocks as long as the wait: a sample is in time if it is served in the
-    block in which it came, or in the next. That is more than the wait allows, and so a bound.
+    Time is divided into blocks as long as the target wait. A sample is timely if it is served in
+    the block of its arrival or in the next one. This allows a longer wait than the target, so the
+    result is a lower bound.
 
     Args:
-        came: How many samples come in each tick. Shape (ticks,).
+        came: Samples that arrive in each tick. Shape (ticks,).
         rate: Samples per second of one worker.
-        start_s: How long starts take, in seconds.
-        wait_s: Within how long a sample is to be taken, in seconds: a multiple of a tick.
-        late: The share that may be taken later, at any time.
-        launch_s: What a start costs besides, in seconds of a worker.
+        start_s: Cold start in seconds.
+        wait_s: Target wait in seconds: a multiple of a tick.
+        late: Share of samples that may be served later, at any time.
+        launch_s: Price of a launch, in seconds of worker time.
 
     Raises:
-        InvalidInput: `wait_s` is not a multiple of a tick, `late` is no share, or scipy is not
+        InvalidInput: `wait_s` is not a multiple of a tick, `late` is not a share, or scipy is not
             installed.
     """
     width = round(wait_s / TICK_S)
@@ -59,7 +60,7 @@ def least_s(
 
 def _prices(work: _Array, gap: float, late: float) -> tuple[_Array, float]:
     try:
-        # An extra brings scipy.
+        # The extra `simulate` installs scipy.
         from swell.simulator.oracle.interior import prices  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise InvalidInput(
@@ -69,18 +70,17 @@ def _prices(work: _Array, gap: float, late: float) -> tuple[_Array, float]:
 
 
 def certified(work: _Array, gap: float, late: float, prices: _Array, extra: float) -> float:
-    """Return what these prices prove, in blocks of one worker.
+    """Return the lower bound that these prices certify, in worker-blocks.
 
     Args:
-        work: What comes in each block, in blocks of one worker. Shape (blocks,).
-        gap: What a start costs, in blocks of one worker.
-        late: The share of work that may be served later than in the next block.
-        prices: Of a block of one worker; made smaller where workers could earn with them. Shape
-            (blocks,).
-        extra: What being late costs besides, >= 0.
+        work: Work that arrives in each block, in worker-blocks. Shape (blocks,).
+        gap: Cost of a start, in worker-blocks.
+        late: Share of work that may be served later than in the next block.
+        prices: Prices of a worker-block; reduced where a worker could profit. Shape (blocks,).
+        extra: Surcharge of lateness, >= 0.
     """
     fair = fair_prices(prices, gap)
-    # After the end, work costs what it takes.
+    # After the end, service costs one worker-block.
     fair = np.append(fair, 1.0)
     later = np.minimum.accumulate(fair[::-1])[::-1][:-1]
     paid = np.minimum(np.minimum(fair[:-1], fair[1:]), later + max(0.0, extra))
@@ -88,10 +88,10 @@ def certified(work: _Array, gap: float, late: float, prices: _Array, extra: floa
 
 
 def fair_prices(prices: _Array, gap: float) -> _Array:
-    """Return prices made smaller where a worker could earn with them.
+    """Reduce prices so that no worker can profit.
 
-    One that is there from the beginning may earn nothing, each other one no more than a start
-    costs, whenever it comes and goes. Shape (blocks,), >= 0.
+    An initial worker may earn nothing, and any other worker at most the cost of a start, for any
+    start and stop. Shape (blocks,), >= 0.
     """
     fair: list[float] = []
     of_first = of_best = 0.0

@@ -1,8 +1,8 @@
-"""Several pools: the linear program of whoever knows the future, solved by HiGHS. Needs scipy.
+"""Lower bound for several pools: a linear program, solved by HiGHS. Needs scipy.
 
-Pools have prices, rates, cold starts, quotas that change (spot workers that are there or not), a
-time that is billed at least, and a price of a launch. Steps may be longer than ticks: then less has
-to be just in time, and the bound is lower.
+Pools have prices, rates, cold starts, quotas over time (such as spot capacity), a minimum billed
+time, and a price per launch. Steps may be longer than ticks, which loosens deadlines and lowers the
+bound.
 """
 
 from collections.abc import Sequence
@@ -19,40 +19,40 @@ _Array = NDArray[np.float64]
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Workers that can be had."""
+    """A pool."""
 
-    #: Samples per second of one, and what an hour of it and a launch cost.
+    #: Samples per second of one worker, its hourly price, and the price of a launch.
     rate: float
     hour_micros: float
     launch_micros: float = 0.0
     start_s: float = 300.0
     least_billed_s: float = 0.0
-    #: How many may be had at most in each step; shape (steps,), None for any number.
+    #: Quota in each step; shape (steps,), None for no limit.
     most: _Array | None = None
 
 
 def least_micros(
     came: _Array, step_s: float, offers: Sequence[Offer], *, wait_s: float, late: float = 0.0
 ) -> float:
-    """Return what drawing all samples costs at least, in millionths of a dollar.
+    """Return the least cost of all samples, in millionths of a dollar.
 
-    Those workers that are there in the beginning need not be started.
+    Initial workers need no start.
 
     Args:
-        came: How many samples come in each step, evenly over it. Shape (steps,).
-        step_s: How long a step is, in seconds.
-        offers: Pools.
-        wait_s: Within how long a sample is to be taken, in seconds.
-        late: The share that may be taken later, at any time.
+        came: Samples that arrive in each step, evenly spread. Shape (steps,).
+        step_s: Length of a step in seconds.
+        offers: The pools.
+        wait_s: Target wait in seconds.
+        late: Share of samples that may be served later, at any time.
 
     Raises:
-        InvalidInput: Not even with all workers everything can be drawn.
+        InvalidInput: The quotas are too small to serve all samples.
     """
     if not np.any(came):
         return 0.0
     unit = float(np.mean(came))
     program = _Program(len(came), step_s)
-    # What is left in the end costs what it takes.
+    # The remaining work at the end is charged at the lowest price.
     rest = min(offer.hour_micros / 3600.0 / offer.rate for offer in offers)
     served = program.add_service(np.asarray(came, np.float64) / unit, wait_s, late, rest)
     workers = [program.add_pool(offer, unit) for offer in offers]
@@ -60,12 +60,12 @@ def least_micros(
     return program.least() * unit
 
 
-#: (variable, so many steps before, factor) triples.
+#: (variable, number of steps before, factor) triples.
 _Term = tuple[int, int, float]
 
 
 class _Program:
-    """Variables, rows and costs. Work is counted in units of the mean of what comes in a step."""
+    """Variables, rows and costs. The unit of work is the mean arrival per step."""
 
     def __init__(self, steps: int, step_s: float) -> None:
         self._steps, self._step_s = steps, step_s
@@ -79,7 +79,7 @@ class _Program:
         self._count = 0
 
     def least(self) -> float:
-        """Solve it."""
+        """Solve the program, and return the cost."""
         where = (np.concatenate(self._at), np.concatenate(self._of))
         found = linprog(
             np.concatenate(self._costs),
@@ -95,28 +95,28 @@ class _Program:
             )
         return float(found.fun)
 
-    # --- what comes and is served ---
+    # --- service ---
 
     def add_service(
         self, came: _Array, wait_s: float, late: float, rest_cost: float
     ) -> list[_Term]:
-        """Add what is served, in time and late, as sums since the beginning.
+        """Add variables for timely and late service, cumulative since the start.
 
         Args:
-            came: How much comes in each step. Shape (steps,).
-            wait_s: Within how long it is to be served, in seconds.
-            late: The share that may be served later.
-            rest_cost: What that costs which is left in the end.
+            came: Work that arrives in each step. Shape (steps,).
+            wait_s: Target wait in seconds.
+            late: Share of work that may be served later.
+            rest_cost: Cost of the remaining work at the end.
 
         Returns:
-            The terms of what is served in a step.
+            The terms of the service in one step.
         """
         n, none = self._steps, np.zeros(self._steps)
         ends = np.concatenate([[0.0], np.cumsum(came)])
         due = np.interp(np.arange(1, n + 1) - wait_s / self._step_s, np.arange(n + 1), ends)
         timely, later = self._variables(n), self._variables(n)
         ever_late = self._variables(n, top=late * float(ends[-1]))
-        # Those that came by the end of this step and are late may all be due by then.
+        # Late work that arrived by the end of this step may all be due by then.
         self._rows(-due, (timely, 0, -1.0), (ever_late, 0, -1.0))
         self._rows(ends[1:], (timely, 0, 1.0), (ever_late, 0, 1.0))
         self._rows(none, (later, 0, 1.0), (ever_late, 0, -1.0))
@@ -129,23 +129,23 @@ class _Program:
         return [(timely, 0, 1.0), (timely, 1, -1.0), (later, 0, 1.0), (later, 1, -1.0)]
 
     def add_workers(self, served: Sequence[_Term], workers: Sequence[_Term]) -> None:
-        """Say that what is served takes workers, those of all pools together."""
+        """Require enough workers of all pools for the service."""
         self._rows(np.zeros(self._steps), *served, *workers)
 
     # --- pools ---
 
     def add_pool(self, offer: Offer, unit: float) -> _Term:
-        """Add a pool; return the term of what it can serve in a step."""
+        """Add a pool; return the term of its capacity in one step."""
         n, none = self._steps, np.zeros(self._steps)
-        # A start that is not a whole number of steps is taken for a shorter one, and paid in full.
+        # Round a start down to whole steps, but charge it in full.
         boots = int(offer.start_s // self._step_s)
         paid = offer.hour_micros * self._step_s / 3600.0
         start = offer.launch_micros + offer.start_s * offer.hour_micros / 3600.0
         warm = self._variables(n, cost=paid)
         launched = self._variables(n, cost=start)
         stopped = self._variables(n)
-        # Who is warm was so before and did not stop, or was launched as long ago as a start takes.
-        # Those of the first step are there.
+        # A worker is ready if it was ready before and did not stop, or if it was launched one cold
+        # start ago. Initial workers need no launch.
         for sign in (1.0, -1.0):
             terms = ((warm, 0, sign), (warm, 1, -sign), (stopped, 0, sign))
             self._rows(none, *terms, (launched, boots, -sign), since=1)
@@ -158,7 +158,7 @@ class _Program:
         return warm, 0, -offer.rate * self._step_s
 
     def _keep(self, warm: int, stopped: int, launched: int, least: int) -> None:
-        """Say that who stops was launched so many steps ago, or was there in the beginning."""
+        """Require that a stopped worker is an initial one or ran for at least `least` steps."""
         n = self._steps
         stops, launches, first = self._variables(n), self._variables(n), self._variables(n)
         none = np.zeros(n)
@@ -179,7 +179,7 @@ class _Program:
         return begin
 
     def _rows(self, bounds: _Array, *terms: _Term, since: int = 0) -> None:
-        """Add a row for each step from one on: the sum of these terms is at most its bound."""
+        """Add one row per step from `since` on: the sum of the terms is at most the bound."""
         steps = np.arange(since, self._steps)
         for variable, before, factor in terms:
             there = steps[steps >= before]
@@ -188,7 +188,7 @@ class _Program:
         self._count += len(steps)
 
     def _row(self, bound: float, *terms: tuple[int, float]) -> None:
-        """Add one row: (column, factor) pairs."""
+        """Add one row of (column, factor) pairs."""
         for column, factor in terms:
             self._put(np.array([self._count]), np.array([column]), factor)
         self._bounds.append(np.array([bound]))

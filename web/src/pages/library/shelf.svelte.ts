@@ -3,7 +3,8 @@ import { type ArtifactView, call, type TaskView } from "../../lib/api/client";
 import { person } from "../../lib/session.svelte";
 import { t } from "../../lib/i18n/index.svelte";
 import { promptOf } from "../../lib/telling";
-import { recipeOf } from "../create/draft.svelte";
+import { models } from "../../lib/models.svelte";
+import { draft, recipeOf } from "../create/draft.svelte";
 import { sceneName, scenesOf } from "../portraits/scenes";
 import { favourites, itemId } from "./favourites.svelte";
 
@@ -13,6 +14,8 @@ export interface Item {
   id: string;
   task: TaskView;
   picture: ArtifactView;
+  /** Its place among what the task made. */
+  place: number;
   /** What it shows: the prompt, or else the scenario, or whatever made it. */
   prompt: string;
   /** The same as it is sought. */
@@ -135,7 +138,7 @@ function itemsOf(task: TaskView): Item[] {
     .filter(({ picture }) => picture.content_type.startsWith("image/"))
     .map(({ picture, place }, at) => {
       const prompt = asked || portraitIn(scenes[at]) || task.model;
-      return { id: itemId(task.id, place), task, picture, prompt, text: prompt.toLowerCase() };
+      return { id: itemId(task.id, place), task, picture, place, prompt, text: prompt.toLowerCase() };
     });
 }
 
@@ -158,9 +161,15 @@ function portraitIn(scene: string | undefined): string {
   return scene ? t("portraits.portrait", { scene: sceneName(scene) }) : "";
 }
 
+/** Of each task, as styles and models are known now. */
+let styled = { by: draft.styles, and: models.all, names: new WeakMap<TaskView, string>() };
+
 /** The style that a task was asked for; empty for none. */
 export function styleOf(task: TaskView): string {
-  return recipeOf(task).style ?? "";
+  if (styled.by !== draft.styles || styled.and !== models.all) styled = { by: draft.styles, and: models.all, names: new WeakMap() };
+  const name = styled.names.get(task) ?? recipeOf(task).style ?? "";
+  styled.names.set(task, name);
+  return name;
 }
 
 /** What a filter lets through; what the service has found by its words is let through by them. */
