@@ -1,32 +1,32 @@
-"""Inputs that are made up from a model's schema, to try it with. Pure but for Pillow."""
+"""Generates inputs from a model's schema, to try it with. Pure but for Pillow."""
 
 import base64
 import io
 import math
 import wave
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import PIL.Image
 
 from swell.sdk.schema_examples import example_of
 
-#: What `other_value` returns where it knows no other.
+#: Returned by `other_value` if it knows no other value.
 NOTHING_ELSE: Final = object()
 
 
 def made_example(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an input with everything that is required; its files are made ones."""
+    """Return an input with all required fields and generated files."""
     return example_of(_with_files(schema))
 
 
 def other_value(prop: Mapping[str, Any], defs: Mapping[str, Any], current: Any) -> Any:
-    """Return another value for a property, one that costs no more; `NOTHING_ELSE` if none is known.
+    """Return another value of similar cost for a property, or `NOTHING_ELSE`.
 
     Args:
         prop: Its schema.
         defs: `$defs` of the whole schema.
-        current: Its value; None where it is left out and has no default.
+        current: Its value; None if it is omitted and has no default.
     """
     if "$ref" in prop:
         return other_value(defs.get(prop["$ref"].removeprefix("#/$defs/"), {}), defs, current)
@@ -35,9 +35,11 @@ def other_value(prop: Mapping[str, Any], defs: Mapping[str, Any], current: Any) 
         if found is not NOTHING_ELSE:
             return found
     if "x-file" in prop:
-        return _other_file(prop["x-file"], current)
+        if prop["x-file"] not in ("image", "audio", "file"):
+            return NOTHING_ELSE
+        return _another((made_file(prop["x-file"]), made_file(prop["x-file"], 1)), current)
     if "enum" in prop:
-        return next((each for each in prop["enum"] if each != current), NOTHING_ELSE)
+        return _another(prop["enum"], current)
     return _other_plain(prop, current)
 
 
@@ -49,16 +51,16 @@ def _other_plain(prop: Mapping[str, Any], current: Any) -> Any:
             return _other_whole(prop, current)
         case "number":
             return _other_number(prop, current)
-        # Of patterns only the one that asks for something not blank is met by any words.
+        # The only pattern that any words match is that of a text that is not blank.
         case "string" if "format" not in prop and prop.get("pattern", r"\S") == r"\S":
-            return _other_text(prop, current)
+            least, most = prop.get("minLength", 0), prop.get("maxLength", math.inf)
+            texts = ("a blue whale at night", "another", "b", "")
+            return _another((each for each in texts if least <= len(each) <= most), current)
     return NOTHING_ELSE
 
 
-def _other_file(kind: str, current: Any) -> Any:
-    if kind not in ("image", "audio", "file"):
-        return NOTHING_ELSE
-    return next(each for each in (made_file(kind), made_file(kind, 1)) if each != current)
+def _another(values: Iterable[Any], current: Any) -> Any:
+    return next((each for each in values if each != current), NOTHING_ELSE)
 
 
 def _other_whole(prop: Mapping[str, Any], current: Any) -> Any:
@@ -67,7 +69,7 @@ def _other_whole(prop: Mapping[str, Any], current: Any) -> Any:
     most = prop.get("maximum", prop.get("exclusiveMaximum", math.inf) - 1)
     if current is None:
         current = least if least > -math.inf else 0
-    # Fewer steps and smaller pictures come first.
+    # Fewer steps and smaller images come first.
     tried = (current - step, current + step)
     return next((int(each) for each in tried if least <= each <= most), NOTHING_ELSE)
 
@@ -78,21 +80,13 @@ def _other_number(prop: Mapping[str, Any], current: Any) -> Any:
     if current is None:
         current = least if least is not None else 0.0
     lower = current / 2 if least is None else (current + least) / 2
-    # A little more: of what costs time, a lot would cost too much.
+    # A little more, as a lot of it may cost a lot of time.
     upper = current + (1 if most is None else min(1, (most - current) / 10))
-    return next((each for each in (lower, upper) if each != current), NOTHING_ELSE)
-
-
-def _other_text(prop: Mapping[str, Any], current: Any) -> Any:
-    most = prop.get("maxLength", math.inf)
-    least = prop.get("minLength", 0)
-    tried = ("a blue whale at night", "another", "b", "")
-    fits = (each for each in tried if least <= len(each) <= most and each != current)
-    return next(fits, NOTHING_ELSE)
+    return _another((lower, upper), current)
 
 
 def _with_files(schema: Any) -> Any:
-    """Return a schema in which every file is a made one, and a list of files holds enough."""
+    """Return a schema in which each file, or list of files, is a generated one."""
     if isinstance(schema, list):
         return [_with_files(each) for each in schema]
     if not isinstance(schema, Mapping):
@@ -109,7 +103,7 @@ def _with_files(schema: Any) -> Any:
 def made_file(kind: str, number: int = 0) -> str:
     """Return a small file as a data URI: a gradient of grays, a short tone, or a text.
 
-    A video is too hard to make: it is a text as well, and a model that reads it needs an example.
+    A video is a text as well: a model that reads one needs an example of its own.
     """
     buffer = io.BytesIO()
     if kind == "image":
@@ -121,7 +115,7 @@ def made_file(kind: str, number: int = 0) -> str:
             sound.setnchannels(1)
             sound.setsampwidth(2)
             sound.setframerate(16_000)
-            # A quarter of a second; a silent one breaks whoever divides by loudness.
+            # A quarter of a second; a silent one breaks models that divide by loudness.
             pitch = math.tau * 440 * (1 + number) / 16_000
             tone = (round(8000 * math.sin(pitch * i)) for i in range(4_000))
             sound.writeframes(b"".join(each.to_bytes(2, "little", signed=True) for each in tone))

@@ -8,12 +8,11 @@ _TUNABLE: Final = "glibc.malloc.hugetlb"
 
 
 def with_large_pages(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a process that asks the system for large pages, with these in it.
+    """Return the environment of a process, with a request for large pages unless it has a setting.
 
-    At each step a network reads all of its weights: with pages of 2 MiB in place of 4 KiB a
-    processor has far fewer addresses to look up. Only glibc takes notice, and Linux gives them
-    where `/sys/kernel/mm/transparent_hugepage/enabled` is not `never`. Whoever has said something
-    about them is left alone.
+    Each step of a network reads all of its weights; pages of 2 MiB instead of 4 KiB need far fewer
+    address lookups. Only glibc reads the variable, and Linux grants them unless
+    `/sys/kernel/mm/transparent_hugepage/enabled` is `never`.
 
     Source:
         https://sourceware.org/glibc/manual/2.41/html_node/Memory-Allocation-Tunables.html

@@ -1,4 +1,4 @@
-"""Running a model in this process, without a worker around it: for authors, and for a first try."""
+"""Runs a model in this process, without a worker."""
 
 import difflib
 import traceback
@@ -32,14 +32,14 @@ class RunFailed(SwellError):
 
 
 class InputRejected(RunFailed):
-    """A model takes this input on no account: it raised or returned `Reject`."""
+    """A model raised or returned `Reject`."""
 
     code, title = "rejected", "The model refused this input"
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model that is ready, and what that cost."""
+    """A loaded model, and how long that took."""
 
     definition: Definition
     model: Model
@@ -49,7 +49,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LocalResult:
-    """What a model returned for one input."""
+    """Result of a model for one input."""
 
     #: JSON values, with `{"$artifact": i}` for each file.
     output: Any
@@ -60,7 +60,7 @@ class LocalResult:
 
 
 class _Teller(Listener):
-    """Passes a model's progress on, and collects its warnings."""
+    """Forwards a model's progress, and collects its warnings."""
 
     def __init__(self, tell: Callable[[int, int], None]) -> None:
         self._tell = tell
@@ -111,7 +111,7 @@ def check_input(definition: Definition, values: Mapping[str, Any]) -> Any:
 
 
 def _detail_of(error: Mapping[str, Any], known: Sequence[str]) -> str:
-    """Return what is wrong with a field, in the API's words."""
+    """Return what is wrong with a field, as the API says it."""
     path = error["loc"]
     if error["type"] == "missing":
         return f"{str(path[-1])!r} is required"
@@ -123,7 +123,7 @@ def _detail_of(error: Mapping[str, Any], known: Sequence[str]) -> str:
 
 
 def author_traceback(error: BaseException) -> str:
-    """Return the traceback of what a model raised, without the frames of Swell that called it."""
+    """Return the traceback of a model's error, without the frames of Swell that called it."""
     told = traceback.TracebackException.from_exception(error)
     own = [frame for frame in told.stack if not frame.filename.startswith(_CALLERS)]
     if own:
@@ -149,7 +149,7 @@ def run_together(
     names = pack_fields(loaded.definition.input_type)
     inputs = inputs_of(checked, names) if names else [checked]
     if names:
-        # Seeds go on through the packs, as in a worker.
+        # Seeds count through the packs, as in a worker.
         seeds = [seeds[0] + len(inputs) * number for number in range(len(seeds))]
     tellers = [_Teller(tell) for _ in seeds]
     items = [

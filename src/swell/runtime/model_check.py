@@ -1,8 +1,7 @@
 """The process in which `swell models check` tries one model, which may hang or die.
 
-It writes what it finds out, one JSON line at a time, into a file that the command reads when it has
-ended, so that it is known how far it came. It imports nothing that a model process does not import,
-since it runs in the environment of the model.
+It writes its findings, one JSON line at a time, into a file that the command reads. It runs in the
+environment of the model, so it imports only what a model process imports.
 """
 
 import base64
@@ -42,25 +41,24 @@ from swell.sdk.define import Definition, is_function_model
 from swell.sdk.media import Image
 from swell.sdk.model_loader import load_models, remedy
 
-#: The stage in which a model that works is looked at for what it lacks.
+#: The stage in which a working model is probed for hints.
 PROBE: Final = "a further look"
-
 
 _MISFIT: Final = "the result is not what the model says that it returns"
 
-#: Says what was found out.
+#: Writes a finding.
 Tell = Callable[..., None]
 
 
 def main() -> None:
     """Entry point: `python -m swell.runtime.model_check FD REF INDEX DEVICE LIMIT_S PROBE_S`."""
     fd, ref, index, device, limit_s, probe_s = sys.argv[1:]
-    # Shows where a model hangs, whatever it is busy with; it also ends an orphan.
+    # Shows where a model hangs, and ends an orphaned process.
     faulthandler.dump_traceback_later(float(limit_s), exit=True)
     file = os.fdopen(int(fd), "wb", buffering=0)
 
     def tell(**what: Any) -> None:
-        # What UTF-8 cannot hold, such as half a surrogate pair in an error's text, becomes `?`.
+        # Half a surrogate pair in an error's text becomes `?`.
         file.write(json.dumps(what, ensure_ascii=False).encode(errors="replace") + b"\n")
 
     _look(ref, int(index), device, float(probe_s), tell)
@@ -69,7 +67,7 @@ def main() -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     ctypes.CDLL(None).fflush(None)
-    # Neither threads that the model left nor destructors of native libraries are waited for.
+    # Do not wait for threads of the model, nor for destructors of native libraries.
     os._exit(0)
 
 
@@ -83,14 +81,7 @@ def _look(ref: str, index: int, device: str, probe_s: float, tell: Tell) -> None
         tell(refused=error.code, detail=error.detail)
         return
     tell(models=[definition.name for definition in definitions])
-    stage = "import"
-
-    def at(name: str) -> None:
-        nonlocal stage
-        stage = name
-        tell(stage=name)
-
-    one = _Checked(definitions[index], device, at, tell)
+    one = _Checked(definitions[index], device, tell)
     probe = None
     try:
         probe = one.check(opened)
@@ -98,51 +89,51 @@ def _look(ref: str, index: int, device: str, probe_s: float, tell: Tell) -> None
         raised = error.__cause__ if isinstance(error, RunFailed) else error
         if raised is not None and not isinstance(raised, SwellError | Reject):
             sys.stderr.write(author_traceback(raised))
-        tell(
-            report={"error": {"stage": stage, "detail": _detail(error, definitions[index].source)}}
-        )
+        detail = _detail(error, definitions[index].source)
+        tell(report={"error": {"stage": one.stage, "detail": detail}})
     tell(report={"memory_bytes": max(0, _peak_bytes() - before_bytes)})
     if probe is not None and probe_s > 0:
         one.probe(probe, probe_s)
 
 
 def _detail(error: Exception, source: Path | None) -> str:
-    """Return what went wrong, and what to install if it is for want of that."""
+    """Return what went wrong, and which missing package to install."""
     if isinstance(error, SwellError):
         fields = "; ".join(f"{each['pointer']} {each['detail']}" for each in error.errors)
         detail = f"{error.detail}{': ' if fields else ''}{fields}"
     else:
         detail = f"{type(error).__name__}: {error}"
-    # Other errors of Swell say themselves what to install.
+    # Other errors of Swell name the package themselves.
     raised = error.__cause__ if isinstance(error, RunFailed) else error
     return detail + remedy(raised, source)
 
 
 class _Checked:
-    """One model on its way through the check.
+    """The check of one model.
 
     Args:
-        definition: It.
-        device: What it is loaded on.
-        at: Told of each stage before it begins.
-        tell: Told of what was found out.
+        definition: The model.
+        device: The device to load it on.
+        tell: Writes findings.
     """
 
-    def __init__(
-        self, definition: Definition, device: str, at: Callable[[str], None], tell: Tell
-    ) -> None:
+    def __init__(self, definition: Definition, device: str, tell: Tell) -> None:
         self._definition = definition
         self._device = device
-        self._at = at
         self._tell = tell
         self._clock = SystemClock()
         self._hints: list[Hint] = []
+        self.stage = "import"
+
+    def _at(self, stage: str) -> None:
+        self.stage = stage
+        self._tell(stage=stage)
 
     def check(self, opened: Opened) -> Probe:
-        """Load it and run its example; return what may look further.
+        """Load the model and run its example; return the probe for hints.
 
         Raises:
-            Exception: Whatever it raised.
+            Exception: Whatever the model raised.
         """
         definition, at, tell = self._definition, self._at, self._tell
         at("version")
@@ -164,8 +155,10 @@ class _Checked:
         at("run")
         [result] = run_together(loaded, checked, [1], self._clock)
         tell(report={"run_s": result.run_s, "results": 1, "batch": 1})
+        is_cpu = self._device.partition(":")[0] == "cpu"
         if str(definition.source).endswith(".toml"):
-            tell(kept=self._kept(loaded, checked.model_dump(), result, grown_bytes))
+            memory_bytes = loaded.model.memory_bytes or (grown_bytes if is_cpu else 0)
+            tell(kept=self._kept(checked.model_dump(), result, memory_bytes))
         at("output")
         returned = {"output": [_returned(result)]}
         tell(returned=returned, schema=definition.facts.output_schema)
@@ -176,23 +169,15 @@ class _Checked:
             run_s=result.run_s,
             grown_bytes=grown_bytes,
             said_bytes=loaded.model.memory_bytes,
-            is_cpu=self._device.partition(":")[0] == "cpu",
+            is_cpu=is_cpu,
         )
-        return Probe(
-            loaded,
-            example,
-            result,
-            together,
-            times,
-            self._clock,
-            trying=lambda what: tell(trying=what),
-        )
+        more = {"trying": lambda what: tell(trying=what)}
+        return Probe(loaded, example, result, together, times, self._clock, **more)
 
     def _kept(
-        self, loaded: Loaded, asked: dict[str, Any], result: LocalResult, grown_bytes: int
+        self, asked: dict[str, Any], result: LocalResult, memory_bytes: int
     ) -> dict[str, Any]:
-        """Return what the card of an added model may tell from now on."""
-        is_host = self._device.partition(":")[0] == "cpu"
+        """Return facts for the card of an added model."""
         pictures = [each for each in result.files if isinstance(each, Image)]
         return {
             "version": self._definition.version(),
@@ -202,7 +187,7 @@ class _Checked:
                 "took_s": float(f"{result.run_s:.2g}"),
                 "measured_on": f"{self._clock.now():%Y-%m-%d}",
             },
-            "memory_bytes": loaded.model.memory_bytes or (grown_bytes if is_host else 0),
+            "memory_bytes": memory_bytes,
             "sample": base64.b64encode(_small(pictures[0])).decode() if pictures else "",
             "caption": str(asked.get("prompt") or "the example of `swell models check`"),
         }
@@ -210,7 +195,7 @@ class _Checked:
     def _run_two(
         self, loaded: Loaded, checked: Any, returned: dict[str, list[dict[str, Any]]]
     ) -> LocalResult:
-        """Run a batch of two; return the first result."""
+        """Run a batch of two, and return the first result."""
         self._at("batch of two")
         results = run_together(loaded, checked, [1, 2], self._clock)
         self._tell(report={"batch_s": results[0].run_s, "results": len(results), "batch": 2})
@@ -220,46 +205,43 @@ class _Checked:
         return results[0]
 
     def probe(self, probe: Probe, probe_s: float) -> None:
-        """Look further for as long as that may take, in seconds."""
+        """Run the probe for at most `probe_s` seconds."""
         self._at(PROBE)
         for hint in probe.hints(probe_s):
             self.hint([hint])
         self._tell(report={"not_looked_at": probe.left_out})
 
     def hint(self, hints: Sequence[Hint]) -> None:
-        """Take hints down, whatever comes after them."""
+        """Write hints at once: the process may die later."""
         self._hints += hints
         self._tell(report={"hints": [msgspec.to_builtins(each) for each in self._hints]})
 
 
 def _what(values: dict[str, Any]) -> str:
-    """Return what an example asks for, as a card tells it, such as `512 x 512, 30 steps`."""
+    """Return a summary of an input, such as `512 x 512, 30 steps`."""
     width, height, steps = (values.get(each) for each in ("width", "height", "steps"))
     told = f"{width} x {height}" if width and height else "its example"
     return f"{told}, {steps} step{'s' if steps > 1 else ''}" if isinstance(steps, int) else told
 
 
 def _device_name(device: str) -> str:
-    """Return what people call a device."""
-    # A model that uses a GPU has imported this; nothing else here needs it.
+    """Return the product name of a device."""
+    # A model that uses a GPU has imported torch; nothing else here needs it.
     torch = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None:
         return str(torch.cuda.get_device_name(device))
+    if device != "cpu":
+        return device
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = re.search(r"model name\s*:\s*(.+)", _text(Path("/proc/cpuinfo")))
+    name = None
+    with contextlib.suppress(OSError):
+        name = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     told = name[1].strip() if name else platform.machine()
-    return f"{cores} core{'s' if cores != 1 else ''} of {told}" if device == "cpu" else device
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    return f"{cores} core{'s' if cores != 1 else ''} of {told}"
 
 
 def _small(image: Image) -> bytes:
-    """Return a picture as a card has room for it, in WebP."""
+    """Return an image as WebP, small enough for a card."""
     picture = image.pil().convert("RGB")
     for side_px in (512, 384, 256, 128):
         picture.thumbnail((side_px, side_px))
@@ -271,7 +253,7 @@ def _small(image: Image) -> bytes:
 
 
 def _example(definition: Definition) -> dict[str, Any]:
-    """Return the model's first example; one with made files where it has none of its own."""
+    """Return the model's first example, or a generated one."""
     if definition.facts.examples:
         return dict(definition.facts.examples[0])
     return made_example(definition.input_schema)
@@ -282,10 +264,10 @@ def _batches(loaded: Loaded) -> bool:
 
 
 def _returned(result: LocalResult) -> dict[str, Any]:
-    """Return what the command needs to judge a result, whose files can be read.
+    """Return a result for the command, which compares it with the schema; read its files.
 
     Raises:
-        RunFailed: It cannot be told as JSON.
+        RunFailed: It is not JSON.
     """
     try:
         json.dumps(result.output)
@@ -300,9 +282,9 @@ def _returned(result: LocalResult) -> dict[str, Any]:
 
 
 def _peak_bytes() -> int:
-    """Return the most memory that this process has had."""
+    """Return the peak memory of this process."""
     try:
-        # The kernel's other counter, of getrusage, begins with what the parent process had.
+        # The counter of getrusage begins with the peak of the parent process.
         text = Path("/proc/self/status").read_text()
         return int(text.partition("VmHWM:")[2].split()[0]) * 1024
     except (OSError, IndexError, ValueError):

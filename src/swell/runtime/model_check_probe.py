@@ -1,18 +1,15 @@
-"""A few more runs of a model that works, to see whether it keeps what people take for granted.
+"""More runs of a working model, with small changes, for the hints of `swell models check`.
 
-The same input and seed give the same result, whoever runs beside it; another seed gives another
-one where there is one; and each input counts for something. Each run is compared with that of the
-example. All of this is worth a hint, never an error.
+The same input and seed should give the same result, alone and in a batch; another seed should give
+another one, and each input should count. Each run is compared with that of the example.
 """
 
 import contextlib
 import hashlib
 import json
 import sys
-import types
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,46 +22,40 @@ from swell.runtime.local_run import Loaded, LocalResult, check_input, run_togeth
 from swell.runtime.model_lint import Hint, Times, hints_of_times
 from swell.sdk.media import Attachment, Image
 
-#: Endings of files that may be pickles.
+#: Suffixes of files that may be pickles.
 _PICKLED: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib")
 
-#: Of an encoding, not of what is made.
+#: Inputs that change only the encoding.
 _FORMATS: Final = frozenset({"output_format", "format"})
 
 _SEED: Final = "seed"
 _FIRST, _SECOND = 1, 2
-#: Another number than the two, from which another is made.
+#: A third number, as the current value of an input named `seed`.
 _OWN_SEED: Final = 4321
 
 
 class Opened:
-    """Sees which files are opened, while it is entered, that may be pickles."""
+    """Records which files that may be pickles are opened while it is entered."""
 
     def __init__(self) -> None:
         self._paths: set[str] = set()
-        self._is_looking = False
-        # Such a hook can never be taken away, so it is one that a short process has.
-        sys.addaudithook(self._hear)
+        self._is_recording = False
+        # An audit hook cannot be removed, so this is for a short process.
+        sys.addaudithook(self._on_event)
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event != "open" or not self._is_looking or not isinstance(arguments[0], str):
-            return
-        if arguments[0].lower().endswith(_PICKLED):
-            self._paths.add(arguments[0])
+    def _on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
+        path = arguments[0] if event == "open" and self._is_recording else None
+        if isinstance(path, str) and path.lower().endswith(_PICKLED):
+            self._paths.add(path)
 
     def __enter__(self) -> None:
-        self._is_looking = True
+        self._is_recording = True
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self._is_looking = False
+    def __exit__(self, *_: object) -> None:
+        self._is_recording = False
 
     def pickles(self, declared: Sequence[Path]) -> list[Path]:
-        """Return the files that are pickles, of those that were opened and of the declared ones."""
+        """Return the pickles among the opened and the declared files."""
         named = {path for path in declared if path.name.lower().endswith(_PICKLED)}
         paths = named | {Path(each) for each in self._paths}
         return sorted(path for path in paths if _is_pickle(path))
@@ -77,7 +68,7 @@ def _is_pickle(path: Path) -> bool:
                 return any(name.endswith("data.pkl") for name in archive.namelist())
         with path.open("rb") as file:
             start = file.read(2)
-        # The opcode PROTO, and the protocols that have it.
+        # The opcode PROTO, and the protocols with it.
         return len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5
     return False
 
@@ -88,11 +79,11 @@ class Probe:
     Args:
         loaded: The model.
         example: Its input.
-        result: What came of that, with seed 1.
-        together: The same in a batch of two; None where it takes none.
-        times: What was measured until now.
-        clock: Tells how long it may go on.
-        trying: Told what is tried before it is.
+        result: The result of that, with seed 1.
+        together: The same in a batch of two; None if it takes none.
+        times: Measurements so far.
+        clock: The time.
+        trying: Called with a description of each run before it.
     """
 
     def __init__(
@@ -108,12 +99,12 @@ class Probe:
         self._trying = trying
         self._loaded = loaded
         self._example = dict(example)
-        self._first = _Print.of(result)
+        self._first = _digests(result)
         self._makes_files = bool(result.files)
-        #: A verdict or a score is often the same for two inputs; a picture or a text seldom is.
-        self._is_telling = self._makes_files or isinstance(result.output, str)
-        self._together = None if together is None else _Print.of(together)
-        #: Whether what is beside the files is the same each time: it may tell times.
+        #: A score is often the same for two inputs; an image or a text seldom is.
+        self._is_distinctive = self._makes_files or isinstance(result.output, str)
+        self._together = together
+        #: Whether the output beside the files is always the same; it may contain durations.
         self._is_steady = True
         self._times = times
         self._clock = clock
@@ -122,19 +113,19 @@ class Probe:
         schema = loaded.definition.input_schema
         self._properties: Mapping[str, Any] = schema.get("properties", {})
         self._defs: Mapping[str, Any] = schema.get("$defs", {})
-        #: What there was no time for.
+        #: Runs for which there was no time.
         self.left_out: list[str] = []
 
     def hints(self, limit_s: float) -> Iterator[Hint]:
-        """Yield what it lacks, as it is found."""
+        """Yield hints as they are found."""
         self._end_s = self._clock.monotonic_s() + limit_s
         again = self._run("the same again", self._example, _FIRST)
         again_s = None if again is None else again.run_s
         yield from hints_of_times(msgspec.structs.replace(self._times, again_s=again_s))
         if again is None:
             return
-        self._is_steady = _Print.of(again).output == self._first.output
-        if not self._is_same(_Print.of(again)):
+        self._is_steady = _digests(again)[0] == self._first[0]
+        if not self._is_same(again):
             yield Hint(
                 "not_reproducible",
                 "the same input and seed gave two results: draw all that is random from the seed "
@@ -151,7 +142,7 @@ class Probe:
                 "size, and draw noise for each item",
             )
         yield from self._of_seed()
-        if not self._is_telling:
+        if not self._is_distinctive:
             return
         for name in self._properties:
             yield from self._of_input(name)
@@ -162,7 +153,7 @@ class Probe:
         other = self._run("another seed", self._example, _SECOND)
         if other is None:
             return
-        is_drawn = not self._is_same(_Print.of(other))
+        is_drawn = not self._is_same(other)
         if is_drawn and _SEED not in self._properties:
             yield Hint(
                 "no_seed",
@@ -185,7 +176,7 @@ class Probe:
         if value is NOTHING_ELSE:
             return
         changed = self._run(f"{name} = {_short(value)}", {**self._example, name: value}, _FIRST)
-        if changed is not None and self._is_same(_Print.of(changed)):
+        if changed is not None and self._is_same(changed):
             yield Hint(
                 "input_ignored",
                 f"{name} = {_short(value)} instead of {_short(current)} gave the same result: that "
@@ -193,14 +184,13 @@ class Probe:
                 "it takes; else it is not used",
             )
 
-    def _is_same(self, other: "_Print") -> bool:
+    def _is_same(self, result: LocalResult) -> bool:
+        (output, files), (first_output, first_files) = _digests(result), self._first
         is_output_free = self._makes_files and not self._is_steady
-        return other.files == self._first.files and (
-            is_output_free or other.output == self._first.output
-        )
+        return files == first_files and (is_output_free or output == first_output)
 
     def _run(self, what: str, values: Mapping[str, Any], seed: int) -> LocalResult | None:
-        """Run an input; None if there is no time for it, or the model does not take it."""
+        """Run an input; return None if there is no time, or the model does not take it."""
         if self._clock.monotonic_s() + self._last_s > self._end_s:
             self.left_out.append(what)
             return None
@@ -210,26 +200,16 @@ class Probe:
         try:
             checked = check_input(self._loaded.definition, values)
             [result] = run_together(self._loaded, checked, seeds, self._clock)
-        except Exception:  # a made input may be one that the model rightly refuses
+        except Exception:  # a model may refuse a generated input
             return None
         self._last_s = result.run_s
         return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Print:
-    """What two equal results share."""
-
-    output: str
-    files: tuple[str, ...]
-
-    @classmethod
-    def of(cls, result: LocalResult) -> "_Print":
-        """Return it."""
-        return cls(
-            json.dumps(result.output, sort_keys=True),
-            tuple(hashlib.sha256(_content(file)).hexdigest() for file in result.files),
-        )
+def _digests(result: LocalResult) -> tuple[str, list[str]]:
+    """Return the output and the digests of files, which equal results share."""
+    files = [hashlib.sha256(_content(file)).hexdigest() for file in result.files]
+    return json.dumps(result.output, sort_keys=True), files
 
 
 def _content(file: Attachment) -> bytes:
@@ -245,5 +225,5 @@ def _short(value: Any) -> str:
 
 
 def resident_bytes() -> int:
-    """Return what this process has of the machine's memory."""
+    """Return the resident memory of this process."""
     return int(psutil.Process().memory_info().rss)

@@ -1,7 +1,6 @@
-"""What a model lacks that would make it better to serve, though it can be served. Pure.
+"""Hints: what would make a working model better to serve. Pure.
 
-An error is found by running a model; a hint is found by looking at what it promises and at what
-came of a few more runs (`probe.py`).
+Hints come from a model's card, and from a few more runs (`model_check_probe.py`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,43 +14,43 @@ from swell.core.records import ModelCard
 #: The field that sets the seed.
 _SEED: Final = "seed"
 
-#: A model that grew by less while it was loaded need not say what it takes.
-_WORTH_SAYING_BYTES: Final = 64 * 2**20
+#: A model that needs less memory need not declare it.
+_LEAST_BYTES: Final = 64 * 2**20
 
-#: A warm-up that takes longer holds up each start of a worker, in seconds.
+#: A longer warm-up delays each start of a worker, in seconds.
 _SLOW_WARMUP_S: Final = 30.0
 
-#: A first run that is so much slower than the second, by factor and in seconds, was not warmed up.
+#: A first run that is slower than the second by more, as a factor and in seconds, is cold.
 _COLD_FACTOR: Final = 2.0
 _COLD_S: Final = 0.5
 
 
 class Hint(msgspec.Struct, frozen=True):
-    """One thing that a model lacks: a stable word, and what to do about it."""
+    """Something that a model lacks: a stable code, and what to do about it."""
 
     code: str
     detail: str
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured of a model."""
+    """Measurements of a model."""
 
     warmup_s: float
     run_s: float
     #: The same input once more; None if it was not run again.
     again_s: float | None = None
-    #: What the process grew by while the model was loaded, and what the model says that it takes.
+    #: Growth of the process while the model was loaded, and the size that the model declares.
     grown_bytes: int = 0
     said_bytes: int = 0
     is_cpu: bool = True
 
 
 def hints_of_card(card: ModelCard) -> list[Hint]:
-    """Return what its card and its input lack."""
-    return [*_of_words(card), *_of_example(card), *_of_bounds(card)]
+    """Return hints from the card and the input's schema."""
+    return [*_of_card(card), *_of_bounds(card)]
 
 
-def _of_words(card: ModelCard) -> Iterator[Hint]:
+def _of_card(card: ModelCard) -> Iterator[Hint]:
     if not card.description.strip():
         yield Hint("no_description", "write a docstring: it is the text of the model's card")
     if not card.licence.strip():
@@ -60,9 +59,6 @@ def _of_words(card: ModelCard) -> Iterator[Hint]:
             'say under which licence code and weights are: licence = "…" in a class, '
             'licence="…" in @swell.model',
         )
-
-
-def _of_example(card: ModelCard) -> Iterator[Hint]:
     properties, required = _properties(card), card.input_schema.get("required", [])
     first = card.examples[0] if card.examples else {}
     for name in required:
@@ -100,7 +96,7 @@ def _properties(card: ModelCard) -> Mapping[str, Mapping[str, Any]]:
 
 
 def hints_of_files(pickles: Sequence[Path]) -> list[Hint]:
-    """Return what is to be said of files that hold pickles."""
+    """Return hints for files that are pickles."""
     return [
         Hint(
             "pickled_weights",
@@ -113,7 +109,7 @@ def hints_of_files(pickles: Sequence[Path]) -> list[Hint]:
 
 
 def hints_of_times(times: Times) -> list[Hint]:
-    """Return what times and memory show."""
+    """Return hints from durations and memory."""
     return [*_of_memory(times), *_of_warmup(times)]
 
 
@@ -126,7 +122,7 @@ def _of_memory(times: Times) -> Iterator[Hint]:
             "declare the device memory that it needs: memory_bytes = …; Swell "
             "measures on a GPU only what torch allocates, and worker.device_memory_bytes needs it",
         )
-    elif times.grown_bytes > _WORTH_SAYING_BYTES:
+    elif times.grown_bytes > _LEAST_BYTES:
         rounded = round(times.grown_bytes, -7)
         yield Hint(
             "no_memory",

@@ -1,7 +1,4 @@
-"""Results to files: names, types, and the note that a picture carries.
-
-Pure but for Pillow. What takes time is in `compress.py`, which runs in processes of its own.
-"""
+"""Turns results into files: names, types, and the note in an image. Pure but for Pillow."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -18,7 +15,7 @@ from swell.worker.encode_image_main import KINDS, compress, in_ascii
 #: Longest note, in characters of ASCII: JPEG has 64 KiB for Exif.
 MAX_NOTE: Final = 60_000
 
-#: Texts of an input are cut to so many characters where a note is too long.
+#: If a note is too long, texts of the input are cut to this many characters.
 _CUT_TEXT: Final = 400
 
 _EXTENSIONS: Final = {
@@ -40,7 +37,7 @@ _EXTENSIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class FileNote:
-    """What a picture's file says about how it came to be."""
+    """The origin of an image, for its file."""
 
     model: str
     version: str
@@ -60,7 +57,7 @@ class Encoded:
     height: int | None = None
 
     def artifact(self, key: str) -> Artifact:
-        """Return what the outcome says about it, once it lies under `key`."""
+        """Return its description in the outcome; `key` is where it is stored."""
         return Artifact(
             key=key,
             content_type=self.content_type,
@@ -84,7 +81,7 @@ def wanted_format(raw: msgspec.Raw, default: str) -> str:
 
 
 def kind_of(file: Pixels, default: str) -> str:
-    """Return what a picture becomes: the model's own wish comes first."""
+    """Return the format of an image: the model's choice, or the default."""
     return file.format if file.format in KINDS else default
 
 
@@ -93,7 +90,7 @@ def file_names(files: Sequence[Pixels | Blob], default_format: str, first: int =
 
     Args:
         files: Of one task.
-        default_format: What pictures become.
+        default_format: Format of images.
         first: The number of the first of them.
     """
     return [
@@ -105,7 +102,7 @@ def file_names(files: Sequence[Pixels | Blob], default_format: str, first: int =
 
 
 def encode(file: Pixels | Blob, index: int, default_format: str, note: FileNote) -> Encoded:
-    """Return file number `index` of a task as bytes, here and now."""
+    """Return file number `index` of a task as bytes, encoded by this thread."""
     if isinstance(file, Blob):
         return _as_it_is(file, index)
     kind = kind_of(file, default_format)
@@ -114,13 +111,13 @@ def encode(file: Pixels | Blob, index: int, default_format: str, note: FileNote)
 
 
 def picture_file(file: Pixels, index: int, kind: str, data: bytes) -> Encoded:
-    """Return what a picture has become, as file number `index` of its task."""
+    """Return an encoded image as file number `index` of its task."""
     content_type = f"image/{kind}"
     return Encoded(data, content_type, _name(index, content_type), file.width, file.height)
 
 
 def note_text(file: Pixels, note: FileNote) -> str:
-    """Return, as JSON of at most `MAX_NOTE` characters, how a picture came to be."""
+    """Return the origin of an image as JSON of at most `MAX_NOTE` characters."""
     for told in _notes(file, note):
         text = msgspec.json.encode(told).decode()
         if len(text) <= MAX_NOTE and len(in_ascii(text)) <= MAX_NOTE:
@@ -129,7 +126,7 @@ def note_text(file: Pixels, note: FileNote) -> str:
 
 
 def _notes(file: Pixels, note: FileNote) -> Iterator[dict[str, Any]]:
-    """Tell all, then without long texts of the input, such as files in it, then less and less."""
+    """Yield the whole note, then shorter ones: long texts of the input go first."""
     origin = {"model": note.model, "version": note.version, "seed": file.seed}
     own = msgspec.json.decode(file.metadata, type=dict[str, Any])
     yield {**origin, "input": note.input, **own}
@@ -156,14 +153,14 @@ def _as_it_is(file: Blob, index: int) -> Encoded:
                 width, height = picture.size
                 content_type = PIL.Image.MIME.get(picture.format or "", content_type)
         except Exception:
-            # It is drawn in lines, of a kind of its own, or so large that Pillow refuses it.
+            # A vector image, a format unknown to Pillow, or one that is too large for it.
             if content_type == "image/*":
                 content_type = _type_of(file.data)
     return Encoded(file.data, content_type, file.name or _name(index, content_type), width, height)
 
 
 def _type_of(data: bytes) -> str:
-    """Return what a picture is by its first bytes, of the kinds that a model may return."""
+    """Return the type of an image by its first bytes."""
     for kind in ("PNG", "JPEG", "WEBP", "AVIF", "GIF"):
         _, is_kind = PIL.Image.OPEN.get(kind, (None, None))
         if is_kind is not None and is_kind(data[:16]) is True:

@@ -1,19 +1,18 @@
-"""Leases are extended well before they run out, however long a model takes."""
+"""Extends leases well before they expire, however long a model runs."""
 
 from typing import Final
 
 from swell.core.clock import Clock
 from swell.worker.inflight import InflightTasks
 
-#: Part of the longest allowed pause between heartbeats: one may get lost without harm.
+#: Share of the longest allowed pause between heartbeats, so that one may get lost.
 MARGIN: Final = 0.5
 
 
 async def keep_beating(desk: InflightTasks, clock: Clock, heartbeat_s: float) -> None:
-    """Have the leases on the desk extended, for ever.
+    """Extend the leases of tasks in flight, until cancelled.
 
-    Short tasks are never named: each report is a heartbeat of the worker, and only what is held
-    when this loop comes around needs its lease extended.
+    Short tasks need no heartbeat of their own, since each report is one of the worker.
     """
     while True:
         await clock.sleep(heartbeat_s * MARGIN)

@@ -1,6 +1,6 @@
-"""A worker that lives says so in a file, since it never listens: for `swell health`.
+"""The file in which a worker says that it is alive, for `swell health`: workers do not listen.
 
-The file keeps its length and is written in place: once it is there, no disk is too full for it.
+The file has a fixed length and is written in place, so a full disk does not matter.
 """
 
 import contextlib
@@ -14,23 +14,23 @@ import msgspec
 
 from swell.core.clock import Clock
 
-#: The file is written so often, in seconds.
+#: Time between two writes, in seconds.
 BEAT_S: Final = 5.0
 
-#: A worker whose file is older hangs or is gone, in seconds: its loop has missed several beats.
+#: A worker whose file is older hangs or has ended, in seconds.
 STALE_S: Final = 30.0
 
-#: How long the file is: what it says, and spaces.
+#: Length of the file, padded with spaces.
 _SIZE_BYTES: Final = 128
 
 
 class Pulse(msgspec.Struct, frozen=True):
-    """What the file says.
+    """Content of the file.
 
     Args:
         pid: The worker's process.
-        state: `starting` until its models are begun, then `working`, and `draining` at its end.
-        at_s: When, on the machine's monotonic clock, which no change of the time moves.
+        state: `starting` until its model process runs, then `working`, and `draining` at its end.
+        at_s: Time of the write, by the machine's monotonic clock.
     """
 
     pid: int
@@ -39,12 +39,12 @@ class Pulse(msgspec.Struct, frozen=True):
 
 
 async def keep_pulse(path: Path, clock: Clock, state: Callable[[], str]) -> None:
-    """Write the file again and again, until cancelled; then it is removed.
+    """Write the file periodically; remove it when cancelled.
 
     Args:
-        path: Where.
-        clock: For its time and the waits.
-        state: Tells what the worker does.
+        path: The file.
+        clock: The time.
+        state: Returns the state of the worker.
     """
     has_told = False
     try:
@@ -52,7 +52,7 @@ async def keep_pulse(path: Path, clock: Clock, state: Callable[[], str]) -> None
             try:
                 _write(path, Pulse(os.getpid(), state(), clock.monotonic_s()))
             except OSError as error:
-                # A worker that works is no worse for it.
+                # The worker itself is all right.
                 if not has_told:
                     _log().error(
                         "the health file cannot be written", file=str(path), why=str(error)
@@ -65,10 +65,10 @@ async def keep_pulse(path: Path, clock: Clock, state: Callable[[], str]) -> None
 
 
 def read_pulse(path: Path) -> Pulse | None:
-    """Return what a worker said last; None where none says anything."""
+    """Return the last content; None if there is no valid file."""
     try:
         said = path.read_bytes()
-        # It may have been read while it was written.
+        # It may be read during a write.
         while said != (again := path.read_bytes()):
             said = again
         return msgspec.json.decode(said, type=Pulse)
@@ -87,5 +87,5 @@ def _write(path: Path, pulse: Pulse) -> None:
 
 
 def _log() -> Any:
-    # Imported when it is needed: a model process is to be asked for before that.
+    # Imported late, so that the model process can be started first.
     return importlib.import_module("structlog").get_logger("swell.worker")

@@ -1,14 +1,13 @@
-"""LoRAs that tasks name, brought to the weights cache before the model needs them.
+"""Fetches the LoRAs of tasks into the weights cache.
 
-A task's LoRAs are fetched from the moment it is leased, while others are drawn; it joins them once
-its files are there. A file is fetched once, for however many tasks want it at a time, and lies in
-the cache by its content, so that the model process gets a path. It stays there at least until the
-last of these tasks has ended.
+A task's LoRAs are fetched from its lease on; the task runs once they are there. Each file is
+fetched once, however many tasks need it at a time. It is stored by its content, so the model
+process gets a path, and stays at least until the last of these tasks has ended.
 
-What names a file is a URL, as for any other input, with `#sha256=…` where its content must be just
-that; `sha256:…`, the digest of a file that the cache has; or the name of a listing that was pulled
-(`acme/style`, `acme/style@v2`, `acme/style@v2/ink.safetensors`). Files of the backend never change
-under their URL. What lies elsewhere may, so its address is asked again after a while.
+A LoRA is named by a URL, with `#sha256=…` to pin its content; by `sha256:…`, the digest of a file
+in the cache; or by weights that were pulled (`acme/style`, `acme/style@v2`,
+`acme/style@v2/ink.safetensors`). Files of the backend never change under their URL. Others may, so
+they are fetched again after a while.
 """
 
 import asyncio
@@ -31,35 +30,35 @@ from swell.weights.lora import WrongLora, check_lora
 from swell.weights.weight_errors import RefusedFormat
 from swell.weights.weight_index import Entry, InvalidListing, Listing, check_digest
 
-#: LoRAs of one task. People put on two or three; more of them would only fill the disk.
+#: Most LoRAs of a task. Two or three are usual.
 MOST_LORAS: Final = 16
 
-#: A file that is not the backend's is asked for again after so long, in seconds.
+#: A file from elsewhere is fetched again after this time, in seconds.
 FRESH_S: Final = 600.0
 
-#: Files fetched side by side.
+#: Files fetched at a time.
 FETCHES: Final = 4
 
-#: A file that another worker fetches is looked at so often, in seconds.
+#: Time between two attempts to lock a file that another worker fetches, in seconds.
 LOCK_EVERY_S: Final = 0.1
 
-#: Bytes gathered before they are hashed and written by a thread.
+#: Bytes that are buffered before a thread hashes and writes them.
 BLOCK_BYTES: Final = 4 << 20
 
 _NAME: Final = re.compile(
     r"(?P<model>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<version>[\w-][\w.-]*))?(?:/(?P<file>.+))?"
 )
 
-#: Under which name a file stands in the listing that holds it.
+#: Name of a file in the listing that holds it.
 _FILE: Final = "lora.safetensors"
 
 
 class HeldLora:
-    """A LoRA in the cache, which nothing evicts until it is closed.
+    """A LoRA in the cache, which is not evicted until it is closed.
 
     Args:
         digest: SHA-256 of its content.
-        in_use: What holds it.
+        in_use: The hold on it.
     """
 
     def __init__(self, digest: str, in_use: InUse) -> None:
@@ -68,18 +67,18 @@ class HeldLora:
         self._in_use = in_use
 
     def close(self) -> None:
-        """Let it go."""
+        """Release it."""
         self._in_use.close()
 
 
 class Loras:
-    """Brings LoRAs.
+    """Fetches LoRAs.
 
     Args:
         dispatch: Reads URLs.
-        cache: Where to; None where a worker has none.
+        cache: The weights cache; None if the worker has none.
         clock: The time.
-        limit_bytes: Largest file that is taken.
+        limit_bytes: Largest file that is accepted.
     """
 
     def __init__(
@@ -90,21 +89,21 @@ class Loras:
         self._clock = clock
         self._limit_bytes = limit_bytes
         self._slots = asyncio.Semaphore(FETCHES)
-        #: Files on their way, by what names them.
+        #: Downloads in progress, by key.
         self._flights: dict[str, asyncio.Task[Entry]] = {}
 
     async def bring(
         self, names: Sequence[str], own_files: Mapping[str, str]
     ) -> dict[str, HeldLora]:
-        """Return the files of a task, in the cache and held, by what names them in its input.
+        """Return the LoRAs of a task, in the cache and held, by their names in its input.
 
         Args:
-            names: What the input names.
+            names: The names in the input.
             own_files: See `LeasedTask.own_files`.
 
         Raises:
             InvalidInput, WrongLora, TooLarge, NotCached: One cannot be used; the text says why.
-            SwellError: One cannot be fetched.
+            SwellError: One could not be fetched.
         """
         if len(names) > MOST_LORAS:
             raise InvalidInput(f"{len(names)} LoRAs are named: give at most {MOST_LORAS}")
@@ -119,7 +118,7 @@ class Loras:
         return held
 
     async def close(self) -> None:
-        """End what is on its way."""
+        """Cancel all downloads."""
         flights = list(self._flights.values())
         for flight in flights:
             flight.cancel()
@@ -129,16 +128,15 @@ class Loras:
         if self._cache is None:
             raise NotCached("this worker keeps no weights, so it takes no LoRAs")
         try:
-            return await self._held(self._cache, name, own_files)
-        except NotCached:
-            # Another file may have needed its room before it was held.
-            return await self._held(self._cache, name, own_files)
+            try:
+                entry = await self._found(self._cache, name, own_files)
+                return await asyncio.to_thread(_hold, self._cache, entry)
+            except NotCached:
+                # It may have been evicted before it was held.
+                entry = await self._found(self._cache, name, own_files)
+                return await asyncio.to_thread(_hold, self._cache, entry)
         except (DigestMismatch, InvalidListing) as error:
             raise InvalidInput(error.detail) from error
-
-    async def _held(self, cache: WeightCache, name: str, own_files: Mapping[str, str]) -> HeldLora:
-        entry = await self._found(cache, name, own_files)
-        return await asyncio.to_thread(_hold, cache, entry)
 
     async def _found(self, cache: WeightCache, name: str, own_files: Mapping[str, str]) -> Entry:
         if "://" not in name and not name.startswith("/"):
@@ -146,32 +144,29 @@ class Loras:
         url, _, digest = name.partition("#")
         own = own_files.get(name) or own_files.get(url)
         address = _Address(url if own is None else own, _told(url), own is not None, digest)
-        key = address.key
-        flight = self._flights.get(key)
+        flight = self._flights.get(address.key)
         if flight is None:
-            flight = asyncio.get_running_loop().create_task(self._fly(cache, address))
-            self._flights[key] = flight
-            flight.add_done_callback(partial(self._landed, key))
-        # Whoever stops waiting does not stop it for the others.
+            flight = asyncio.get_running_loop().create_task(self._fetch(cache, address))
+            self._flights[address.key] = flight
+            flight.add_done_callback(partial(self._ended, address.key))
+        # A caller that is cancelled does not cancel it for others.
         return await asyncio.shield(flight)
 
-    def _landed(self, key: str, flight: "asyncio.Task[Entry]") -> None:
+    def _ended(self, key: str, flight: "asyncio.Task[Entry]") -> None:
         del self._flights[key]
         if not flight.cancelled():
-            # It may be that nobody waits for it any more.
-            flight.exception()
+            flight.exception()  # all callers may be gone
 
-    async def _fly(self, cache: WeightCache, address: "_Address") -> Entry:
+    async def _fetch(self, cache: WeightCache, address: "_Address") -> Entry:
         known = await asyncio.to_thread(self._known, cache, address)
         if known is not None:
             return known
         async with self._slots, self._locked(cache, address.place):
-            # Another worker may have fetched it meanwhile.
+            # Another worker may have fetched it.
             known = await asyncio.to_thread(self._known, cache, address)
             if known is None:
                 known = await self._download(cache, address)
-                now = self._clock.now()
-                await asyncio.to_thread(cache.remember, address.key, known, now)
+                await asyncio.to_thread(cache.remember, address.key, known, self._clock.now())
             return known
 
     def _known(self, cache: WeightCache, address: "_Address") -> Entry | None:
@@ -200,7 +195,7 @@ class Loras:
     async def _download(self, cache: WeightCache, address: "_Address") -> Entry:
         growing = await asyncio.to_thread(cache.partial, address.place)
         try:
-            # What is left of another file that broke off.
+            # Drop the rest of a failed download.
             growing.restart()
             await self._read(cache, address, growing)
             await asyncio.to_thread(check_lora, growing.path, address.told)
@@ -231,13 +226,13 @@ class Loras:
 
 
 class _Address:
-    """Where a file lies.
+    """The place of a file.
 
     Args:
-        url: What is read.
-        told: The same for people: nothing that opens it.
-        is_own: Whether the backend has it.
-        digest: What stood behind the `#`.
+        url: The URL that is read.
+        told: The same for people, without secrets.
+        is_own: Whether the file is the backend's.
+        digest: The fragment of the URL.
     """
 
     def __init__(self, url: str, told: str, is_own: bool, digest: str) -> None:
@@ -251,20 +246,15 @@ class _Address:
             self.sha256 = check_digest(digest.removeprefix("sha256="), told)
         path = unquote(urlsplit(url).path)
         if path.lower().endswith(PICKLE_SUFFIXES):
-            raise _refused(PurePosixPath(path).name)
-        # A signature is another one each time.
+            try:
+                check_name(PurePosixPath(path).name)
+            except RefusedFormat as error:
+                raise WrongLora(error.detail) from None
+        # Signatures in the backend's URLs change.
         text = urlsplit(url).path if is_own else url
         self.key = hashlib.sha256(f"{is_own} {text} {digest}".encode()).hexdigest()
-        #: Where it grows, and its lock: one of 256, since each leaves a file.
+        #: Where it is written, and its lock: one of 256, since each leaves a file.
         self.place = hashlib.sha256(self.key[:2].encode()).hexdigest()
-
-
-def _refused(name: str) -> WrongLora:
-    try:
-        check_name(name)
-    except RefusedFormat as error:
-        return WrongLora(error.detail)
-    raise AssertionError(name)
 
 
 def _told(url: str) -> str:
@@ -274,18 +264,18 @@ def _told(url: str) -> str:
 def _hold(cache: WeightCache, entry: Entry) -> HeldLora:
     in_use = cache.use(Listing("loras/file", "now", {_FILE: entry}))
     if cache.budget_bytes is not None:
-        # Files that come side by side do not see each other's need.
+        # Files that are fetched at a time do not know each other's size.
         cache.evict(cache.budget_bytes)
     return HeldLora(entry.sha256, in_use)
 
 
 def _kept(cache: WeightCache, name: str) -> Entry:
-    """Return a file that the cache has, by its digest or by the name of what was pulled.
+    """Return a file in the cache, by its digest or by the name of pulled weights.
 
     Raises:
         NotCached: There is no such file.
-        InvalidInput: The name is none, or means several files.
-        WrongLora: It is no LoRA.
+        InvalidInput: The name is invalid, or means several files.
+        WrongLora: The file is not a LoRA.
     """
     if name.startswith("sha256:"):
         entry = cache.entry(check_digest(name, "a LoRA"))

@@ -1,7 +1,6 @@
-"""What a worker tells of a task's trace: fetch, run with load, encode, upload, report.
+"""Spans of a task in its trace: fetch, run with load, encode, upload, report.
 
-Models and couriers measure how long things took. They are told when they are over, so that a span
-ends now and began so long ago.
+Spans are recorded at their end, from measured durations.
 """
 
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from swell.protocol.worker_messages import LeasedTask
 
 
 class TaskTraces:
-    """A worker's part of traces; of tasks whose lease names no trace, nothing.
+    """Records a worker's spans of tasks whose lease names a trace.
 
     Args:
         clock: The time.
@@ -22,25 +21,25 @@ class TaskTraces:
     """
 
     def __init__(self, clock: Clock, worker: str) -> None:
-        #: Where spans go; None where nobody wants traces.
+        #: Exports spans; None without tracing.
         self.tracer: Tracer | None = None
         self._clock = clock
         self._worker = worker
-        #: (task, attempt) → its lease's place in the trace, and since when its outcome is known.
+        #: (task, attempt) → the task, and when its outcome was known, in monotonic seconds.
         self._settled: dict[tuple[str, int], tuple[LeasedTask, float]] = {}
 
     def fetched(self, task: LeasedTask, since_s: float, *, error: str = "") -> None:
-        """Tell that files and LoRAs of a task have come, which were asked for at `since_s`."""
+        """Record the download of a task's files and LoRAs, which began at `since_s`."""
         self._tell("fetch", task, self._clock.monotonic_s() - since_s, error=error)
 
     def ran(self, task: LeasedTask, run_s: float, load_s: float, *, error: str = "") -> None:
-        """Tell that a model has run a task, and how long it had waited for the model."""
+        """Record the run of a task, and its wait for the model to load."""
         trace = self._tell("run", task, run_s + load_s, error=error)
         if trace is not None and load_s > 0:
             self._tell("load", task, load_s, ago_s=run_s, parent=trace.own)
 
     def stored(self, task: LeasedTask, encode_s: float, upload_s: float) -> None:
-        """Tell that the files of a result are stored, or on their way with the report."""
+        """Record the encoding and upload of a result's files."""
         self._tell("encode", task, encode_s, ago_s=upload_s)
         self._tell("upload", task, upload_s)
 
@@ -50,7 +49,7 @@ class TaskTraces:
             self._settled[task.task_id, task.attempt] = (task, self._clock.monotonic_s())
 
     def reported(self, settlements: Iterable[Settlement]) -> None:
-        """Tell that the backend has taken the outcomes of tasks."""
+        """Record the reports of tasks that the backend accepted."""
         if not self._settled:
             return
         for each in settlements:
@@ -61,7 +60,7 @@ class TaskTraces:
                 self._tell("report", task, self._clock.monotonic_s() - since_s, error=error)
 
     async def close(self) -> None:
-        """Send what waits."""
+        """Export the remaining spans."""
         if self.tracer is not None:
             await self.tracer.close()
 
