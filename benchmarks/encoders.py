@@ -1,7 +1,6 @@
 """What does it cost to turn a picture into a file, in a process of its own?
 
     formats    milliseconds and bytes of each format, one thread
-    handover   shared memory against a socket: the round trip of the pixels, and the sender's part
     start      time from asking for a process to its first file, and its memory
     small      pictures of so many pixels a side, in a thread of the worker and in a process
 
@@ -13,11 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
-import os
-import socket
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,30 +40,6 @@ FORMATS: list[tuple[str, dict[str, Any]]] = [
         for q, s in ((75, 8), (80, 8), (75, 6))
     ),
 ]
-
-#: Read so many bytes from a socket, or out of shared memory whenever told, and say so.
-READERS = {
-    "socket": """
-import os, sys
-number, size = int(sys.argv[1]), int(sys.argv[2])
-while True:
-    at, view = 0, memoryview(bytearray(size))
-    while at < size:
-        count = os.readv(number, [view[at:]])
-        count or os._exit(0)
-        at += count
-    os.write(number, b"x")
-""",
-    "memory": """
-import mmap, os, sys
-number, size, memory = map(int, sys.argv[1:])
-shared = None
-while os.read(number, 1):
-    shared = shared or mmap.mmap(memory, size)
-    copy = shared[:size]
-    os.write(number, b"x")
-""",
-}
 
 
 def grain(side: int) -> PIL.Image.Image:
@@ -98,36 +69,6 @@ def formats() -> None:
             psnr = f"{10 * np.log10(255**2 / error):.1f} dB" if error else "exact"
             ms, kib = min(took) * 1e3, len(file.getvalue()) / 1024
             print(f"{name:9} {kind:5} {options!s:52} {ms:7.1f} ms {kib:7.0f} KiB  {psnr}")
-
-
-async def handover() -> None:
-    for megapixels in (1, 4, 16):
-        for way in READERS:
-            trip_s, own_s = await _hand_over(way, os.urandom(3 * megapixels << 20))
-            print(f"{megapixels:3} MP {way:7} {trip_s * 1e3:7.2f} ms, own {own_s * 1e3:6.2f} ms")
-
-
-async def _hand_over(way: str, data: bytes) -> tuple[float, float]:
-    loop, memory = asyncio.get_running_loop(), os.memfd_create("pixels")
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    numbers = [theirs.fileno()] if way == "socket" else [theirs.fileno(), memory]
-    arguments = [str(numbers[0]), str(len(data)), *map(str, numbers[1:])]
-    reader = subprocess.Popen([sys.executable, "-c", READERS[way], *arguments], pass_fds=numbers)
-    theirs.close()
-    trips, own = [], []
-    for _ in range(30):
-        begun, used = time.perf_counter(), time.process_time()
-        if way == "memory":
-            os.pwrite(memory, data, 0)
-        await loop.sock_sendall(ours, data if way == "socket" else b"x")
-        await loop.sock_recv(ours, 1)
-        trips.append(time.perf_counter() - begun)
-        own.append(time.process_time() - used)
-    ours.close()
-    os.close(memory)
-    reader.wait()
-    return statistics.median(trips), statistics.median(own)
 
 
 def pixels_of(side: int, kind: str = "jpeg") -> Pixels:
@@ -176,7 +117,7 @@ async def _median_ms(encoders: Encoders, picture: Pixels) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("question", choices=["formats", "handover", "start", "small"])
+    parser.add_argument("question", choices=["formats", "start", "small"])
     question = globals()[parser.parse_args().question]
     print(describe())
     if asyncio.iscoroutinefunction(question):

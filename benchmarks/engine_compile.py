@@ -5,9 +5,7 @@ once, in a fresh process each time. The clock runs from the start of the process
 import of torch included; `first_s` in the details is compiling and running alone.
 
     without   nothing was compiled before; torch keeps what it compiles in an empty folder
-    with      Swell's `TorchCompiled` gives back what an earlier process kept
-    graphs    only what torch itself saves (`torch.compiler.save_cache_artifacts`): the C++ compiler
-              runs again
+    with      an earlier process compiled into the same folder of Swell's cache
 
 Value: with over without; the median of rounds that pair them.
 """
@@ -29,7 +27,7 @@ from typing import Any
 from engine_load import inside
 from machine import folder, quiet, report, say
 
-ARMS = ("without", "with", "graphs")
+ARMS = ("without", "with")
 
 WEIGHTS = "0" * 64
 
@@ -49,22 +47,15 @@ def network(torch: Any) -> Any:
 
 def one(arm: str, place: Path) -> None:
     torch = importlib.import_module("torch")
-    weights = importlib.import_module("swell.weights")
+    cache = importlib.import_module("swell.weights.compile_cache")
     compiled = importlib.import_module("swell.weights.torch_compiled")
-    graphs = place / "graphs.bin"
     begun = time.perf_counter()
-    kept = compiled.TorchCompiled(weights.CompiledCache(place / arm), [WEIGHTS], "1", "cpu")
+    kept = compiled.TorchCompiled(cache.CompileCache(place / arm), [WEIGHTS], "1", "cpu")
     is_restored = kept.restore()
-    if arm == "graphs" and graphs.exists():
-        is_restored = torch.compiler.load_cache_artifacts(graphs.read_bytes()) is not None
     with torch.inference_mode():
         said = torch.compile(network(torch))(torch.ones(1, 4, 32, 32)).double().sum().item()
     first_s = time.perf_counter() - begun
     print(json.dumps({"said": said, "restored": is_restored, "first_s": first_s}), flush=True)
-    if arm == "with":
-        kept.keep()
-    elif arm == "graphs" and not graphs.exists():
-        graphs.write_bytes(torch.compiler.save_cache_artifacts()[0])
     # Skip the destructors of native libraries, which say nothing about the result.
     os._exit(0)
 
@@ -88,9 +79,9 @@ def measure(rounds: int) -> None:
     results: set[float] = set()
     restored = True
     with folder("compile") as place, quiet():
-        for arm in ("with", "graphs"):
-            timed(arm, place)
-        size = sum(path.stat().st_size for path in (place / "with" / "files").glob("??/*"))
+        timed("with", place)
+        kept = (path for path in (place / "with").rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in kept)
         for turn in range(rounds):
             for arm in ARMS if turn % 2 == 0 else reversed(ARMS):
                 if arm == "without":

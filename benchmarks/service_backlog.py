@@ -89,7 +89,7 @@ class Arm:
 
     async def _work(self) -> None:
         assert self._until is not None
-        asked = LeaseRequest(worker_id="worker", models={MODEL: "1"}, n=CLIENTS, lease_s=30.0)
+        asked = LeaseRequest(worker_id="worker", queues={MODEL: "1"}, n=CLIENTS, lease_s=30.0)
         outcome = Succeeded(output=msgspec.Raw(b'"HELLO"'))
         while tasks := await self._broker.lease(asked, until=self._until):
             settlements = [

@@ -253,9 +253,3 @@ def test_a_folder_of_wheels_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFailed, match=r"worker\.wheels_dir"):
         lost.python(NEEDS, "a.py")
     assert not lost.place(NEEDS).exists()
-
-
-@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not at hand")
-def test_uv_makes_it_where_it_is_at_hand(environments: Environments) -> None:
-    python = environments.python(NEEDS, "a.py")
-    assert not (Path(python).parent / "pip").exists(), "pip would have left itself"

@@ -72,7 +72,7 @@ async def work(
 ) -> None:
     """Lease and settle; in the last round until nothing is left."""
     while True:
-        request = LeaseRequest(worker_id=worker_id, models={MODEL: "1"}, n=20, lease_s=LEASE_S)
+        request = LeaseRequest(worker_id=worker_id, queues={MODEL: "1"}, n=20, lease_s=LEASE_S)
         tasks = await broker.lease(request)
         said(tasks)
         settled = await store.settle([settlement(task, rng, is_last) for task in tasks])

@@ -37,7 +37,7 @@ class BusConformance:
 
     async def test_a_listener_gets_what_is_published_after_it_came(self, bus: Bus) -> None:
         listener = bus.subscribe("t1")
-        await bus.publish([progress(1), progress(2)])
+        bus.publish([progress(1), progress(2)])
         assert await listener.next(PATIENCE_S) == progress(1)
         assert await listener.next(PATIENCE_S) == progress(2)
 
@@ -45,35 +45,35 @@ class BusConformance:
         listener = bus.subscribe("t1")
         waiting = asyncio.ensure_future(listener.next())
         await asyncio.sleep(0)
-        await bus.publish([progress(1)])
+        bus.publish([progress(1)])
         assert await asyncio.wait_for(waiting, PATIENCE_S) == progress(1)
 
     async def test_a_listener_gets_nothing_of_other_tasks(self, bus: Bus) -> None:
         listener = bus.subscribe("t1")
-        await bus.publish([progress(1, task_id="t2"), progress(2)])
+        bus.publish([progress(1, task_id="t2"), progress(2)])
         assert await listener.next(PATIENCE_S) == progress(2)
 
     async def test_every_listener_of_a_task_gets_each_event(self, bus: Bus) -> None:
         listeners = [bus.subscribe("t1") for _ in range(50)]
-        await bus.publish([progress(1)])
+        bus.publish([progress(1)])
         events = [await listener.next(PATIENCE_S) for listener in listeners]
         assert events == [progress(1)] * 50
 
     async def test_a_late_listener_gets_what_is_remembered(self, bus: Bus) -> None:
-        await bus.publish([progress(1), terminal()])
+        bus.publish([progress(1), terminal()])
         listener = bus.subscribe("t1")
         assert await listener.next(PATIENCE_S) == progress(1)
         assert await listener.next(PATIENCE_S) == terminal()
 
     async def test_a_returning_listener_gets_only_what_came_after(self, bus: Bus) -> None:
-        await bus.publish([progress(1), progress(2), progress(3)])
+        bus.publish([progress(1), progress(2), progress(3)])
         listener = bus.subscribe("t1", after=progress(2).id)
         assert await listener.next(PATIENCE_S) == progress(3)
         assert await listener.next(0) is None
 
     async def test_an_event_that_is_not_newer_is_not_told(self, bus: Bus) -> None:
         listener = bus.subscribe("t1")
-        await bus.publish([progress(1, attempt=2), progress(5, attempt=1), progress(1, attempt=2)])
+        bus.publish([progress(1, attempt=2), progress(5, attempt=1), progress(1, attempt=2)])
         assert await listener.next(PATIENCE_S) == progress(1, attempt=2)
         assert await listener.next(0) is None
 
@@ -84,7 +84,7 @@ class BusConformance:
         listener = bus.subscribe("t1")
         waiting = asyncio.ensure_future(listener.next())
         await asyncio.sleep(0)
-        await bus.publish([progress(1)])
+        bus.publish([progress(1)])
         waiting.cancel()
         await asyncio.wait([waiting])
         if waiting.cancelled():
@@ -96,8 +96,8 @@ class BusConformance:
         listener = bus.subscribe("t1")
         places = range(1, 2001)
         for place in places:
-            await bus.publish([progress(place)])
-        await bus.publish([terminal()])
+            bus.publish([progress(place)])
+        bus.publish([terminal()])
         got: list[Event] = []
         while not got or not got[-1].is_terminal:
             event = await listener.next(PATIENCE_S)
@@ -109,8 +109,8 @@ class BusConformance:
 
     async def test_nothing_follows_the_end(self, bus: Bus) -> None:
         listener = bus.subscribe("t1")
-        await bus.publish([terminal()])
-        await bus.publish([progress(7)])
+        bus.publish([terminal()])
+        bus.publish([progress(7)])
         assert await listener.next(PATIENCE_S) == terminal()
         assert await listener.next(0.01) is None
 
@@ -118,7 +118,7 @@ class BusConformance:
         listener = bus.subscribe("t1")
         listener.close()
         listener.close()
-        await bus.publish([progress(1)])
+        bus.publish([progress(1)])
         assert await listener.next(0) is None
 
     async def test_closing_the_bus_ends_every_wait(self, bus: Bus) -> None:
@@ -170,7 +170,7 @@ class BusPairConformance:
         await until(lambda: here.watched(["t1"]) == ["t1"])
         sent = [started(), *(progress(place) for place in range(1, 30)), terminal()]
         for event in sent:
-            await here.publish([event])
+            here.publish([event])
         assert [plain(each) for each in await read_to_end(listener)] == sent
 
     async def test_both_ways_at_once(self, pair: tuple[Bus, Bus]) -> None:
@@ -180,8 +180,8 @@ class BusPairConformance:
             for k in range(200):
                 listeners[n, k] = bus.subscribe(f"{n}-{k}", after=TERMINAL_ID - 1)
         for k in range(200):
-            await pair[0].publish([terminal(task_id=f"1-{k}")])
-            await pair[1].publish([terminal(task_id=f"0-{k}")])
+            pair[0].publish([terminal(task_id=f"1-{k}")])
+            pair[1].publish([terminal(task_id=f"0-{k}")])
         for (n, k), listener in listeners.items():
             event = await listener.next(PATIENCE_S)
             assert event is not None
@@ -197,7 +197,7 @@ class BusPairConformance:
         preview = Event(
             task_id="t1", id=ATTEMPT_STRIDE + 1, kind=EventKind.PREVIEW, data={"image": image}
         )
-        await here.publish([preview, terminal()])
+        here.publish([preview, terminal()])
         assert [plain(each) for each in await read_to_end(listener)] == [preview, terminal()]
 
     async def test_files_are_remembered_in_every_process(self, pair: tuple[Bus, Bus]) -> None:
@@ -207,7 +207,7 @@ class BusPairConformance:
             Event(task_id="t1", id=ATTEMPT_STRIDE + n, kind=EventKind.ARTIFACT, data={"index": n})
             for n in range(1, 101)
         ]
-        await here.publish([*told, progress(101)])
+        here.publish([*told, progress(101)])
         for bus in pair:
             await until(partial(_has_all, bus))
             found = [each for each in bus.history("t1") if each.kind is EventKind.ARTIFACT]
@@ -227,17 +227,17 @@ class BusPairConformance:
             for n in range(4)
         ]
         here.publish_local(files[:2])
-        await here.publish([files[3]])
+        here.publish([files[3]])
         listener = there.subscribe("t1", after=files[0].id)
         await until(lambda: here.watched(["t1"]) == ["t1"])
-        await here.publish([*files, progress(101)])
+        here.publish([*files, progress(101)])
         for bus in pair:
             await until(partial(_has_more, bus, files[-1].id))
             found = [each for each in bus.history("t1") if each.kind is EventKind.ARTIFACT]
             assert [plain(each) for each in found] == files
         heard = [await listener.next(PATIENCE_S) for _ in range(2)]
         assert [each and each.id for each in heard] == [files[3].id, ATTEMPT_STRIDE + 101]
-        await here.publish([terminal()])
+        here.publish([terminal()])
         await until(lambda: there.history("t1")[-1].is_terminal)
         there.publish_local([files[2], *files])
         assert there.history("t1")[-1].is_terminal
@@ -268,7 +268,7 @@ class BusPairConformance:
         brief = TaskSummary("demo/upper", 2, "w1", 3, 0.5, 0.75)
         event = Event(task_id="t1", id=TERMINAL_ID, kind=EventKind.SUCCEEDED, summary=brief)
         stop = PeerMessage(kind=MessageKind.STOP, ids=("t2",))
-        await here.publish([event])
+        here.publish([event])
         await here.broadcast([stop])
         got = await news_until(there, lambda news: stop in news)
         assert PeerMessage(kind=MessageKind.TASKS, events=(event,)) in got
@@ -281,12 +281,12 @@ class BusPairConformance:
         await meet(here, there)
         local, remote = here.subscribe("t1"), there.subscribe("t2")
         await lose()
-        await here.publish([progress(1)])
+        here.publish([progress(1)])
         assert await local.next(PATIENCE_S) == progress(1), "local delivery needs no server"
         for bus in pair:
             await news_until(bus, lambda news: PeerMessage(kind=MessageKind.MISSED) in news)
         await meet(here, there)
-        await here.publish([terminal(task_id="t2")])
+        here.publish([terminal(task_id="t2")])
         assert [plain(e) for e in await read_to_end(remote)] == [terminal(task_id="t2")]
 
     async def test_what_is_published_after_the_end_still_reaches_the_other(
@@ -296,7 +296,7 @@ class BusPairConformance:
         await meet(here, there)
         listener = there.subscribe("t1", after=TERMINAL_ID - 1)
         here.end()
-        await here.publish([terminal()])
+        here.publish([terminal()])
         await here.close()
         event = await listener.next(PATIENCE_S)
         assert event is not None

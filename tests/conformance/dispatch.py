@@ -321,7 +321,7 @@ class MemoryDispatch:
         await self.store.sweep()
         request = LeaseRequest(
             worker_id=worker_id,
-            models=models,
+            queues=models | {f"{name}:{version}": version for name, version in models.items()},
             n=n,
             lease_s=self.lease_s,
             residents=residents or (),

@@ -29,13 +29,14 @@ def a_new_task(model: str = "demo/upper", **fields: Any) -> NewTask:
 
 
 def a_lease_request(n: int = 1, *, worker_id: str = "worker-1", **fields: Any) -> LeaseRequest:
-    """Return a worker's wish for `n` tasks of `demo/upper`."""
-    values: dict[str, Any] = {
-        "worker_id": worker_id,
-        "models": {"demo/upper": "v1"},
-        "n": n,
-        "lease_s": 30.0,
+    """Return a worker's wish for `n` tasks of `demo/upper`, or of `models`; some are `staged`."""
+    models, staged = fields.pop("models", {"demo/upper": "v1"}), fields.pop("staged", {})
+    queues = {
+        queue: version
+        for model, version in models.items()
+        for queue in staged.get(model, (model, f"{model}:{version}"))
     }
+    values: dict[str, Any] = {"worker_id": worker_id, "queues": queues, "n": n, "lease_s": 30.0}
     return LeaseRequest(**(values | fields))
 
 

@@ -83,8 +83,7 @@ def _run_of(task: Task | None) -> Run:
 def _onward(models: dict[str, str], n: int = 1) -> Onward:
     """Return who goes on at once."""
     wish = a_lease_request(n, models=models)
-    versions = {queue: version for queue, _, version in wish.queues}
-    return Onward(worker_id=wish.worker_id, versions=versions, n=n, lease_s=wish.lease_s)
+    return Onward(worker_id=wish.worker_id, versions=wish.queues, n=n, lease_s=wish.lease_s)
 
 
 async def _pass_stage(

@@ -37,12 +37,12 @@ class StoreRemote(RemoteDispatch):
             lease_s=30.0,
             heartbeat_s=10.0,
             max_wait_s=20.0,
-            staged=dict(self.request.staged),
+            staged=self.staged,
         )
 
     async def lease(self, ask: Ask) -> Grant:
         self.calls += 1
-        versions = {queue: version for queue, _, version in self.request.queues}
+        versions = self.request.queues
         starts = [
             Start(
                 task_id=task.id,
@@ -68,7 +68,16 @@ class StoreRemote(RemoteDispatch):
             )
             for task in tasks
         ]
-        return Grant(tasks=leases, staged=dict(self.request.staged))
+        return Grant(tasks=leases, staged=self.staged)
+
+    @property
+    def staged(self) -> dict[str, tuple[str, ...]]:
+        """Model → the queues that the worker serves."""
+        found: dict[str, tuple[str, ...]] = {}
+        for queue in self.request.queues:
+            model, _, _ = queue.partition(":")
+            found[model] = (*found.get(model, ()), queue)
+        return found
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,8 @@ class PolledDelivery(Delivery):
         while self.publisher._sending is not None:
             await asyncio.sleep(0.001)
         self.remote.request = request
-        cards = [ModelCard(name=name, version=version) for name, version in request.models.items()]
+        versions = {queue.partition(":")[0]: each for queue, each in request.queues.items()}
+        cards = [ModelCard(name=name, version=version) for name, version in versions.items()]
         await self.dispatch.register(Registration(name="w", models=cards))
         self.remote.started = []
         calls = -1

@@ -48,7 +48,7 @@ class TestMemoryBus(BusConformance):
     async def test_an_ended_task_is_forgotten_after_some_seconds(
         self, bus: MemoryBus, clock: ManualClock
     ) -> None:
-        await bus.publish([progress(1), terminal()])
+        bus.publish([progress(1), terminal()])
         clock.advance(9)
         assert await bus.subscribe("t1").next(0) == progress(1)
         clock.advance(2)
@@ -57,7 +57,7 @@ class TestMemoryBus(BusConformance):
     async def test_memory_of_tasks_that_never_end_is_bounded(self, clock: ManualClock) -> None:
         bus = MemoryBus(clock, tasks=10)
         for number in range(100):
-            await bus.publish([progress(1, task_id=str(number))])
+            bus.publish([progress(1, task_id=str(number))])
         kept = [n for n in range(100) if await bus.subscribe(str(n)).next(0) is not None]
         assert kept == list(range(90, 100))
 
@@ -66,7 +66,7 @@ class TestMemoryBus(BusConformance):
     ) -> None:
         bus = MemoryBus(clock, events_per_task=3)
         started = Event(task_id="t1", id=1_000_000, kind=EventKind.STARTED)
-        await bus.publish([started, *(progress(place) for place in range(1, 50))])
+        bus.publish([started, *(progress(place) for place in range(1, 50))])
         listener = bus.subscribe("t1")
         assert [await listener.next(0) for _ in range(3)] == [started, progress(48), progress(49)]
 
@@ -168,10 +168,10 @@ async def test_one_lost_message_shows_with_the_next() -> None:
         await meet(here, there)
         await drained(there)
         wire.losses = 1
-        await here.publish([terminal()])
+        here.publish([terminal()])
         await until(lambda: wire.losses == 0)
         listener = there.subscribe("t2", after=TERMINAL_ID - 1)
-        await here.publish([terminal(task_id="t2")])
+        here.publish([terminal(task_id="t2")])
         await news_until(there, lambda news: PeerMessage(kind=MessageKind.MISSED) in news)
         assert await listener.next(5) is not None
 
@@ -186,7 +186,7 @@ async def test_one_lost_message_shows_with_the_farewell() -> None:
         await meet(here, there)
         await drained(there)
         wire.losses = 1
-        await here.publish([terminal()])
+        here.publish([terminal()])
         await until(lambda: wire.losses == 0)
         await here.close()
         await news_until(there, lambda news: PeerMessage(kind=MessageKind.MISSED) in news)
@@ -224,8 +224,8 @@ async def test_alone_nothing_but_heartbeats_is_sent() -> None:
     async with closing(bus):
         await until(lambda: len(sent) == 1)
         for place in range(1, 100):
-            await bus.publish([progress(place)])
-        await bus.publish([terminal()])
+            bus.publish([progress(place)])
+        bus.publish([terminal()])
         await bus.broadcast([PeerMessage(kind=MessageKind.KEYS)])
         await asyncio.sleep(2 * PAUSE_S)
         assert len(sent) == 1
@@ -240,7 +240,7 @@ async def test_events_of_one_pause_share_a_message() -> None:
         listener = there.subscribe("t0", after=TERMINAL_ID - 1)
         began_s = clock.monotonic_s()
         for number in range(300):
-            await here.publish([terminal(task_id=f"t{number}")])
+            here.publish([terminal(task_id=f"t{number}")])
             await asyncio.sleep(0)
         took_s = clock.monotonic_s() - began_s
         assert await listener.next(5) is not None
@@ -281,7 +281,7 @@ async def test_more_than_one_message_holds_is_sent_in_order() -> None:
             Event(task_id="t1", id=1_000_000 + n, kind=EventKind.PREVIEW, data={"image": image})
             for n in range(5)
         ]
-        await here.publish([*previews, terminal()])
+        here.publish([*previews, terminal()])
         for each in [*previews, terminal()]:
             assert await listener.next(5) == each
 
@@ -291,7 +291,7 @@ async def test_queued_events_are_sent_before_the_bus_closes() -> None:
         await meet(here, there)
         await drained(there)
         elsewhere = there.subscribe("t1", after=TERMINAL_ID - 1)
-        await here.publish([terminal()])
+        here.publish([terminal()])
         await here.close()
         assert await elsewhere.next(5) is not None
         with pytest.raises(TimeoutError):
@@ -326,7 +326,7 @@ async def test_others_learn_the_worker_and_the_duration_of_each_change() -> None
         await drained(there)
         begun, ended = life("t1")
         file = Event(task_id="t1", id=begun.id + 1, kind=EventKind.ARTIFACT, data={"index": 0})
-        await here.publish([begun, file, ended])
+        here.publish([begun, file, ended])
         messages = await news_until(there, lambda got: any(each.events for each in got))
         (changes,) = [each.events for each in messages if each.events]
         assert [each.kind for each in changes] == [EventKind.STARTED, EventKind.SUCCEEDED]
@@ -344,7 +344,7 @@ async def test_events_reach_others_after_the_end_of_the_bus() -> None:
         await meet(here, there)
         here.end()
         elsewhere = there.subscribe("t1", after=TERMINAL_ID - 1)
-        await here.publish([terminal()])
+        here.publish([terminal()])
         assert await elsewhere.next(5) is not None
 
 
@@ -370,7 +370,7 @@ async def test_a_process_that_was_silent_and_comes_back_has_missed_events() -> N
             for _ in range(5):
                 await asyncio.sleep(0)
         assert not here._peers
-        await here.publish([terminal()])
+        here.publish([terminal()])
         wire.is_mute = False
         there._send_heartbeat()
         # Sooner than it would find the other process, whose clock stands still, silent.

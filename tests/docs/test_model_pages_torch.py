@@ -105,8 +105,8 @@ def test_weights_leave_and_come_back_as_the_page_says(tmp_path: Path) -> None:
 def test_what_was_compiled_is_kept_for_the_next_process_as_the_page_says(tmp_path: Path) -> None:
     lines = block(PAGE, "TorchCompiled(")
     told = re.sub(r"^(compiled\.\w+\(\))", r"print(\1)", lines, flags=re.MULTILINE)
-    assert told.count("print(") == 2
+    assert told.count("print(") == 1
     before = "import torch\n"
     before += "network, example, digests = torch.nn.Linear(3, 2), torch.ones(1, 3), ['0' * 64]\n"
-    assert ran(before + told, tmp_path, PATIENCE_S).split() == ["False", "True"]
-    assert ran(before + told, tmp_path, PATIENCE_S).split() == ["True", "False"]
+    assert ran(before + told, tmp_path, PATIENCE_S).split() == ["False"]
+    assert ran(before + told, tmp_path, PATIENCE_S).split() == ["True"]

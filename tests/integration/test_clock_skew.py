@@ -68,7 +68,7 @@ class Backend:
     async def worker(self, worker_id: str = "") -> Worker:
         worker = await self.service.app.service.fleet.find(worker_id or self.worker_id)
         assert worker is not None
-        worker.mark_seen(self.clock.monotonic_s())
+        worker.seen_s = self.clock.monotonic_s()
         return worker
 
     async def task(self, task_id: str) -> Task:

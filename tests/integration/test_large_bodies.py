@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from api_harness import a_world
 
 from swell.core.card_limits import MAX_CARD_BYTES
-from swell.server.json_limits import MAX_VALUES
+from swell.server.request import MAX_VALUES
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 

@@ -34,7 +34,7 @@ from swell.server.request import ClientGone
 from swell.settings.backend_settings import RetentionSettings
 from swell.settings.storage_settings import ObjectsSettings
 from swell.worker.encode_outputs import Encoded
-from swell.worker.upload import Uploader
+from swell.worker.task_results import Uploader
 
 MODEL = "demo/draw"
 

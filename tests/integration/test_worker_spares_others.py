@@ -122,7 +122,7 @@ async def test_a_picture_that_is_done_is_kept_while_the_backend_is_away(
         return await uploads(*args)
 
     monkeypatch.setattr(dispatch, "uploads", counted)
-    monkeypatch.setattr("swell.worker.upload.MAX_TRIES", 2)
+    monkeypatch.setattr("swell.worker.task_results.MAX_TRIES", 2)
     dispatch.enclose_bytes = 0
     async with working(dispatch, ref(models, "Pictures")) as (worker, _):
         task_id = await dispatch.submit("test/pictures", {"s": 0.5}, max_attempts=1)

@@ -46,7 +46,7 @@ from swell.server.workers.reported_files import UploadsRequest
 from swell.weights.formats import parse_header
 from swell.weights.lora import check_lora
 from swell.weights.onnx import _Walk
-from swell.worker.input_files import FileFields
+from swell.worker.task_inputs import FileFields
 
 __all__ = ["PARSERS", "Findings", "Parser", "fuzz", "fuzz_service"]
 

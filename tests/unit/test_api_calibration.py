@@ -161,9 +161,9 @@ def test_of_a_crowd_some_are_remembered() -> None:
     for number in range(5_000):
         known.issued(str(number), an_estimate())
     # The oldest of a crowd end first.
-    assert known.open_tasks() == [str(number) for number in range(MOST_OPEN)]
+    assert list(known.open) == [str(number) for number in range(MOST_OPEN)]
     known.ended("3000", ManualClock())
-    assert len(known.open_tasks()) == MOST_OPEN
+    assert len(known.open) == MOST_OPEN
 
 
 def stuck(known: Calibration, n: int, model: str = "demo/stuck", at_s: float = 0.0) -> None:
@@ -183,14 +183,14 @@ def test_a_model_whose_tasks_never_end_leaves_room_for_what_others_teach() -> No
     for number in range(20):
         known.ended(f"t{number}", clock)
     assert tell(known)[0].finish.median == 40.0
-    assert len(known.open_tasks()) == MOST_OPEN
+    assert len(known.open) == MOST_OPEN
 
 
 def test_models_whose_tasks_never_end_have_a_limit_each() -> None:
     known = Calibration()
     for model in ("demo/a", "demo/b", "demo/c", "demo/d"):
         stuck(known, 2_000, model)
-    models = [each.partition(" ")[0] for each in known.open_tasks()]
+    models = [each.partition(" ")[0] for each in known.open]
     assert [models.count(f"demo/{name}") for name in "abcd"] == [MOST_OPEN] * 4
 
 
@@ -200,9 +200,9 @@ def test_a_task_with_two_estimates_is_counted_by_the_last() -> None:
     for number in range(8):
         for later_s in (0.0, 5.0):
             known.issued(f"t{number}", an_estimate(at_s=at_s + later_s))
-    assert len(known.open_tasks()) == 8
+    assert len(known.open) == 8
     clock.advance(15.0)
     for number in range(8):
         known.ended(f"t{number}", clock)
-    assert known.open_tasks() == []
+    assert list(known.open) == []
     assert tell(known)[0].finish.median == 10.0

@@ -10,8 +10,13 @@ from api_harness import UPPER, World, a_world
 
 from swell.core.errors import InvalidInput, TooLarge, TooManyRequests
 from swell.server.body_queue import BodyQueue
-from swell.server.json_limits import MAX_VALUES, MAX_WORKER_VALUES, count_values
-from swell.server.request import MAX_KEYLESS_BYTES, Call
+from swell.server.request import (
+    MAX_KEYLESS_BYTES,
+    MAX_VALUES,
+    MAX_WORKER_VALUES,
+    Call,
+    count_values,
+)
 
 ANYTHING = {"name": "demo/any", "version": "1", "input_schema": {}}
 PICKY = {

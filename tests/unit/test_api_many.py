@@ -391,9 +391,9 @@ async def test_an_end_that_was_missed_closes_the_estimate_of_its_task(pair: Pair
     pair.bench.is_up = False
     [lease] = (await pair.here.lease(worker, n=1))["tasks"]
     await pair.here.report(worker, settlements=[succeeded(lease, "A")])
-    assert len(known.open_tasks()) == 3
+    assert len(known.open) == 3
     pair.bench.come_back()
-    await until(lambda: known.open_tasks() == [waits])
+    await until(lambda: list(known.open) == [waits])
 
 
 async def test_one_sweeps_and_the_other_takes_over_when_it_stops(pair: Pair) -> None:
@@ -439,7 +439,7 @@ async def test_what_two_see_of_a_canary_is_weighed_together_and_holds_at_both(pa
     path, newer = "/v1/models/demo/upper", UPPER | {"version": "2"}
     assert (await here.admin("POST", f"{path}/promote", {"version": "1"})).status == 200
     new = await there.register(newer)
-    await until(lambda: here.service.fleet.is_served("demo/upper", "2"))
+    await until(lambda: bool(here.service.fleet.live("demo/upper", "2")))
     body = {"version": "2", "share": 0.5}
     assert (await here.admin("POST", f"{path}/canary", body)).status == 200
     await until(lambda: "demo/upper" in there.service.cards.canaries)

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from swell.core.pipeline_stages import Pipeline, Stage
 from swell.core.task import TaskState
 from swell.sdk.pipeline_cards import Declared
-from swell.server.billing.attempt_costs import charged
+from swell.server.billing.attempt_costs import attempt_entry
 
 TRANSLATE = {
     "name": "demo/translate",
@@ -434,7 +434,9 @@ async def test_each_attempt_is_charged_to_the_model_of_its_stage() -> None:
         assert found == {"demo/translate": 1_000, "demo/draw": 5_000}
         [kept] = await world.service.store.get([task["id"]])
         assert kept is not None
-        assert charged(kept, 1) == ("demo/translate", 1)
+        info, now = world.service.fleet.workers[worker].info, world.clock.now()
+        entry = attempt_entry(info, kept, 1, is_good=True, at=now, outcome="succeeded", seconds=1.0)
+        assert (entry.models, entry.images) == ("demo/translate", 1)
 
 
 async def test_a_pipeline_is_canceled_while_a_stage_runs(world: World) -> None:

@@ -605,7 +605,7 @@ async def test_a_report_that_is_stale_does_not_have_the_lease_of_another_forgott
     assert fleet.is_held(msgspec.convert(hold(lease), Hold))
     worker = fleet.workers.get(other)
     assert worker is not None
-    assert worker.held == 1
+    assert worker.meter.held == 1
 
 
 # ---- leases whose answer does not reach their worker
@@ -665,7 +665,7 @@ async def test_a_lease_after_which_something_fails_costs_no_attempt(
     worker = await world.register()
     task = await world.create()
 
-    async def fail(events: object) -> None:
+    def fail(events: object) -> None:
         monkeypatch.undo()
         raise Unavailable("the bus is away")
 

@@ -15,7 +15,7 @@ from swell.server.metrics import Metrics
 def _text(accepted: int, streams: int, run_s: float, waiting: float = 0) -> str:
     metrics = Metrics()
     metrics.count("swell_tasks_accepted_total", "demo/upper", accepted)
-    metrics.observe("swell_task_run_seconds", "demo/upper", run_s)
+    metrics.observe("demo/upper", swell_task_run_seconds=run_s)
     text = metrics.text(
         {
             "swell_queue_oldest_age_seconds": {"demo/upper": waiting},

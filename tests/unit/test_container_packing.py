@@ -660,7 +660,7 @@ def test_what_is_baked_is_read_whatever_its_name_promises(tmp_path: Path) -> Non
     link = tmp_path / "a" / "x.safetensors"
     link.unlink()
     link.symlink_to(cached)
-    with pytest.raises(DigestMismatch, match="is not what it should be"):
+    with pytest.raises(DigestMismatch, match="check both"):
         context_of(tmp_path, Wanted([str(path)], Home(), "1", is_baked=True))
     # A name that is no cache's says nothing.
     other = tmp_path / ("ab" * 32)

@@ -16,7 +16,7 @@ from swell.core.errors import InvalidInput
 from swell.core.records import ModelCard
 from swell.server.models.model_cards import Target
 from swell.server.serializers import UrlMaker
-from swell.server.tasks.task_changes import publish_changes
+from swell.server.tasks.submit import publish_changes
 
 RUN = "/fal/run/demo/painter"
 QUEUE = "/fal/queue/demo/painter"
@@ -265,7 +265,7 @@ async def test_what_does_not_start_in_time_is_the_users_timeout(studio: Studio) 
         await world.anna("POST", QUEUE, {"prompt": "a"}, headers={"x-fal-request-timeout": "30.5"})
     ).json
     world.clock.advance(31)
-    await publish_changes(world.service, await world.service.store.sweep())
+    publish_changes(world.service, await world.service.store.sweep())
     home = f"{QUEUE}/requests/{made['request_id']}"
     assert (await world.anna("GET", home + "/status")).json["error_type"] == "request_timeout"
     late = await world.anna("GET", home)

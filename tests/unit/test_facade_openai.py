@@ -23,7 +23,7 @@ from swell.compat.openai.openai_requests import (
 from swell.core.errors import InvalidInput
 from swell.core.records import ModelCard
 from swell.server.models.model_cards import Target
-from swell.server.tasks.task_changes import publish_changes
+from swell.server.tasks.submit import publish_changes
 
 GENERATE = "/openai/v1/images/generations"
 EDIT = "/openai/v1/images/edits"
@@ -377,7 +377,7 @@ async def test_a_failed_task_is_final(
     for _ in range(3 if retryable else 1):
         await painter.fail(await painter.lease(), code, retryable=retryable)
         world.clock.advance(600)
-        await publish_changes(world.service, await world.service.store.sweep())
+        publish_changes(world.service, await world.service.store.sweep())
     answer = await asking.answer()
     assert answer.status == status
     assert answer.json["error"]["code"] == code

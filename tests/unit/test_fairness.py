@@ -265,7 +265,7 @@ class Levels:
         nexts = self.turns.starts(waiting)
         key = next(take_turns(nexts, lambda key: iter([(self.lines[key][0][3], key)])))
         start, _, user, cost = heapq.heappop(self.lines[key])
-        self.turns.take(key, cost)
+        self.turns.tag(key, cost, is_served=True)
         self.clocks[key].serve(start)
         return key, user, cost
 

@@ -7,7 +7,7 @@ import pytest
 
 import swell
 from swell.diffusion import solvers as solver
-from swell.diffusion.batch_buffers import BatchKey, InvalidCheckpoint, SampleState, packed, table_of
+from swell.diffusion.batch_buffers import BatchKey, Drawn, InvalidCheckpoint, SampleState, table_of
 from swell.diffusion.run_locally import Runs
 from swell.diffusion.solvers import Noise
 from swell.sdk.context import Item
@@ -16,6 +16,10 @@ from swell.sdk.step_model import HostArrays, Plan, Sampler
 SHAPE = (2, 3)
 ARRAYS = HostArrays()
 ANCESTRAL = Sampler("euler_ancestral", 5)
+
+
+def checkpoint(sample: SampleState, x: Any) -> bytes:
+    return Drawn(sample, sample.step, False, ARRAYS, x, None, True).checkpoint()
 
 
 class Counting:
@@ -51,7 +55,8 @@ def test_latents_begin_with_the_models_own_noise() -> None:
     expected = np.arange(7, 13, dtype=np.float32).reshape(SHAPE) * np.float32(one.table.from_noise)
     np.testing.assert_array_equal(one.begin(ARRAYS), expected)
     out = np.empty(SHAPE, np.float32)
-    one.draw(out)
+    assert one.noise is not None
+    one.noise.fill(out)
     np.testing.assert_array_equal(out, np.arange(13, 19, dtype=np.float32).reshape(SHAPE))
 
 
@@ -68,13 +73,16 @@ def test_a_resumed_sample_goes_on_in_its_own_stream(step: int) -> None:
     x = one.begin(ARRAYS)
     out = np.empty(SHAPE, np.float32)
     for _ in range(step):
-        one.draw(out)
+        assert one.noise is not None
+        one.noise.fill(out)
         one.step += 1
     again = state(stream=own)
-    again.resume(one.checkpoint((packed(x), None)), ARRAYS)
+    again.resume(checkpoint(one, x), ARRAYS)
     mine, theirs = np.empty(SHAPE, np.float32), np.empty(SHAPE, np.float32)
-    one.draw(mine)
-    again.draw(theirs)
+    assert one.noise is not None
+    one.noise.fill(mine)
+    assert again.noise is not None
+    again.noise.fill(theirs)
     np.testing.assert_array_equal(mine, theirs)
 
 
@@ -104,11 +112,11 @@ def test_a_resumed_sample_does_not_look_at_its_picture_again() -> None:
     x = one.begin(ARRAYS)
     one.step = 1
     again = state(sampler, start=never)
-    again.resume(one.checkpoint((packed(x), None)), ARRAYS)
+    again.resume(checkpoint(one, x), ARRAYS)
     again.look()
     assert again.step == 1
     with pytest.raises(InvalidCheckpoint):
-        state(Sampler("flow_euler", 5)).resume(one.checkpoint((packed(x), None)), ARRAYS)
+        state(Sampler("flow_euler", 5)).resume(checkpoint(one, x), ARRAYS)
 
 
 @pytest.mark.parametrize(("strength", "skip"), [(0.5, 5), (0.3, 7), (1.0, 0)])
@@ -177,6 +185,4 @@ def test_ddim_takes_networks_that_say_the_velocity() -> None:
             k = table.coefficients[step : step + 1]
             solver.advance(table.solver, moved, said.astype(np.float32), k)
             ends.append(moved)
-            by_form = table.affine[step, 0] * x + table.affine[step, 1] * said
-            np.testing.assert_allclose(moved, by_form, rtol=2e-4, atol=2e-4)
         np.testing.assert_allclose(*ends, rtol=2e-4, atol=2e-4)

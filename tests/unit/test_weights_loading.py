@@ -29,11 +29,10 @@ def test_a_file_is_in_memory_byte_for_byte(tmp_path: Path, size: int, direct: bo
     assert memory[:size].tobytes() == pattern(size)
 
 
-@pytest.mark.parametrize("threads", [1, 3, 100])
-def test_parts_come_in_order_without_gaps(tmp_path: Path, threads: int) -> None:
+def test_parts_come_in_order_without_gaps(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(pattern(BIG))
-    reading = Reading(path, threads=threads).start()
+    reading = Reading(path).start()
     at = 0
     for start, stop in reading.parts():
         assert start == at
@@ -116,11 +115,11 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path: Path
 def test_a_reading_that_nobody_hears_to_its_end_ends(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(pattern(BIG))
-    reading = Reading(path, threads=1).start()
+    reading = Reading(path).start()
     parts = reading.parts()
     next(parts)
     parts.close()
-    assert not any(thread.is_alive() for thread in reading._threads)
+    assert not any(thread.is_alive() for thread in reading._pool._threads)
 
 
 # --- tensors -------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from swell.core.clock import SystemClock
 from swell.diffusion.families.model_config import path_of, read
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.download import pull
-from swell.weights.fetch_intents import FetchIntents
 from swell.weights.manifest import manifest_digest, note_manifest
 from swell.weights.prune import Fate, Pruned, prune
 from swell.weights.store_download import fetch
@@ -189,16 +188,13 @@ async def test_manifests_go_with_the_last_of_their_files_and_locks_with_whoever_
     (cache.folder / "manifests" / f"{'1' * 64}.json").write_text("{")
     cache.drop(cut_off.files[NAME].sha256)
     assert names_in(cache, "locks")
-    with FetchIntents(cache.folder) as wishing, cache.locked("2" * 64):
-        wishing.tell(["acme/wished@v1"])
+    with cache.fetching(), cache.locked("2" * 64):
         would = pruned(cache, is_dry_run=True)
         assert names_in(cache, "manifests") == sorted(
             f"{digest}.json" for digest in (*digests, "1" * 64)
         )
         assert pruned(cache) == would
-        assert names_in(cache, "manifests") == sorted(
-            f"{digest}.json" for digest in (digests[0], digests[2])
-        )
+        assert names_in(cache, "manifests") == sorted(f"{digest}.json" for digest in digests)
         assert names_in(cache, "locks") == ["2" * 64]
     assert cache.has(whole.files[NAME])
     assert [each.model for each in would.listings] == ["acme/cut-off"]
@@ -206,7 +202,7 @@ async def test_manifests_go_with_the_last_of_their_files_and_locks_with_whoever_
     assert names_in(cache, "manifests") == [f"{digests[0]}.json"]
     cache.drop(whole.files[NAME].sha256)
     assert pruned(cache).traces == 1
-    assert names_in(cache, "manifests", "locks", "wishes", "listings") == []
+    assert names_in(cache, "manifests", "locks", "listings") == []
 
 
 def test_notes_of_files_that_are_gone_go_and_those_of_a_fetch_that_goes_on_stay(
@@ -237,14 +233,13 @@ def test_notes_of_files_that_are_gone_go_and_those_of_a_fetch_that_goes_on_stay(
 
 def test_drafts_of_whoever_was_killed_go(cache: WeightCache, tmp_path: Path) -> None:
     note(cache, "acme/poster", kept(cache, tmp_path, 0))
-    places = ["listings/acme/poster", "manifests", "addresses", "wishes"]
+    places = ["listings/acme/poster", "manifests", "addresses"]
     for place in places:
         (cache.folder / place).mkdir(parents=True, exist_ok=True)
         (cache.folder / place / f".draft.{'0' * 16}").write_text("")
-    (cache.folder / "wishes" / ("0" * 32)).write_text("acme/poster@v1")
     assert prune(cache, set(), datetime(2000, 1, 1, tzinfo=UTC)).traces == 0
     assert pruned(cache).traces >= len(places)
-    assert names_in(cache, "addresses", "manifests", "wishes") == []
+    assert names_in(cache, "addresses", "manifests") == []
     assert names_in(cache, "listings") == ["v1.json"]
 
 

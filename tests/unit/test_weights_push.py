@@ -10,12 +10,12 @@ from weights_harness import NAME, listing_of, write
 
 from buckets import SECRET, s3_bucket
 from servers import Server
+from swell.containers.context import bake
 from swell.core.clock import SystemClock
 from swell.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from swell.objects.folder import FolderObjects, TemporaryObjects
 from swell.objects.object_store import ObjectInfo
 from swell.weights.cache import DigestMismatch, PullFailed, WeightCache
-from swell.weights.image_layers import bake
 from swell.weights.manifest import manifest_digest
 from swell.weights.push import Pushed, PushProgress, push
 from swell.weights.store import Found, WeightStore, file_key, version_key
@@ -345,6 +345,6 @@ async def test_baked_weights_lie_below_a_cache_and_are_never_written_to(
 
 
 def test_what_is_another_file_than_its_name_promises_is_not_baked(tmp_path: Path) -> None:
-    with pytest.raises(DigestMismatch, match="is not what it should be"):
+    with pytest.raises(DigestMismatch, match="check both"):
         bake({"0" * 64: write(tmp_path / NAME)}, tmp_path / "baked")
     assert WeightCache(tmp_path / "baked").entries() == []

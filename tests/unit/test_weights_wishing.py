@@ -1,9 +1,6 @@
 """Nobody gives up what a worker that lives is about to fetch."""
 
 import asyncio
-import fcntl
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,25 +12,23 @@ from weights_harness import NAME, RANGE, pushed, write
 
 from manual_clock import ManualClock
 from swell.core.clock import SystemClock
-from swell.core.errors import NotFound, Unavailable
+from swell.core.errors import Unavailable
 from swell.weights.cache import CacheUnusable, NotCached, WeightCache
 from swell.weights.declared_weights import PATIENCE_S, Provided
-from swell.weights.fetch_intents import FetchIntents, forget_the_dead, is_wished
 from swell.weights.manifest import manifest_digest
 from swell.weights.store_reader import Place
 from swell.weights.weight_index import Listing, Wanted, WantedFile
 from swell.worker.weight_prefetch import Provision, Wish
 from weight_server import WeightServer, hold
 
-#: One worker that says what it will fetch, and is killed before it does.
-TELLER = """
-import sys
+#: A worker that announces downloads until it is killed.
+WORKER = """
+import sys, time
 from pathlib import Path
-from swell.weights.fetch_intents import FetchIntents
-wishing = FetchIntents(Path(sys.argv[1]))
-wishing.tell(["acme/poster@v1", "9f" * 32])
-print("told", flush=True)
-sys.stdin.read()
+from swell.weights.cache import WeightCache
+with WeightCache(Path(sys.argv[1])).fetching():
+    print("announced", flush=True)
+    time.sleep(600)
 """
 
 
@@ -64,41 +59,6 @@ async def give_up(clock: ManualClock, path: "asyncio.Task[Path]") -> None:
             await asyncio.sleep(0.05)
 
 
-def test_what_is_told_is_known_until_it_is_taken_back(tmp_path: Path) -> None:
-    with FetchIntents(tmp_path) as one, FetchIntents(tmp_path) as other:
-        one.tell(["acme/poster@v1", "9f" * 32])
-        other.tell(["acme/other@v1"])
-        for name in ("acme/poster@v1", "9f" * 32, "acme/other@v1"):
-            assert is_wished(tmp_path, [name, "acme/unknown@v1"])
-        assert not is_wished(tmp_path, ["acme/poster@v2", "acme/poster"])
-        one.tell(["acme/rest@v1"])
-        assert not is_wished(tmp_path, ["acme/poster@v1"])
-        assert is_wished(tmp_path, ["acme/rest@v1"])
-    assert not is_wished(tmp_path, ["acme/rest@v1", "acme/other@v1"])
-    assert not list((tmp_path / "wishes").iterdir())
-
-
-def test_what_a_killed_worker_had_told_is_over_and_the_next_one_removes_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", TELLER, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as teller:
-        assert teller.stdout is not None
-        assert teller.stdout.readline() == b"told\n"
-        assert is_wished(tmp_path, ["9f" * 32])
-        assert forget_the_dead(tmp_path) == 0
-        teller.send_signal(signal.SIGKILL)
-    assert not is_wished(tmp_path, ["9f" * 32])
-    with FetchIntents(tmp_path) as next_one:
-        next_one.tell(["acme/next@v1"])
-        assert len(list((tmp_path / "wishes").iterdir())) == 1
-
-
-def test_where_it_cannot_be_told_the_reason_is(tmp_path: Path) -> None:
-    (tmp_path / "wishes").write_text("")
-    with pytest.raises(CacheUnusable, match="something else"):
-        FetchIntents(tmp_path).tell(["acme/poster@v1"])
-    assert not is_wished(tmp_path, ["acme/poster@v1"])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("pinned", [True, False])
 async def test_who_waits_does_so_while_the_worker_that_will_fetch_it_lives(
@@ -107,16 +67,26 @@ async def test_who_waits_does_so_while_the_worker_that_will_fetch_it_lives(
     manifest = pushed(server, write(tmp_path / NAME))
     clock = ManualClock()
     weights = waiting(manifest, cache, clock, pinned=pinned)
-    digest = manifest.files[NAME].sha256
-    for told in ({"acme/poster@v1"}, {manifest_digest(manifest) if pinned else digest}):
-        with FetchIntents(cache.folder) as wishing:
-            wishing.tell(told)
-            path = asyncio.create_task(asyncio.to_thread(weights.path, NAME))
-            await wait_long(clock, path.done)
-            assert not path.done()
-        await give_up(clock, path)
-        with pytest.raises(NotCached, match="nobody fetches it"):
-            await path
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(cache.folder)], stdout=subprocess.PIPE
+    ) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"announced\n"
+        path = asyncio.create_task(asyncio.to_thread(weights.path, NAME))
+        await wait_long(clock, path.done)
+        assert not path.done()
+        worker.kill()
+    await give_up(clock, path)
+    with pytest.raises(NotCached, match="nobody fetches it"):
+        await path
+
+
+async def test_a_cache_that_cannot_be_announced_in_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    cache = WeightCache(tmp_path / "cache")
+    with pytest.raises(CacheUnusable, match="something else"), cache.fetching():
+        pass
+    assert not cache.is_fetching()
 
 
 @pytest.mark.slow
@@ -139,7 +109,7 @@ async def test_the_second_model_is_waited_for_while_the_first_is_fetched(
     server.over.set()
     await bringing
     assert (await path).exists()
-    assert not is_wished(cache.folder, ["acme/second@v1"])
+    assert not cache.is_fetching()
 
 
 class Late:
@@ -214,57 +184,3 @@ async def test_a_backend_that_goes_away_meanwhile_is_asked_again_too(
     await Provision(wishes, cache, source, clock, tell=lambda e, **_: told.append(e)).bring()
     assert told == ["weights cannot be asked for now", "weights fetched"]
     assert cache.path(manifest.files[NAME].sha256).exists()
-
-
-@pytest.mark.slow
-async def test_a_wish_that_was_not_pushed_is_not_waited_for_while_others_come(
-    server: WeightServer, cache: WeightCache, tmp_path: Path
-) -> None:
-    absent = pushed(server, write(tmp_path / "1" / NAME, 1), model="acme/absent")
-    present = pushed(server, write(tmp_path / "2" / NAME, 2), model="acme/present")
-    server.tricks[None] = hold(server)
-
-    class Without:
-        async def manifest(self, model: str, version: str, digest: str | None = None) -> Listing:
-            if model == "acme/absent":
-                raise NotFound("it was not pushed here")
-            return await server.manifest(model, version, digest)
-
-        places = staticmethod(server.places)
-        read = staticmethod(server.read)
-        close = staticmethod(server.close)
-
-    wishes = [Wish("acme/absent", "v1", is_optional=True), Wish("acme/present", "v1")]
-    bringing = asyncio.create_task(Provision(wishes, cache, Without(), SystemClock()).bring())
-    await asyncio.to_thread(server.stuck.wait, 20)
-    clock = ManualClock()
-    path = asyncio.create_task(asyncio.to_thread(waiting(absent, cache, clock).path, NAME))
-    await give_up(clock, path)
-    with pytest.raises(NotCached):
-        await path
-    server.over.set()
-    await bringing
-    assert cache.path(present.files[NAME].sha256).exists()
-    assert os.listdir(cache.folder / "wishes") == []
-
-
-@pytest.mark.parametrize("look", ["forget", "ask"])
-def test_a_wish_that_is_replaced_while_somebody_looks_is_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
-) -> None:
-    with FetchIntents(tmp_path) as wishing:
-        wishing.tell(["one", "two"])
-        lock, replaced = fcntl.flock, 0
-
-        def flock(file: Any, how: int) -> None:
-            nonlocal replaced
-            if how & fcntl.LOCK_NB and not replaced:
-                replaced += 1
-                wishing.tell(["two"])
-            lock(file, how)
-
-        monkeypatch.setattr(fcntl, "flock", flock)
-        if look == "forget":
-            assert forget_the_dead(tmp_path) == 0
-        assert is_wished(tmp_path, ["two"])
-        assert replaced == 1

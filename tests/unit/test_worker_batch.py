@@ -95,15 +95,6 @@ def test_a_large_task_does_not_let_later_ones_pass_it() -> None:
     assert [backlog.take(), backlog.take()] == [["a"], ["large", "b"]]
 
 
-def test_clearing_gives_everybody_in_order() -> None:
-    backlog: BatchQueue[str] = BatchQueue()
-    backlog.add("b", PLAIN, "k", samples=1)
-    backlog.add("c", PLAIN, "l", samples=1)
-    backlog.put_back("a", PLAIN, "l", samples=1)
-    assert backlog.clear() == ["a", "b", "c"]
-    assert backlog.take() == []
-
-
 def test_a_batch_lets_others_pass_as_long_as_it_says_and_nobody_waits_for_nothing() -> None:
     far = Batching(model="far", max=1, by=(), defaults={})
     backlog: BatchQueue[str] = BatchQueue()

@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 import PIL.Image
 import pytest
-from pydantic import BaseModel, ConfigDict
 
 from added_harness import dreams, safetensors
 from swell.core.clock import SystemClock
@@ -59,7 +58,6 @@ from swell.runtime.ipc_messages import (
 )
 from swell.runtime.ipc_messages import WeightLocations as WeightShelf
 from swell.runtime.model_process_main import serve
-from swell.runtime.task_run import _may_have_seed
 
 MODELS = """
 import PIL.Image
@@ -376,35 +374,6 @@ def test_the_samples_of_a_task_have_seeds_in_a_row_and_come_back_as_a_list(line:
     [done] = line.result().done
     assert done.output == b"[[3,1,10,0,4],[3,1,11,1,4],[3,1,12,2,4],[1,1,13,3,4]]"
     assert done.seed == 10
-
-
-class Bare(BaseModel):
-    width: int = 1
-
-
-class Field(BaseModel):
-    seed: int | None = None
-
-
-class Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class Computed(BaseModel):
-    @property
-    def seed(self) -> int:
-        return 5
-
-
-class Asked(BaseModel):
-    def __getattr__(self, name: str) -> int:
-        return 5
-
-
-@pytest.mark.parametrize("kind", [Field, Open, Computed, Asked])
-def test_an_own_seed_is_looked_for_wherever_an_input_may_have_one(kind: type[BaseModel]) -> None:
-    assert _may_have_seed(kind)
-    assert not _may_have_seed(Bare)
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,15 @@ def test_progress_that_was_not_told_is_replaced_and_places_grow() -> None:
 def test_progress_that_has_time_is_small_news_and_goes_with_the_next_report() -> None:
     desk = InflightTasks(slots=2)
     held = hold(desk)
-    assert not desk.has_progress
+    assert not desk.progress
     desk.tell(held, "progress", {"step": 1}, soon=False)
-    assert (desk.news.is_set(), desk.small_news.is_set(), desk.has_progress) == (False, True, True)
+    assert (desk.news.is_set(), desk.small_news.is_set(), bool(desk.progress)) == (
+        False,
+        True,
+        True,
+    )
     assert [each.kind for each in desk.take().progress] == ["progress"]
-    assert not desk.has_progress
+    assert not desk.progress
 
 
 def test_an_ended_task_tells_no_progress() -> None:
@@ -196,16 +200,15 @@ def test_files_go_with_their_outcome_until_it_is_told() -> None:
     desk = InflightTasks(slots=9)
     for name in ("t0", "t1"):
         desk.settle(hold(desk, name), *a_picture(name, 3))
-    first = desk.take().settlements
-    assert [file.key for file in desk.enclosed(first)] == [
+    first = desk.take()
+    assert [file.key for file in first.enclosures()] == [
         f"outputs/{name}/1/0.png" for name in ("t0", "t1")
     ]
     desk.settle(hold(desk, "t2"), *a_picture("t2", 3))
     # Told again, as after an answer that got lost.
-    assert len(desk.enclosed(first)) == 2
+    assert len(first.enclosures()) == 2
     desk.told()
-    assert desk.enclosed(first) == []
-    assert len(desk.enclosed(desk.take().settlements)) == 1
+    assert len(desk.take().enclosures()) == 1
 
 
 def test_files_of_an_outcome_that_does_not_count_are_dropped() -> None:
@@ -214,9 +217,11 @@ def test_files_of_an_outcome_that_does_not_count_are_dropped() -> None:
     desk.settle(held, Canceled())
     late, files = a_picture("t1", 3)
     desk.settle(held, late, files)
-    [settlement] = desk.take().settlements
+    page = desk.take()
+    [settlement] = page.settlements
     late_settlement = msgspec.structs.replace(settlement, outcome=late)
-    assert desk.enclosed([settlement]) == desk.enclosed([late_settlement]) == []
+    assert page.enclosures() == []
+    assert page._replace(settlements=[late_settlement]).enclosures() == []
 
 
 def test_files_count_as_what_they_are_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +231,7 @@ def test_files_count_as_what_they_are_in_json(monkeypatch: pytest.MonkeyPatch) -
         desk.settle(hold(desk, name), *a_picture(name, 3000))
     page = desk.take()
     assert len(page.settlements) == 2
-    told = msgspec.json.encode([page.settlements, desk.enclosed(page.settlements)])
+    told = msgspec.json.encode([page.settlements, page.enclosures()])
     assert len(told) <= 12_500
 
 

@@ -17,8 +17,7 @@ import pytest
 from manual_clock import ManualClock
 from swell.diffusion.batch_buffers import SampleState
 from swell.diffusion.step_runner import CHECKPOINT_EVERY_S, LoadedStepModel, StepRunner
-from swell.runtime.checkpoint_shm import CheckpointMemory, new_slate, read_slate
-from swell.runtime.checkpoints import decode_checkpoint
+from swell.runtime.checkpoint_shm import CheckpointMemory, decode_checkpoint, new_slate, read_slate
 from swell.runtime.ipc import Pipe
 from swell.runtime.ipc_messages import (
     HEAD_BYTES,
@@ -159,7 +158,6 @@ class Atelier:
 
     def told_until(self, kind: type) -> list[Any]:
         """Return what was told up to a frame of this kind, which must come; later ones stay."""
-        self.pipe.begin()
         while not any(isinstance(frame, kind) for frame in self._heard):
             self._heard += self._hear()
         end = 1 + next(n for n, frame in enumerate(self._heard) if isinstance(frame, kind))
@@ -240,8 +238,8 @@ def test_latents_that_lie_at_hand_are_left_as_they_are_after_each_step(atelier: 
         atelier.drawer.step()
         for handle in (1, 2):
             name, kept = f"{handle}.0", atelier.kept(handle)
-            if name in atelier.drawer._denoiser.ids and handle in atelier.drawer._jobs:
-                assert kept[0] == atelier.drawer._denoiser.checkpoint(name)
+            if name in atelier.drawer.engine.ids and handle in atelier.drawer._jobs:
+                assert kept[0] == atelier.drawer.engine.checkpoint(name)
                 steps.append((handle, decode_checkpoint(kept[0]).step))
     assert [step for handle, step in steps if handle == 1][:6] == [1, 2, 3, 4, 5, 6]
 
@@ -299,7 +297,6 @@ def test_a_task_is_kept_until_its_result_has_left_the_process(atelier: Atelier, 
         atelier.drawer.step()
         if 1 not in atelier.drawer._jobs:
             break
-    atelier.pipe.begin()
     assert atelier.kept(1).keys() == set(range(count))
     may_make.set()
     atelier.told_until(Results)
@@ -325,7 +322,6 @@ def decodes_later(atelier: Atelier) -> threading.Event:
 
 def test_what_is_decoded_later_is_told_before_all_is_handed_over(atelier: Atelier) -> None:
     may_make = decodes_later(atelier)
-    atelier.pipe.begin()
     threading.Timer(0.05, may_make.set).start()
     atelier.drawer.hand_over()
     told = atelier.told_until(HandedOver)

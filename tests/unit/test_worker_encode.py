@@ -22,8 +22,8 @@ from swell.core.store_types import Hold
 from swell.protocol.worker_messages import Ask, Registration, Upload
 from swell.runtime.ipc_messages import Blob, Pixels
 from swell.worker.encode_outputs import Encoded, FileNote, encode, file_names, wanted_format
-from swell.worker.input_files import FileFields, file_fields
-from swell.worker.upload import Delivered, Uploader
+from swell.worker.task_inputs import FileFields, file_fields
+from swell.worker.task_results import Delivered, Uploader
 
 NOTE = FileNote("demo/x", "v1", msgspec.Raw(b'{"prompt":"a fox"}'))
 
@@ -298,7 +298,7 @@ async def test_small_files_travel_with_the_report_and_large_ones_by_themselves()
 async def test_files_that_are_small_but_many_travel_by_themselves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("swell.worker.upload.MAX_ENCLOSED_BYTES", 5)
+    monkeypatch.setattr("swell.worker.task_results.MAX_ENCLOSED_BYTES", 5)
     dispatch = MemoryDispatch(ManualClock())
     hold = await a_hold(dispatch)
 

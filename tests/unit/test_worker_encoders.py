@@ -31,7 +31,7 @@ from swell.worker.worker_loop import Worker
 
 NOTE = FileNote("demo/x", "v1", msgspec.Raw(b'{"prompt":"a fox"}'))
 
-#: What programs of tests begin with: `compress.py` as a module.
+#: What programs of tests begin with: `encode_image_main.py` as a module.
 PREAMBLE = f"""
 import importlib.util, os, pathlib, sys
 spec = importlib.util.spec_from_file_location("compress", {compress.__file__!r})
@@ -42,12 +42,12 @@ spec.loader.exec_module(module)
 #: Dies of a picture of one width, each time that there is still a file to use up.
 DIES = """
 answer = module._answer
-def die_of_it(memory, order):
+def die_of_it(order, *data):
     if module.ORDER.unpack(order)[0] == 99:
         for life in pathlib.Path({folder!r}).glob("life-*"):
             life.unlink()
             os.kill(os.getpid(), 9)
-    return answer(memory, order)
+    return answer(order, *data)
 module._answer = die_of_it
 module.main()
 """
@@ -55,10 +55,10 @@ module.main()
 #: Waits at each picture until there is something to read.
 WAITS = """
 answer = module._answer
-def wait(memory, order):
+def wait(order, *data):
     with open({pipe!r}, "rb", buffering=0) as pipe:
         pipe.read(1)
-    return answer(memory, order)
+    return answer(order, *data)
 module._answer = wait
 module.main()
 """

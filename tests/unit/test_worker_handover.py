@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swell.protocol.worker_messages import LeasedTask
-from swell.worker.checkpoint_handoff import UnusableCheckpoint, packed, unpacked
+from swell.worker.task_inputs import UnusableCheckpoint, packed, unpacked
 
 
 def a_task(**fields: object) -> LeasedTask:

@@ -28,7 +28,7 @@ from swell.protocol.backend_client import RemoteDispatch
 from swell.protocol.http1_client import Answer, Http1Client
 from swell.protocol.worker_messages import Ask, Upload
 from swell.settings.load import load
-from swell.worker.input_files import FETCHES, MOST_FILES, MOST_TOGETHER, fetch_files
+from swell.worker.task_inputs import FETCHES, MOST_FILES, MOST_TOGETHER, fetch_files
 
 Talk = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 

@@ -23,8 +23,8 @@ from swell.weights.lora import WrongLora
 from swell.weights.weight_index import Listing
 from swell.worker import lora_files as module
 from swell.worker.inflight import InflightTasks
-from swell.worker.input_files import FileFields, file_fields
 from swell.worker.lora_files import HeldLora, Loras
+from swell.worker.task_inputs import FileFields, file_fields
 
 INK, CHALK = lora_file(layers(1)), lora_file(layers(2))
 INK_URL, CHALK_URL = "https://example.com/ink.safetensors", "https://example.com/chalk?key=opens"

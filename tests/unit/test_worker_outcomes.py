@@ -10,12 +10,10 @@ from manual_clock import ManualClock
 from swell.core.records import ModelCard
 from swell.protocol.worker_messages import Ask, Registration, Upload
 from swell.runtime.ipc_messages import Part, Pixels
-from swell.worker.early_outputs import Brought, Parts
 from swell.worker.encoder_pool import Encoders
-from swell.worker.inflight import InflightTask, InflightTasks
-from swell.worker.task_results import Delivery
+from swell.worker.inflight import Brought, InflightTask, InflightTasks, Parts
+from swell.worker.task_results import Delivery, Uploader
 from swell.worker.task_spans import TaskTraces
-from swell.worker.upload import Uploader
 
 SIDE = 16
 

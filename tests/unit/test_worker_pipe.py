@@ -3,7 +3,6 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -81,7 +80,6 @@ def test_what_is_said_together_comes_in_order_after_all_before(
     pipe.send(said[0])
     pipe.send_made(lambda: said[1:])
     pipe.send_made(lambda: [])
-    pipe.begin()
     assert [read(theirs) for _ in said] == said
 
 
@@ -114,23 +112,6 @@ def test_what_is_made_aside_comes_in_its_turn(ends: tuple[Pipe, socket.socket]) 
     assert [read(theirs), read(theirs)] == [Step(1, 1, 3), Step(1, 2, 3)]
 
 
-@pytest.mark.parametrize(
-    "goes_on",
-    [Pipe.begin, Pipe.flush, lambda pipe: pipe.wait(0), lambda pipe: pipe.send(Step(1, 2, 3))],
-)
-def test_what_is_made_aside_is_begun_when_the_model_leaves_time_for_it(
-    ends: tuple[Pipe, socket.socket], goes_on: Callable[[Pipe], Any]
-) -> None:
-    pipe, theirs = ends
-    made: list[int] = []
-    pipe.send_made(lambda: made.append(1) or [Step(1, 1, 3)])  # type: ignore[func-returns-value]
-    pipe.listen()
-    assert pipe.take() is None
-    assert not made
-    goes_on(pipe)
-    assert read(theirs) == Step(1, 1, 3)
-
-
 def test_where_something_cannot_be_made_both_ends_see_that_it_is_over(
     ends: tuple[Pipe, socket.socket], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +121,6 @@ def test_where_something_cannot_be_made_both_ends_see_that_it_is_over(
         raise RuntimeError("no such frame")
 
     pipe.send_made(broken)
-    pipe.begin()
     assert theirs.recv(1) == b""
     with pytest.raises(WorkerGone):
         pipe.next()
@@ -202,19 +182,17 @@ def test_it_is_told_what_has_left_the_process(ends: tuple[Pipe, socket.socket]) 
     pipe, theirs = ends
     may_make = threading.Event()
     before = pipe.send_made(lambda: [Step(1, 0, 3)])
-    assert not before.is_over
     pipe.flush()
-    assert before.is_over
+    assert before.is_set()
     assert read(theirs) == Step(1, 0, 3)
     both = [
         pipe.send_made(late(may_make, Step(1, 1, 3))),
         pipe.send_made(lambda: [Step(1, 2, 3)]),
     ]
-    pipe.begin()
-    assert not any(sent.is_over for sent in both)
+    assert not any(sent.is_set() for sent in both)
     may_make.set()
     pipe.flush()
-    assert all(sent.is_over for sent in both)
+    assert all(sent.is_set() for sent in both)
     assert [read(theirs), read(theirs)] == [Step(1, 1, 3), Step(1, 2, 3)]
 
 
@@ -224,4 +202,4 @@ def test_what_is_lost_is_not_told_to_have_left(ends: tuple[Pipe, socket.socket])
     sent = pipe.send_made(lambda: [results(1, 8 << 20)])
     with pytest.raises(WorkerGone):
         say_more(pipe)
-    assert not sent.is_over
+    assert not sent.is_set()

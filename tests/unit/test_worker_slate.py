@@ -12,8 +12,14 @@ from typing import BinaryIO
 
 import pytest
 
-from swell.runtime.checkpoint_shm import CheckpointMemory, Kept, Page, new_slate, read_slate
-from swell.runtime.checkpoints import decode_checkpoint
+from swell.runtime.checkpoint_shm import (
+    CheckpointMemory,
+    Kept,
+    Page,
+    decode_checkpoint,
+    new_slate,
+    read_slate,
+)
 
 SAMPLE = {"seed": 7, "identity": "a model, 9 steps", "x_bytes": 48, "h_bytes": 16}
 

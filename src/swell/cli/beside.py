@@ -20,8 +20,10 @@ from swell.runtime.ipc_messages import (
     Order,
     Refused,
     Results,
+    Run,
     Step,
     StepEngineConfig,
+    Watch,
 )
 from swell.runtime.local_run import InputRejected, LocalResult, RunFailed
 from swell.runtime.model_process_client import Home, ModelProcess, ProcessDied, describe_exit
@@ -82,13 +84,14 @@ async def run_beside(
             for name, value in read(card).items()
         }
         if card.step_bucket:
-            process.draw_like(StepEngineConfig(exact=settings.is_exact))
+            process.send(StepEngineConfig(exact=settings.is_exact))
         await process.ready()
         load_s = clock.monotonic_s() - started_s
         raw = msgspec.json.encode(values)
         chosen = secrets.randbits(SEED_BITS) if seed is None else seed
-        process.run(DRAWN if card.step_bucket else 1, card.name, [Order(1, raw, chosen)])
-        process.watch([1])
+        batch = DRAWN if card.step_bucket else 1
+        process.send(Run(batch, card.name, [Order(1, raw, chosen)]))
+        process.send(Watch([1]))
         done = await talk.done
     finally:
         await process.kill()

@@ -265,7 +265,7 @@ async def _round_trip(here: MemoryBus, there: MemoryBus, clock: Clock) -> str:
     try:
         started_s = clock.monotonic_s()
         while True:
-            await here.publish([event])
+            here.publish([event])
             # The subscription may not be active yet, so publish again after a timeout.
             if await subscription.next(1.0) is not None:
                 took_s = clock.monotonic_s() - started_s

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
@@ -79,11 +79,33 @@ def write_context(folder: Path, parts: Parts, swell: Callable[[], bytes] = wheel
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(content_place(digest, is_baked=parts.is_baked))
     if parts.is_baked:
-        # Imported here because only baked images need it.
-        from swell.weights.image_layers import bake  # noqa: PLC0415
-
         bake(packed.contents, folder / "weights", parts.manifests)
     _even(folder)
+
+
+def bake(contents: Mapping[str, Path], folder: Path, manifests: Iterable["Listing"] = ()) -> None:
+    """Copy weights into a folder that a worker in the image names with `worker.baked_dir`.
+
+    Args:
+        contents: SHA-256 → a file that should have it.
+        folder: The folder, laid out as a cache of weights.
+        manifests: Versions whose manifest a model's listing names.
+
+    Raises:
+        DigestMismatch: A file has another content.
+        CacheFull: The disk is full.
+    """
+    # Builds without weights do not need these modules.
+    from swell.weights.cache import WeightCache  # noqa: PLC0415
+    from swell.weights.manifest import note_manifest  # noqa: PLC0415
+
+    baked = WeightCache(folder)
+    for manifest in manifests:
+        note_manifest(baked, manifest)
+    for digest, path in contents.items():
+        baked.add(path, path.name, digest)
+    for left in ("locks", "partial"):
+        shutil.rmtree(folder / left, ignore_errors=True)
 
 
 def content_place(digest: str, *, is_baked: bool) -> PurePosixPath:

@@ -25,26 +25,14 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker can take."""
 
     worker_id: str
-    #: Model name → version that this worker has.
-    models: dict[str, str]
+    #: Queue that it serves → version of the model that it runs for that.
+    queues: dict[str, str]
     #: At most this many tasks; >= 1.
     n: int
     #: How long the leases last, in seconds.
     lease_s: float
     #: Models that are on the worker's device now, the most useful first; empty for all the same.
     residents: Sequence[str] = ()
-    #: Model → its queues that this worker serves, where it is not the model's own and that of the
-    #: worker's version: while versions share the tasks that name none.
-    staged: Mapping[str, tuple[str, ...]] = {}
-
-    @property
-    def queues(self) -> list[tuple[str, str, str]]:
-        """(queue, model, version) of every queue that this worker serves."""
-        return [
-            (queue, model, version)
-            for model, version in self.models.items()
-            for queue in self.staged.get(model) or (model, f"{model}:{version}")
-        ]
 
 
 class Depth(msgspec.Struct, frozen=True, kw_only=True):

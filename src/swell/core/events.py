@@ -119,9 +119,8 @@ def summary_of(task: Task) -> TaskSummary:
         elif task.started_at and task.finished_at:
             # The worker reported no times, so these include the wait inside the worker.
             run_s = took_s = (task.finished_at - task.started_at).total_seconds()
-    return TaskSummary(
-        task.stage_model, task.attempt, task.worker_id, task.count, run_s, took_s, version
-    )
+    model, _, _ = task.queue.partition(":")
+    return TaskSummary(model, task.attempt, task.worker_id, task.count, run_s, took_s, version)
 
 
 def summary_of_stage(task: Task, done: Done) -> TaskSummary:

@@ -91,15 +91,18 @@ class VirtualClock:
         self._finish: dict[str, float] = {}
         self._max_flows = MAX_IDLE_FLOWS
 
-    def tag(self, flow: str, cost: float = 1.0) -> float:
+    def tag(self, flow: str, cost: float = 1.0, *, is_served: bool = False) -> float:
         """Return the start tag of a task that arrives now.
 
         Args:
             flow: The flow of the task.
             cost: Work in the task, in any unit that is the same for all (pictures, seconds); > 0.
+            is_served: Whether the task is handed out at once.
         """
         start = max(self.now, self._finish.get(flow, 0.0))
         self._finish[flow] = start + cost
+        if is_served:
+            self.now = start
         if len(self._finish) > self._max_flows:
             self._forget_idle()
         return start
@@ -117,12 +120,8 @@ class VirtualClock:
         """Note that a task with this start tag was handed to a worker."""
         self.now = max(self.now, start)
 
-    def take(self, flow: str, cost: float) -> None:
-        """Hand out a task that gets its tag only now."""
-        self.now = max(self.now, self.tag(flow, cost))
-
     def give_back(self, flow: str, cost: float) -> None:
-        """Undo `tag` or `take` for a task that was not accepted or not handed out.
+        """Undo `tag` for a task that was not accepted or not handed out.
 
         The virtual time stays, since other flows may have been served by it.
         """
@@ -162,7 +161,7 @@ def take_turns(
 ) -> Iterator[T]:
     """Yield the tasks of several flows in fair order.
 
-    No clock advances. Call `VirtualClock.take` for each task that is handed out.
+    No clock advances. Call `VirtualClock.tag` for each task that is handed out.
 
     Args:
         nexts: `VirtualClock.starts` of the flows with waiting tasks, kept as a heap. If tags are

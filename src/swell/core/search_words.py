@@ -27,11 +27,13 @@ _FILES: Final = ("http://", "https://", "data:")
 
 def words_of(text: str) -> tuple[str, ...]:
     """Return each word of a text once, in lower case and without accents, in order."""
-    # Some characters decompose only after they are lower case.
-    small = unicodedata.normalize("NFKD", text[:_MAX_CHARS]).casefold()
-    plain = unicodedata.normalize("NFKD", small).casefold()
-    bare = "".join(char for char in plain if not unicodedata.combining(char))
-    return tuple(dict.fromkeys(word[:_MAX_WORD_CHARS] for word in _WORD.findall(bare)))
+    bare = text[:_MAX_CHARS].casefold()
+    if not bare.isascii():
+        # Some characters decompose only after they are lower case.
+        small = unicodedata.normalize("NFKD", text[:_MAX_CHARS]).casefold()
+        plain = unicodedata.normalize("NFKD", small).casefold()
+        bare = "".join(char for char in plain if not unicodedata.combining(char))
+    return tuple(dict.fromkeys([word[:_MAX_WORD_CHARS] for word in _WORD.findall(bare)]))
 
 
 def task_words(raw: msgspec.Raw) -> tuple[str, ...]:
@@ -40,9 +42,9 @@ def task_words(raw: msgspec.Raw) -> tuple[str, ...]:
         value = msgspec.json.decode(raw, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ()
-    lists = (each if isinstance(each, list) else [each] for each in value.values())
-    texts = (text for each in lists for text in each if isinstance(text, str))
-    return words_of("\n".join(text for text in texts if not text.startswith(_FILES)))
+    lists = [each if isinstance(each, list) else [each] for each in value.values()]
+    texts = [text for each in lists for text in each if isinstance(text, str)]
+    return words_of("\n".join([text for text in texts if not text.startswith(_FILES)]))
 
 
 def key_word(key_id: str) -> str:

@@ -182,7 +182,7 @@ class GroupWriter:
 
     def may_have_ready(self, queues: Sequence[str]) -> bool:
         """Whether a task is ready in one of these queues, or may be once writes have ended."""
-        return self._writing is not None or any(map(self.state.may_have_ready, queues))
+        return self._writing is not None or not self.state.lines.keys().isdisjoint(queues)
 
     def note_ready(self, queues: Iterable[str]) -> None:
         """Look for the ready tasks that another backend left in these queues."""
@@ -221,7 +221,7 @@ class GroupWriter:
                 await session.load({task_id for write in group for task_id in write.wants})
                 for write in group:
                     await write.run(session)
-                if serves:
+                if serves and self._waiting:
                     await self._serve(session, served)
                 await self._finish(session, served)
             except BaseException as error:
@@ -235,7 +235,7 @@ class GroupWriter:
                     raise
                 self._refuse(group, error, serves)
                 return
-            for write in (*group, *served):
+            for write in group:
                 write.end()
             if session.has_posted:
                 self.state.wake_dispatcher()
@@ -250,10 +250,10 @@ class GroupWriter:
             session: The transaction.
             served: Receives the actions that found something.
         """
-        may_have_ready = session.state.may_have_ready
-        for queue in list(filter(may_have_ready, self._waiting)):
+        lines, unsure = self.state.lines, self.state.unsure
+        for queue in [each for each in self._waiting if each in lines or each in unsure]:
             for write in list(self._waiting.get(queue, ())):
-                if not may_have_ready(queue):
+                if queue not in lines and queue not in unsure:
                     break
                 if not write.may_run:
                     continue
@@ -312,7 +312,7 @@ class GroupWriter:
         raise NotImplementedError
 
     async def _finish(self, session: Any, served: list[Write]) -> None:
-        """Write and commit; `served` are the waiting actions that found something."""
+        """Write and commit; end the waiting actions that found something, which are `served`."""
         raise NotImplementedError
 
     async def _roll_back(self, session: Any, error: BaseException) -> None:

@@ -117,10 +117,12 @@ def _search(dialect: str, words: Sequence[str], key_id: str | None) -> str:
 
 
 def _text(key_id: str, input_json: str) -> str:
-    words = task_words(msgspec.Raw(input_json.encode()))
-    return " ".join((key_word(key_id), *map(_token, words)))
+    words = " ".join(task_words(msgspec.Raw(input_json.encode())))
+    return f"{key_word(key_id)} {_token(words)}"
 
 
 def _token(word: str) -> str:
-    """Return a word in ASCII. A prefix of a word stays a prefix of its token."""
+    """Return words in ASCII. A prefix of a word stays a prefix of its token."""
+    if word.isascii():
+        return word
     return "".join(char if char.isascii() else f"={ord(char):06x}" for char in word)

@@ -17,12 +17,14 @@ from swell.core.fair_queueing import Passed, VirtualClock, band, least_priority
 from swell.core.outbox import OVERTAKEN, Delivery, Watch, deliveries_of, says_passing
 from swell.core.pipeline_stages import Sight, may_run
 from swell.core.store_types import IDEMPOTENCY_TTL_S
-from swell.core.task import NewTask, Task
+from swell.core.task import NewTask, Task, TaskState
 from swell.db.sql import Row
 from swell.db.webhook_deliveries import lines, new_rows
 
 #: Clocks between the users of a key. Beyond these, clocks of keys without ready tasks are dropped.
 MAX_CLOCKS: Final = 10_000
+
+_QUEUED: Final = TaskState.QUEUED
 
 IDEMPOTENCY_TTL: Final = timedelta(seconds=IDEMPOTENCY_TTL_S)
 
@@ -65,6 +67,8 @@ class State:
     def __init__(self) -> None:
         #: Queue → band → key → its ready tasks, in order of arrival; none is empty.
         self.lines: dict[str, dict[int, dict[str, Line]]] = {}
+        #: Queues that other backends may have changed since their tasks were counted.
+        self.unsure: set[str] = set()
         #: (model, band) → clock between keys. A task gets this tag when it is leased.
         self.turns: dict[tuple[str, int], VirtualClock] = defaultdict(VirtualClock)
         #: Clocks between users. A task gets this tag when it is ready.
@@ -82,15 +86,6 @@ class State:
         versions = f"{model}:"
         return [queue for queue in self.lines if queue == model or queue.startswith(versions)]
 
-    def may_have_ready(self, queue: str) -> bool:
-        """Whether a task may be ready in a queue."""
-        return queue in self.lines
-
-    def line(self, line: LineId) -> Line | None:
-        """Return the counts of a line; None if it has no ready tasks."""
-        queue, urgency, key_id = line
-        return self.lines.get(queue, {}).get(urgency, {}).get(key_id)
-
     def count(self, queue: str, priority: int, key_id: str, n: int, samples: int) -> LineId:
         """Add ready tasks and their samples to a line; negative numbers subtract."""
         urgency = band(priority)
@@ -99,7 +94,8 @@ class State:
         line = keys.get(key_id)
         if line is None:
             line = keys[key_id] = Line()
-        line.add(n, samples)
+        line.n += n
+        line.samples += samples
         if line.n <= 0:
             del keys[key_id]
             if not keys:
@@ -245,7 +241,8 @@ class Session:
             task = msgspec.structs.replace(task, tag=tags[run.at], run=run)
         self._added[task.id] = None
         self.tasks[task.id] = task
-        self._count_ready(task)
+        line = self.state.count(task.queue, task.priority, task.key_id, 1, task.count)
+        self._fresh.setdefault(line, {})[task.id] = None
         return task
 
     def _tag(self, task: Task, model: str) -> float:
@@ -257,10 +254,10 @@ class Session:
         self, task: Task, *, worker_id: str, version: str, lease_s: float, token: str = ""
     ) -> Task:
         """Return a ready task as started, for `put`; its key and its user had their turns."""
-        model = task.stage_model
+        model, _, _ = task.queue.partition(":")
         self.state.clocks[model, task.key_id, task.priority].serve(task.tag)
         turns = self.state.turns[model, band(task.priority)]
-        turns.take(task.key_id, task.count)
+        turns.tag(task.key_id, task.count, is_served=True)
         self._charged.append((turns, task.key_id, task.count))
         return life.start(
             task,
@@ -277,19 +274,17 @@ class Session:
         self.tasks[task.id] = task
         if task.id not in self._added:
             self._changed.add(task.id)
-        was_ready, is_ready = before.is_ready, task.is_ready
-        if was_ready and not is_ready:
-            self.state.count(task.queue, task.priority, task.key_id, -1, -task.count)
-        elif is_ready and not was_ready:
-            self._count_ready(task)
+        was_ready = before.state is _QUEUED and before.available_at is None
+        is_ready = task.state is _QUEUED and task.available_at is None
+        if was_ready is not is_ready:
+            n = 1 if is_ready else -1
+            line = self.state.count(task.queue, task.priority, task.key_id, n, n * task.count)
+            if is_ready:
+                self._fresh.setdefault(line, {})[task.id] = None
         if (before.checkpoint or task.checkpoint) and (unused := life.discarded(before, task)):
             self.afterwards("discard", keys=unused)
         if task.webhook is not None or self.state.watches:
             self._note_posts(before, task)
-
-    def _count_ready(self, task: Task) -> None:
-        line = self.state.count(task.queue, task.priority, task.key_id, 1, task.count)
-        self._fresh.setdefault(line, {})[task.id] = None
 
     def undo(self) -> None:
         """After a failure: restore the counts and the clocks of the state."""
@@ -311,11 +306,16 @@ class Session:
         head, ids = self.heads.get(line), self._fresh.get(line, {})
         if head is not None:
             ids = dict.fromkeys(head.task_ids) | ids
-        found = [task for task in map(self.tasks.get, ids) if task is not None and task.is_ready]
+        found = [
+            task
+            for task in map(self.tasks.get, ids)
+            if task is not None and task.state is _QUEUED and task.available_at is None
+        ]
         if len(found) > 1:
             found.sort(key=place_of)
         if head is None:
-            counted = self.state.line(line)
+            queue, urgency, key_id = line
+            counted = self.state.lines.get(queue, {}).get(urgency, {}).get(key_id)
             # A line is read only if it is counted to have more tasks than became ready here.
             has_more = counted is not None and counted.n > len(found)
             return ([], False) if has_more else (found, True)

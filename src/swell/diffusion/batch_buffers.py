@@ -20,7 +20,7 @@ import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache, partial
 from operator import is_
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from swell.diffusion import solvers
 from swell.diffusion.solvers import AlphaBars, Noise, Sigmas, Solver, Table, blend
-from swell.runtime.checkpoints import FORMAT, decode_checkpoint, encode_checkpoint
-from swell.sdk.step_model import Array, Arrays, HostArrays, NoiseStream, Plan, Sampler
+from swell.runtime.checkpoint_shm import FORMAT, decode_checkpoint, encode_checkpoint
+from swell.sdk.step_model import Array, Arrays, NoiseStream, Plan, Sampler
 
 Singles = NDArray[np.float32]
 
@@ -156,31 +156,9 @@ def _taken(options: dict[str, Any], function: Callable[..., Any]) -> dict[str, A
 class SampleState:
     """State of one sample.
 
-    Its latents are in a row of the arena while it runs (`row` is not -1), and in `x` while it is
-    paused or finished. It has none before its first step.
+    Its latents are in a row of the batch buffers while it runs (`row` is not -1), and in `x` while
+    it is paused or finished. It has none before its first step.
     """
-
-    __slots__ = (
-        "h",
-        "id",
-        "is_narrowed",
-        "item",
-        "key",
-        "noise",
-        "plan",
-        "previewed_s",
-        "raw",
-        "row",
-        "seed",
-        "start",
-        "step",
-        "stream",
-        "table",
-        "told_s",
-        "with_words",
-        "without_words",
-        "x",
-    )
 
     def __init__(
         self,
@@ -198,14 +176,14 @@ class SampleState:
         self.key = key
         self.table = table
         self.seed: int = item.seed if plan.seed is None else plan.seed
+        #: Whether it has a second row.
+        self.is_guided = plan.guidance is not None
         #: Number of finished steps.
         self.step = 0
         #: Whether one of them had fewer rows than its key, for lack of memory. Its bits may differ.
         self.is_narrowed = False
-        #: Its row in the arena; -1 for none.
+        #: Its row in the batch buffers; -1 for none.
         self.row = -1
-        #: Bytes of the latents in its row, if they are as in a checkpoint; None without a row.
-        self.raw: Raw | None = None
         self.x: Array | None = None
         #: History of its solver, if it has one. Shape: (history, ...).
         self.h: Array | None = None
@@ -218,16 +196,6 @@ class SampleState:
         self.with_words: Conditions | None = None
         self.without_words: Conditions | None = None
         self.told_s = self.previewed_s = -np.inf
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether it has a second row."""
-        return self.plan.guidance is not None
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it has latents."""
-        return self.row >= 0 or self.x is not None
 
     @property
     def is_finished(self) -> bool:
@@ -266,27 +234,6 @@ class SampleState:
     def _stream(self, seed: int) -> NoiseStream:
         return Noise(seed) if self.stream is None else self.stream(seed, self.plan)
 
-    def draw(self, out: Singles) -> None:
-        """Write the noise of the present step into `out`."""
-        assert self.noise is not None, "noise begins with the latents"
-        self.noise.fill(out)
-
-    def checkpoint(
-        self, raw: Raw, step: int | None = None, is_narrowed: bool | None = None
-    ) -> bytes:
-        """Return a checkpoint for `resume`.
-
-        Args:
-            raw: The result of `Drawn.read`.
-            step: Number of finished steps at that time; by default of now.
-            is_narrowed: The flag at that time; by default of now.
-        """
-        step = self.step if step is None else step
-        is_narrowed = self.is_narrowed if is_narrowed is None else is_narrowed
-        x, h = (None if each is None else each.tobytes() for each in raw)
-        assert x is not None, "latents are always there"
-        return encode_checkpoint(self.identity, step, x, h, is_narrowed=is_narrowed)
-
     def resume(self, raw: bytes, arrays: Arrays) -> None:
         """Continue from a checkpoint of the same sample.
 
@@ -297,23 +244,20 @@ class SampleState:
             kept = decode_checkpoint(raw)
         except msgspec.MsgspecError as error:
             raise InvalidCheckpoint(f"no checkpoint of a sample: {error}") from error
-        mine = self.identity
-        size = 4 * int(np.prod(self.plan.shape))
+        mine, shape, history = self.identity, self.plan.shape, self.table.solver.history
+        size = 4 * int(np.prod(shape))
         sizes = len(kept.x), len(kept.h or b"")
-        expected = size, size * self.table.solver.history
-        if kept.format != FORMAT or kept.identity != mine or sizes != expected:
+        if kept.format != FORMAT or kept.identity != mine or sizes != (size, size * history):
             raise InvalidCheckpoint(f"a checkpoint of {kept.identity}, not of {mine}")
         if not 0 < kept.step <= len(self.table):
             raise InvalidCheckpoint(f"step {kept.step} of {len(self.table)}")
         self.step, self.is_narrowed = kept.step, kept.is_narrowed
-        shape = self.plan.shape
         self.x = arrays.put(_unpacked(kept.x, shape))
-        kept_arrays = self.table.solver.history
-        self.h = kept.h and arrays.put(_unpacked(kept.h, (kept_arrays, *shape)))
+        self.h = kept.h and arrays.put(_unpacked(kept.h, (history, *shape)))
         # The state of a stream is how much was drawn from it.
         self.noise = self._stream(self.seed)
         for _ in range(1 + int(self.table.draws[: self.step].sum())):
-            self.noise.draw(self.plan.shape)
+            self.noise.draw(shape)
 
     @property
     def identity(self) -> str:
@@ -323,7 +267,32 @@ class SampleState:
         return f"{key}{loras}, {len(self.table)} steps, seed {self.seed}"
 
 
-def packed(values: NDArray[Any]) -> memoryview:
+class Drawn(NamedTuple):
+    """The latents of a sample after some of its steps, for a checkpoint."""
+
+    state: SampleState
+    #: Number of finished steps, and `SampleState.is_narrowed` at that time.
+    step: int
+    is_narrowed: bool
+    arrays: Arrays
+    x: Array
+    h: Array | None
+    #: Whether `read` does not wait for a device. Then it must be called before the next step.
+    is_at_hand: bool
+
+    def read(self) -> Raw:
+        """Return latents and history as a `Checkpoint` has them; waits for the device."""
+        x, h = (None if each is None else self.arrays.get(each) for each in (self.x, self.h))
+        return _packed(x), None if h is None else _packed(h)
+
+    def checkpoint(self) -> bytes:
+        """Return a checkpoint for `SampleState.resume`; waits for the device."""
+        x, h = (None if each is None else each.tobytes() for each in self.read())
+        assert x is not None, "latents are always there"
+        return encode_checkpoint(self.state.identity, self.step, x, h, is_narrowed=self.is_narrowed)
+
+
+def _packed(values: Any) -> memoryview:
     """Return the bytes of numbers as in a checkpoint; they may share memory with `values`."""
     return memoryview(np.ascontiguousarray(values, "<f4")).cast("B")
 
@@ -335,59 +304,24 @@ def _unpacked(raw: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
 # --- rows ----------------------------------------------------------------------------------------
 
 
-class _Part:
-    """Rows of one call of the network, with views of its inputs and outputs.
-
-    `t` is None if it is copied to the device in each step.
-    """
-
-    __slots__ = ("conditions", "inputs", "outputs", "rows", "shape", "t")
-
-    def __init__(
-        self, rows: slice, inputs: Array, outputs: Array, conditions: Conditions, t: Singles | None
-    ) -> None:
-        self.rows = rows
-        self.t = None if t is None else t[rows]
-        self.inputs = inputs[rows]
-        self.shape = self.inputs.shape
-        self.outputs = outputs[rows]
-        self.conditions = {name: values[rows] for name, values in conditions.items()}
-
-
-class _Layout:
-    """The batch layout: row order, guidance pairs, padding, and the views that the network reads.
+class _Layout(NamedTuple):
+    """The batch layout: guidance pairs, padding, and the views that the network reads.
 
     It is cached while the same samples run in the same bucket, because building it takes longer
     than the arithmetic of a small step.
     """
 
-    __slots__ = (
-        "bucket",
-        "copies",
-        "is_single_row",
-        "numbers",
-        "outputs",
-        "parts",
-        "reads_latents",
-        "scale",
-        "tables",
-    )
-
-    def __init__(self, bucket: int) -> None:
-        self.bucket = bucket
-        #: Tables of all samples, in the order of rows; and `solver.numbers` of a single sample.
-        self.tables: list[Table] = []
-        self.numbers: list[tuple[np.float32, ...]] | None = None
-        #: Whether the network reads one row only.
-        self.is_single_row = False
-        #: Whether the network reads the latents themselves, without scaling, guidance or padding.
-        self.reads_latents = False
-        #: Copies (target, source) of each step: second rows, and padding.
-        self.copies: list[tuple[Array, Array]] = []
-        self.parts: list[_Part] = []
-        #: Outputs in use, and the guidance scales of samples with guidance.
-        self.outputs: Array = None
-        self.scale: Array = None
+    bucket: int
+    #: Tables of all samples, in the order of rows.
+    tables: list[Table]
+    #: Whether the network reads the latents themselves, without scaling, guidance or padding.
+    reads_latents: bool
+    #: Copies (target, source) of each step: second rows, and padding.
+    copies: list[tuple[Array, Array]]
+    #: One call of the network each: its rows, inputs, outputs and conditions.
+    parts: list[tuple[slice, Array, Array, dict[str, Array]]]
+    #: Outputs in use, and the guidance scales of samples with guidance; None without guidance.
+    guidance: tuple[Array, Array] | None
 
 
 class BatchBuffers:
@@ -406,8 +340,6 @@ class BatchBuffers:
         # A sample with guidance has two rows, also if a step has one row and two passes.
         rows = max(most_rows, 2)
         self._solver = solver = key.solver
-        self._scales_input, self._may_draw = solver.scales_input, solver.may_draw
-        self._needs_noise = solver.needs_noise
         self._arrays = arrays
         self._host_z = np.zeros((most_rows, *key.shape), np.float32)
         self._host_t = np.zeros(rows, np.float32)
@@ -420,11 +352,6 @@ class BatchBuffers:
         self._inputs = arrays.rows(like, rows)
         self._outputs = arrays.rows(like, rows)
         self._conditions = {name: arrays.rows(value, rows) for name, value in conditions.items()}
-        #: Views of the rows, and their bytes if they are as in a checkpoint; made once.
-        self._is_host = type(arrays) is HostArrays
-        self._is_raw = self._is_host and self._x.dtype == np.dtype("<f4")
-        self._rows: list[tuple[Array, Array | None] | None] = [None] * most_rows
-        self._raws: list[Raw | None] = [None] * most_rows
         #: The sample and the conditions of each row.
         self._samples: list[SampleState | None] = [None] * most_rows
         self._row_conditions: list[Conditions | None] = [None] * rows
@@ -433,12 +360,8 @@ class BatchBuffers:
         #: The same in the order of `place`; empty if a row has changed.
         self._placed_as: tuple[SampleState, ...] = ()
         self._layout: _Layout | None = None
-        #: Views of their rows: latents, outputs, inputs, history.
-        self._moving: tuple[Array, Array, Array, Array | None] = (None, None, None, None)
         self._guided = 0
         self._k: Array = None
-        #: The latest output of the network, if it was not copied.
-        self._fresh: Array | None = None
 
     def check(self, conditions: Conditions) -> None:
         """Check that conditions fit the rows.
@@ -456,68 +379,46 @@ class BatchBuffers:
 
     def place(self, samples: Sequence[SampleState]) -> None:
         """Assign the first rows to these samples for the next step, and pause all others."""
-        placed_as = self._placed_as
-        if samples is placed_as or (
-            len(samples) == len(placed_as) and all(map(is_, samples, placed_as))
-        ):
+        count = len(samples)
+        if count == len(self._placed_as) and all(map(is_, samples, self._placed_as)):
             return
         # First, because a sample may fail to begin.
-        self._forget_layout()
-        self._guided = sum(sample.is_guided for sample in samples)
-        order = self._ordered(samples)
-        for row, sample in enumerate(self._samples):
-            if sample is not None and (row >= len(order) or order[row] is not sample):
-                self._pause(sample)
-        for row, sample in enumerate(order):
-            if self._samples[row] is not sample:
-                self._assign(sample, row)
-        self._placed, self._placed_as = order, tuple(samples)
-        n = len(order)
-        h = None if self._h is None else self._h[:n]
-        self._moving = self._x[:n], self._outputs[:n], self._inputs[:n], h
-
-    def _ordered(self, samples: Sequence[SampleState]) -> list[SampleState]:
-        """Return the samples in the order of rows. A sample on the right side keeps its row."""
-        order: list[SampleState | None] = [None] * len(samples)
+        self._placed_as, self._layout = (), None
+        guided = self._guided = sum(sample.is_guided for sample in samples)
+        # A sample on the right side keeps its row.
+        order: list[SampleState | None] = [None] * count
+        sides = range(guided, count), range(guided)
         moving = []
         for sample in samples:
-            if sample.row in self._side(sample, len(samples)):
+            if sample.row in sides[sample.is_guided]:
                 order[sample.row] = sample
             else:
                 moving.append(sample)
         for sample in moving:
-            row = next(r for r in self._side(sample, len(samples)) if order[r] is None)
-            order[row] = sample
-        return [sample for sample in order if sample is not None]
-
-    def _side(self, sample: SampleState, count: int) -> range:
-        return range(self._guided) if sample.is_guided else range(self._guided, count)
-
-    def _pause(self, sample: SampleState) -> None:
-        row = sample.row
-        x = _copy(self._x[row])
-        if self._h is not None:
-            sample.h = _copy(self._h[row])
-        sample.x, sample.raw, sample.row = x, None, -1
-        self._samples[row] = None
-        self._forget_layout()
-
-    def _forget_layout(self) -> None:
-        self._placed_as, self._layout = (), None
-
-    def _assign(self, sample: SampleState, row: int) -> None:
-        self._x[row] = sample.begin(self._arrays) if sample.x is None else sample.x
-        if self._h is not None:
-            self._h[row] = 0 if sample.h is None else sample.h
-        sample.x, sample.h, sample.row = None, None, row
-        sample.raw = self._raw(row)
-        self._samples[row] = sample
+            order[next(r for r in sides[sample.is_guided] if order[r] is None)] = sample
+        for row, other in enumerate(self._samples):
+            if other is not None and (row >= count or order[row] is not other):
+                self.take(other)
+        self._placed = [sample for sample in order if sample is not None]
+        for row, sample in enumerate(self._placed):
+            if self._samples[row] is sample:
+                continue
+            self._x[row] = sample.begin(self._arrays) if sample.x is None else sample.x
+            if self._h is not None:
+                self._h[row] = 0 if sample.h is None else sample.h
+            sample.x, sample.h, sample.row = None, None, row
+            self._samples[row] = sample
+        self._placed_as = tuple(samples)
 
     def take(self, sample: SampleState) -> None:
         """Free the row of a sample. It keeps its latents; its conditions are dropped."""
-        if sample.row >= 0:
-            self._pause(sample)
-        self._forget_layout()
+        row = sample.row
+        if row >= 0:
+            sample.x = _copy(self._x[row])
+            if self._h is not None:
+                sample.h = _copy(self._h[row])
+            sample.row, self._samples[row] = -1, None
+        self._placed_as, self._layout = (), None
         if not any(self._samples):
             self._placed = []
         own, without = sample.with_words, sample.without_words
@@ -527,46 +428,20 @@ class BatchBuffers:
 
     def latents(self, sample: SampleState) -> tuple[Array, Array | None]:
         """Return views of a running sample's latents and solver history."""
-        return self._latents(sample.row)
-
-    def _latents(self, row: int) -> tuple[Array, Array | None]:
-        found = self._rows[row]
-        if found is None:
-            found = self._x[row], None if self._h is None else self._h[row]
-            self._rows[row] = found
-        return found
-
-    def _raw(self, row: int) -> Raw | None:
-        """Return the bytes of a row; None if a checkpoint has another format."""
-        if not self._is_raw:
-            return None
-        raw = self._raws[row]
-        if raw is None:
-            x, h = self._latents(row)
-            raw = self._raws[row] = packed(x), None if h is None else packed(h)
-        return raw
-
-    def copied(self, sample: SampleState) -> tuple[Array, Array | None]:
-        """Return copies of `latents`."""
-        x, h = self.latents(sample)
-        return _copy(x), None if h is None else _copy(h)
+        return self._x[sample.row], None if self._h is None else self._h[sample.row]
 
     def load(self, bucket: int) -> None:
         """Write the inputs of the network for the placed samples."""
         layout = self._layout
         if layout is None or layout.bucket != bucket:
             layout = self._layout = self._build_layout(bucket)
-        placed, t = self._placed, self._host_t
-        if layout.numbers is not None:
-            step = placed[0].step
-            self._k, t[0] = layout.numbers[step], layout.tables[0].heard[step]
-        else:
-            steps = [sample.step for sample in placed]
-            self._k = self._arrays.put(solvers.gather(layout.tables, steps))
-            for row, table in enumerate(layout.tables):
-                t[row] = table.heard[steps[row]]
+        steps = [sample.step for sample in self._placed]
+        self._k = self._arrays.put(solvers.gather(layout.tables, steps))
+        for row, table in enumerate(layout.tables):
+            self._host_t[row] = table.heard[steps[row]]
         if not layout.reads_latents:
-            solvers.scale_input(self._solver, self._moving[0], self._k, self._moving[2])
+            n = len(steps)
+            solvers.scale_input(self._solver, self._x[:n], self._k, self._inputs[:n])
         for to, source in layout.copies:
             to[...] = source
 
@@ -576,70 +451,55 @@ class BatchBuffers:
         placed, n, g = self._placed, len(self._placed), self._guided
         rows = n + g
         padded = -(-rows // bucket) * bucket
-        row_conditions = [sample.with_words for sample in placed]
-        row_conditions += [sample.without_words for sample in placed[:g]]
-        row_conditions += row_conditions[:1] * (padded - rows)
-        for row, conditions in enumerate(row_conditions):
-            self._set_conditions(row, conditions)
-        layout = _Layout(bucket)
-        layout.tables = [sample.table for sample in placed]
-        if n == 1 and self._is_host:
-            layout.numbers = solvers.numbers(placed[0].table)
-            layout.is_single_row = padded == 1
-        layout.reads_latents = not (self._scales_input or padded > n)
+        wanted = [sample.with_words for sample in placed]
+        wanted += [sample.without_words for sample in placed[:g]]
+        wanted += wanted[:1] * (padded - rows)
+        for row, conditions in enumerate(wanted):
+            if self._row_conditions[row] is not conditions:
+                assert conditions is not None, "conditions come before the first step"
+                self._row_conditions[row] = None
+                for name, value in conditions.items():
+                    self._conditions[name][row] = value
+                self._row_conditions[row] = conditions
+        reads_latents = not (self._solver.scales_input or padded > n)
         inputs, t = self._inputs, self._host_t
+        copies: list[tuple[Array, Array]] = []
+        guidance = None
         if g:
-            layout.copies += (inputs[n:rows], inputs[:g]), (t[n:rows], t[:g])
+            copies += (inputs[n:rows], inputs[:g]), (t[n:rows], t[:g])
             scale = np.array([sample.plan.guidance for sample in placed[:g]], np.float32)
-            layout.outputs, layout.scale = self._outputs[:rows], self._arrays.put(scale)
+            guidance = self._outputs[:rows], self._arrays.put(scale)
         if rows < padded:
-            layout.copies += (inputs[rows:padded], inputs[:1]), (t[rows:padded], t[:1])
-        read = self._x if layout.reads_latents else inputs
-        lies = t if self._is_host else None
-        layout.parts = [
-            _Part(slice(start, start + bucket), read, self._outputs, self._conditions, lies)
-            for start in range(0, rows, bucket)
-        ]
-        return layout
+            copies += (inputs[rows:padded], inputs[:1]), (t[rows:padded], t[:1])
+        read = self._x if reads_latents else inputs
+        parts = []
+        for start in range(0, rows, bucket):
+            part = slice(start, start + bucket)
+            conditions = {name: values[part] for name, values in self._conditions.items()}
+            parts.append((part, read[part], self._outputs[part], conditions))
+        tables = [sample.table for sample in placed]
+        return _Layout(bucket, tables, reads_latents, copies, parts, guidance)
 
-    def _set_conditions(self, row: int, conditions: Conditions | None) -> None:
-        if self._row_conditions[row] is conditions:
-            return
-        assert conditions is not None, "conditions come before the first step"
-        self._row_conditions[row] = None
-        for name, value in conditions.items():
-            self._conditions[name][row] = value
-        self._row_conditions[row] = conditions
-
-    def forward(self, denoise: Callable[[Array, Array, Conditions], Array], bucket: int) -> None:
+    def forward(self, denoise: Callable[[Array, Array, Conditions], Array]) -> None:
         """Call the network on `bucket` rows at a time, then apply guidance. `load` comes first.
-
-        Args:
-            denoise: Calls the network.
-            bucket: The same as for `load`.
 
         Raises:
             ValueError: The network returned another shape.
         """
         layout = self._layout
         assert layout is not None, "its inputs were loaded"
-        assert layout.bucket == bucket, "as many as were loaded"
-        self._fresh = None
-        put_t = None if self._is_host else self._arrays.put(self._host_t)
-        for part in layout.parts:
-            t = part.t if put_t is None else put_t[part.rows]
-            output = denoise(part.inputs, t, dict(part.conditions))
-            if output.shape != part.shape and tuple(output.shape) != tuple(part.shape):
+        t = self._arrays.put(self._host_t)
+        for rows, inputs, outputs, conditions in layout.parts:
+            output = denoise(inputs, t[rows], dict(conditions))
+            if output.shape != inputs.shape and tuple(output.shape) != tuple(inputs.shape):
                 raise ValueError(
                     f"denoise() returned shape {tuple(output.shape)} for latents of shape "
-                    f"{tuple(part.shape)}"
+                    f"{tuple(inputs.shape)}"
                 )
-            if layout.is_single_row and type(output) is np.ndarray and output.dtype == np.float32:
-                self._fresh = output
-            else:
-                part.outputs[...] = output
-        if layout.scale is not None:
-            solvers.guide(layout.outputs, len(layout.tables), layout.scale)
+            outputs[...] = output
+        if layout.guidance is not None:
+            outputs, scale = layout.guidance
+            solvers.guide(outputs, len(layout.tables), scale)
 
     def foreseen(self, sample: SampleState) -> Callable[[], Array]:
         """Return a function that predicts the final latents of a sample, for a preview.
@@ -647,26 +507,23 @@ class BatchBuffers:
         Call it between `forward` and `advance`. Now only the row is copied.
         """
         row = slice(sample.row, sample.row + 1)
-        outputs = self._outputs if self._fresh is None else self._fresh
-        x, m = _copy(self._x[row]), _copy(outputs[row])
+        x, m = _copy(self._x[row]), _copy(self._outputs[row])
         return partial(_foreseen, self._arrays, sample.table, sample.step, x, m)
 
     def advance(self) -> None:
         """Advance the samples by one step. After an error their latents are invalid."""
-        x, m, inputs, h = self._moving
-        z = self._noise() if self._may_draw else None
-        output, self._fresh = self._fresh, None
-        solvers.advance(self._solver, x, m, self._k, z=z, h=h, scratch=inputs, said=output)
+        n, z = len(self._placed), None
+        drawing = [sample for sample in self._placed if sample.table.draws[sample.step]]
+        if drawing or self._solver.needs_noise:
+            for sample in drawing:
+                assert sample.noise is not None, "noise begins with the latents"
+                sample.noise.fill(self._host_z[sample.row])
+            z = self._arrays.put(self._host_z[:n])
+        x, m, scratch = self._x[:n], self._outputs[:n], self._inputs[:n]
+        h = None if self._h is None else self._h[:n]
+        solvers.advance(self._solver, x, m, self._k, z=z, h=h, scratch=scratch)
         for sample in self._placed:
             sample.step += 1
-
-    def _noise(self) -> Array | None:
-        drawing = [sample for sample in self._placed if sample.table.draws[sample.step]]
-        if not drawing and not self._needs_noise:
-            return None
-        for sample in drawing:
-            sample.draw(self._host_z[sample.row])
-        return self._arrays.put(self._host_z[: len(self._placed)])
 
 
 def _copy(row: Array) -> Array:
@@ -689,7 +546,7 @@ def _whole_way(table: Table, step: int) -> Singles:
     k = table.coefficients[step : step + 1].copy()
     match table.solver.name:
         case "flow_euler":
-            k[:, 1] = table.affine[step:, 1].sum()  # all of the remaining sigma
+            k[:, 1] = table.coefficients[step:, 1].sum()  # all of the remaining sigma
         case "euler" | "euler_ancestral":
             k[:, 4], k[:, 5] = k[:, 3], 0
         case "ddim":

@@ -1,20 +1,15 @@
-"""From noise to picture: schedules, solvers, and one update for a whole batch. Pure.
+"""Schedules, solvers, and one update for a whole batch of samples. Pure.
 
-A schedule says at which noise levels a sample stops. A solver turns it, when the sample is
-admitted, into a table: one row of coefficients a step. At each step the rows of all samples of the
-batch are gathered, whatever their step counts, and one update moves them:
+A schedule lists the noise levels of a sample. When a sample is admitted, a solver turns it into
+a table with one row of coefficients per step. Each step gathers the rows of all samples in the
+batch, whatever their step counts, and `advance` moves all of them at once.
 
-    x <- A x + B m + C z + D h
+`advance` keeps the order of operations of diffusers 0.42. In float32 both end at the same bits, if
+diffusers' scalar roots and logarithms are correctly rounded, as those here are. Schedules therefore
+round to float32 where diffusers does; their values are float64.
 
-with x the latents, m what the network said (after guidance), z fresh noise, h what a solver that
-looks back keeps of the steps before: one array, or several. `Table.affine` has A, B, C, D in
-float64. `advance` does the same update in the order of operations that diffusers 0.42 has: in
-float32 both end at the same bits, if the scalar roots and logarithms of diffusers are rounded once,
-as those here are. For that, schedules round to float32 where diffusers does: their values are
-float64, but most of them are numbers that float32 has too.
-
-`advance`, `scale_input` and `guide` take numpy arrays or torch tensors alike: they use nothing but
-operators that both have, and work in place.
+`advance`, `scale_input` and `guide` take numpy arrays or torch tensors: they use only operators
+that both have, and work in place.
 
 Sources: DDIM, arXiv 2010.02502; LCM, arXiv 2310.04378; DPM-Solver++, arXiv 2211.01095; Euler,
 Euler ancestral and Karras sigmas, arXiv 2206.00364 and k-diffusion; flow matching and its shift,
@@ -23,8 +18,7 @@ arXiv 2403.03206; PLMS, arXiv 2202.09778; spacing of timesteps, arXiv 2305.08891
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 import numpy as np
@@ -34,6 +28,8 @@ Floats: TypeAlias = NDArray[np.float64]
 Singles: TypeAlias = NDArray[np.float32]
 #: A numpy array or a torch tensor.
 Array: TypeAlias = Any
+#: Returns a column of coefficients, one per sample.
+Column: TypeAlias = Callable[[int], Array]
 
 Betas = Literal["scaled_linear", "linear"]
 Spacing = Literal["leading", "trailing", "linspace"]
@@ -42,68 +38,62 @@ Prediction = Literal["epsilon", "v"]
 Name = Literal["euler", "euler_ancestral", "flow_euler", "ddim", "lcm", "dpmpp_2m", "plms"]
 
 
-# --- schedules -----------------------------------------------------------------------------------
+# Schedules
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sigmas:
-    """A schedule told by the ratio of noise to picture. Shapes: timesteps (n,), sigmas (n + 1,).
-
-    Step i goes from `sigmas[i]` to `sigmas[i + 1]`, and the network hears `timesteps[i]`.
-    """
+class Schedule:
+    """Noise levels of n steps. Shape of timesteps: (n,)."""
 
     timesteps: Floats
-    sigmas: Floats
-    #: Standard deviation of the latents of a sample that starts from nothing but noise.
-    peak: float
-
-    def __len__(self) -> int:
-        return len(self.timesteps)
-
-    def start(self, step: int) -> "Sigmas":
-        """Return what is left from step number `step` on, for a sample that starts from a picture.
-
-        Raises:
-            ValueError: There is no such step.
-        """
-        _check_start(step, len(self))
-        return Sigmas(self.timesteps[step:], self.sigmas[step:], self.peak)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AlphaBars:
-    """A schedule told by the picture's share of the variance. Shapes: all (n,).
-
-    Step i goes from `bars[i]` to `next_bars[i]`, which need not be `bars[i + 1]`: DDIM goes by the
-    distance between timesteps that it was trained with.
-    """
-
-    timesteps: Floats
-    bars: Floats
-    next_bars: Floats
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     def start(self, step: int) -> Self:
-        """Return what is left from step number `step` on, for a sample that starts from a picture.
+        """Return the rest from step number `step` on, for a sample that starts from an image.
 
         Raises:
             ValueError: There is no such step.
         """
-        _check_start(step, len(self))
-        return type(self)(*(getattr(self, each.name)[step:] for each in fields(self)))
+        if not 0 <= step < len(self):
+            raise ValueError(f"start at step {step}: use 0 to {len(self) - 1}")
+        values = (getattr(self, each.name) for each in fields(self))
+        return type(self)(*(v[step:] if isinstance(v, np.ndarray) else v for v in values))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sigmas(Schedule):
+    """A schedule by the ratio of noise to image. Shape of sigmas: (n + 1,).
+
+    Step i goes from `sigmas[i]` to `sigmas[i + 1]`; the network gets `timesteps[i]`.
+    """
+
+    sigmas: Floats
+    #: Standard deviation of the latents of a sample that starts from noise alone.
+    peak: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AlphaBars(Schedule):
+    """A schedule by the image's share of the variance. Shapes: all (n,).
+
+    Step i goes from `bars[i]` to `next_bars[i]`, which may differ from `bars[i + 1]`: DDIM steps by
+    the distance between timesteps in training.
+    """
+
+    bars: Floats
+    next_bars: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlmsBars(AlphaBars):
     """The schedule of PLMS. Shapes: all (n,).
 
-    Its second step, wherever a sample starts, takes the first one again: it goes from
-    `earlier_bars[1]` to `bars[1]`.
+    The second step of a sample repeats the first: it goes from `earlier_bars[1]` to `bars[1]`.
     """
 
-    #: At the timestep from which a step of usual length ends at this one.
+    #: One usual step earlier, towards noise.
     earlier_bars: Floats
 
 
@@ -230,7 +220,7 @@ def flow_sigmas(
     Args:
         steps: How many steps.
         shift: Static shift towards noise: s -> shift s / (1 + (shift - 1) s). Unused with `mu`.
-        mu: Dynamic shift, which depends on the picture's size (`flow_mu`):
+        mu: Dynamic shift, which depends on the picture's size:
             s -> e^mu / (e^mu + 1/s - 1).
         spacing: Before the shift, `train` goes down to training's last sigma, as a bare scheduler
             does; `even` to 1/steps, as the pipelines of Flux and Qwen-Image do.
@@ -268,20 +258,6 @@ def flow_sigmas(
     return Sigmas(timesteps.astype(np.float64), _rounded(np.append(sigmas, 0.0)), 1.0)
 
 
-def flow_mu(
-    tokens: int,
-    *,
-    low: tuple[int, float] = (256, 0.5),
-    high: tuple[int, float] = (4096, 1.15),
-) -> float:
-    """Return the dynamic shift of a picture of so many tokens: a line through two points.
-
-    The defaults are those of Flux: `base_image_seq_len`, `base_shift` and their `max_` twins.
-    """
-    slope = (high[1] - low[1]) / (high[0] - low[0])
-    return tokens * slope + (low[1] - slope * low[0])
-
-
 def ddim_bars(
     bars: Floats,
     steps: int,
@@ -306,10 +282,7 @@ def ddim_bars(
         ValueError: Steps or offset out of range, or an unknown spacing.
     """
     timesteps = _spaced(steps, len(bars), spacing, offset).round().astype(np.int64)
-    after = timesteps - len(bars) // steps
-    end = 1.0 if clean_end else bars[0]
-    next_bars = np.where(after >= 0, bars[np.maximum(after, 0)], end)
-    return AlphaBars(timesteps.astype(np.float64), bars[timesteps], next_bars)
+    return AlphaBars(*_with_next(bars, steps, timesteps, clean_end))
 
 
 def plms_bars(
@@ -336,10 +309,16 @@ def plms_bars(
     """
     timesteps = _spaced(steps, len(bars), spacing, offset).round().astype(np.int64)
     timesteps = np.concatenate([timesteps[:2], timesteps[1:]])
-    stride = len(bars) // steps
-    after, before = timesteps - stride, np.minimum(timesteps + stride, len(bars) - 1)
+    earlier = np.minimum(timesteps + len(bars) // steps, len(bars) - 1)
+    return PlmsBars(*_with_next(bars, steps, timesteps, clean_end), bars[earlier])
+
+
+def _with_next(
+    bars: Floats, steps: int, timesteps: NDArray[np.int64], clean_end: bool
+) -> tuple[Floats, Floats, Floats]:
+    after = timesteps - len(bars) // steps
     next_bars = np.where(after >= 0, bars[np.maximum(after, 0)], 1.0 if clean_end else bars[0])
-    return PlmsBars(timesteps.astype(np.float64), bars[timesteps], next_bars, bars[before])
+    return timesteps.astype(np.float64), bars[timesteps], next_bars
 
 
 def lcm_bars(
@@ -424,82 +403,94 @@ def _check_steps(steps: int, most: int | None = None, name: str = "steps") -> No
         raise ValueError(f"{name}={steps}: use {allowed}")
 
 
-def _check_start(step: int, steps: int) -> None:
-    if not 0 <= step < steps:
-        raise ValueError(f"start at step {step}: use 0 to {steps - 1}")
-
-
 def _check_choice(name: str, value: str, choices: Any) -> None:
     allowed = get_args(choices)
     if value not in allowed:
         raise ValueError(f"{name}={value!r}: use one of {', '.join(map(repr, allowed))}")
 
 
-# --- solvers -------------------------------------------------------------------------------------
+# Solvers
 
 
 @dataclass(frozen=True, slots=True)
 class Solver:
-    """What samples of one batch must share: the form of the update, but none of its numbers."""
+    """The form of the update, without numbers. Samples of one batch share it."""
 
     name: Name
-    #: What the network says: the noise, or v (arXiv 2202.00512). A flow's velocity is its own.
+    #: Output of the network: noise, or v (arXiv 2202.00512). For a flow it is the velocity.
     prediction: Prediction = "epsilon"
-    #: The foreseen picture is kept within -clip and clip (`clip_sample_range`).
+    #: The predicted image is clipped to -clip and clip (`clip_sample_range`).
     clip: float | None = None
 
-    #: Whether the network sees other numbers than the latents.
-    scales_input: bool = field(init=False, repr=False, compare=False)
-    #: Whether a table of it may ask for noise in a step.
-    may_draw: bool = field(init=False, repr=False, compare=False)
-    #: Whether `advance` takes z always; DDIM takes it if a sample of the batch has eta > 0.
-    needs_noise: bool = field(init=False, repr=False, compare=False)
-    #: How many arrays `advance` takes as h; a sample's are zeros before its first step.
-    history: int = field(init=False, repr=False, compare=False)
+    @property
+    def scales_input(self) -> bool:
+        """Whether the input of the network differs from the latents."""
+        return self.name in ("euler", "euler_ancestral")
 
-    def __post_init__(self) -> None:
-        """What follows from the name is looked at in each step."""
-        follows = {
-            "scales_input": self.name in ("euler", "euler_ancestral"),
-            "may_draw": self.name in ("euler_ancestral", "lcm", "ddim"),
-            "needs_noise": self.name in ("euler_ancestral", "lcm"),
-            "history": {"dpmpp_2m": 1, "plms": 3}.get(self.name, 0),
-        }
-        for name, value in follows.items():
-            object.__setattr__(self, name, value)
+    @property
+    def may_draw(self) -> bool:
+        """Whether a table of it may have steps that take noise."""
+        return self.name in ("euler_ancestral", "lcm", "ddim")
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether `advance` always takes z; DDIM takes it if a sample of the batch has eta > 0."""
+        return self.name in ("euler_ancestral", "lcm")
+
+    @property
+    def history(self) -> int:
+        """Number of arrays that `advance` takes as h; they are zeros before the first step."""
+        return {"dpmpp_2m": 1, "plms": 3}.get(self.name, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """All that a sample needs to know of its n steps; made once, when it is admitted."""
+    """The n steps of a sample, computed when it is admitted. Tables are shared and read-only."""
 
     solver: Solver
-    #: What the network hears. Shape: (n,).
+    #: Input of the network. Shape: (n,).
     timesteps: Floats
-    #: What the network's input is multiplied with. Shape: (n,).
+    #: Factor of the network's input. Shape: (n,).
     c_in: Floats
-    #: A, B, C, D of `x <- A x + B m + C z + D h`, with a D for each array of h, or one of zeros.
-    #: Shape: (n, 4) or (n, 3 + arrays).
-    affine: Floats
     #: Rows for `advance` and `scale_input`, in the solver's own order. Shape: (n, k).
     coefficients: Singles
-    #: Whether a step takes noise: then one draw from the sample's own stream. Shape: (n,).
+    #: Whether a step takes noise: one draw from the sample's stream. Shape: (n,).
     draws: NDArray[np.bool_]
-    #: Latents of a sample that starts from nothing: `from_noise` times noise.
+    #: Factor of the noise from which a sample starts without an image.
     from_noise: float
-    #: Latents of a sample that starts from a picture: so much picture, so much noise.
+    #: Factors of the image and of the noise from which a sample starts with an image.
     from_image: tuple[float, float]
-    #: `timesteps` once more, each of which is looked up for itself.
-    heard: tuple[float, ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """A table is shared: nobody may write into it."""
-        for array in (self.timesteps, self.c_in, self.affine, self.coefficients, self.draws):
-            array.setflags(write=False)
-        object.__setattr__(self, "heard", tuple(self.timesteps.tolist()))
+    #: `timesteps` as a tuple, for single lookups.
+    heard: tuple[float, ...]
 
     def __len__(self) -> int:
         return len(self.heard)
+
+
+def _table(
+    solver: Solver,
+    schedule: Schedule,
+    columns: Sequence[Any],
+    from_image: tuple[Any, Any],
+    *,
+    c_in: Any = 1.0,
+    draws: Any = False,
+    from_noise: float = 1.0,
+) -> Table:
+    """Return a table; by default, it neither scales the input nor draws noise."""
+    table = Table(
+        solver,
+        timesteps=schedule.timesteps.copy(),
+        c_in=np.full(len(schedule), c_in),
+        coefficients=_single(np.stack(columns, axis=1)),
+        draws=np.full(len(schedule), draws),
+        from_noise=from_noise,
+        from_image=(float(from_image[0]), float(from_image[1])),
+        heard=tuple(schedule.timesteps.tolist()),
+    )
+    for array in (table.timesteps, table.c_in, table.coefficients, table.draws):
+        array.setflags(write=False)
+    return table
 
 
 def euler(schedule: Sigmas, *, prediction: Prediction = "epsilon") -> Table:
@@ -508,74 +499,47 @@ def euler(schedule: Sigmas, *, prediction: Prediction = "epsilon") -> Table:
     Raises:
         ValueError: Unknown prediction.
     """
-    return _eulers("euler", schedule, prediction)
+    s, after = _single(schedule.sigmas[:-1]), _single(schedule.sigmas[1:])
+    return _eulers("euler", schedule, prediction, after, np.zeros_like(s))
 
 
 def euler_ancestral(schedule: Sigmas, *, prediction: Prediction = "epsilon") -> Table:
-    """Return the table of Euler's method that goes too far down and adds noise again.
+    """Return the table of Euler's method that steps too far down and adds noise again.
 
     Raises:
         ValueError: Unknown prediction.
     """
-    return _eulers("euler_ancestral", schedule, prediction)
+    # Source: k-diffusion, with eta = 1.
+    s, after = _single(schedule.sigmas[:-1]), _single(schedule.sigmas[1:])
+    up = np.sqrt(after * after * (s * s - after * after) / (s * s))
+    down = np.sqrt(np.maximum(after * after - up * up, 0))
+    return _eulers("euler_ancestral", schedule, prediction, down, up)
 
 
-def _eulers(name: Literal["euler", "euler_ancestral"], plan: Sigmas, kind: Prediction) -> Table:
+def _eulers(name: Name, plan: Sigmas, kind: Prediction, down: Singles, up: Singles) -> Table:
+    """Return a table of steps down to `down` that add the noise `up`."""
     _check_choice("prediction", kind, Prediction)
-    one = np.float32(1)
-    s, after = _single(plan.sigmas[:-1]), _single(plan.sigmas[1:])
-    down, up = _ancestral(s, after) if name == "euler_ancestral" else (after, np.zeros_like(s))
-    norm = np.sqrt(s * s + one)
-    of_m: NDArray[Any]
-    of_x: NDArray[Any]
-    if kind == "epsilon":
-        of_m, of_x = -s, np.ones_like(s)
-    else:
-        of_m, of_x = -s / norm, s * s + one
-    # The same in float64, for the closed form.
-    wide, wide_after = plan.sigmas[:-1], plan.sigmas[1:]
-    to, fresh = wide_after, np.zeros_like(wide)
-    if name == "euler_ancestral":
-        to, fresh = _ancestral(wide, wide_after)
-    variance = wide**2 + 1
-    if kind == "epsilon":
-        a, b = np.ones_like(wide), to - wide
-    else:
-        a, b = 1 + (to - wide) * wide / variance, (to - wide) / np.sqrt(variance)
-    return Table(
-        solver=Solver(name, kind),
-        timesteps=plan.timesteps.copy(),
-        c_in=1 / np.sqrt(variance),
-        affine=_columns(a, b, fresh, np.zeros_like(wide)),
-        coefficients=_single(_columns(norm, of_m, of_x, -s, down - s, up)),
+    s = _single(plan.sigmas[:-1])
+    square = s * s + np.float32(1)
+    norm = np.sqrt(square)
+    of_m, of_x = (-s, np.ones_like(s)) if kind == "epsilon" else (-s / norm, square)
+    return _table(
+        Solver(name, kind),
+        plan,
+        (norm, of_m, of_x, -s, down - s, up),
+        (1.0, s[0]),
+        c_in=1 / np.sqrt(plan.sigmas[:-1] ** 2 + 1),
         draws=up > 0,
         from_noise=plan.peak,
-        from_image=(1.0, float(s[0])),
     )
-
-
-def _ancestral(s: Any, after: Any) -> tuple[Any, Any]:
-    """Return how far down to go and how much noise to add. Source: k-diffusion, with eta = 1."""
-    up = np.sqrt(after * after * (s * s - after * after) / (s * s))
-    return np.sqrt(np.maximum(after * after - up * up, 0)), up
 
 
 def flow_euler(schedule: Sigmas) -> Table:
-    """Return the table of Euler's method along a flow, whose velocity the network says."""
+    """Return the table of Euler's method along a flow, whose velocity the network predicts."""
     s = schedule.sigmas
-    nothing = np.zeros(len(schedule))
-    ones = np.ones(len(schedule))
-    step = np.diff(_single(s))
-    return Table(
-        solver=Solver("flow_euler"),
-        timesteps=schedule.timesteps.copy(),
-        c_in=ones,
-        affine=_columns(ones, np.diff(s), nothing, nothing),
-        coefficients=_single(_columns(ones, step)),
-        draws=np.zeros(len(schedule), np.bool_),
-        from_noise=schedule.peak,
-        from_image=(1 - float(s[0]), float(s[0])),
-    )
+    columns = (np.ones(len(schedule)), np.diff(_single(s)))
+    start = (1 - float(s[0]), s[0])
+    return _table(Solver("flow_euler"), schedule, columns, start, from_noise=schedule.peak)
 
 
 def ddim(
@@ -585,13 +549,13 @@ def ddim(
     eta: float = 0.0,
     clip: float | None = None,
 ) -> Table:
-    """Return the table of DDIM.
+    """Return the table of DDIM. Source: arXiv 2010.02502, equation 12.
 
     Args:
         schedule: From `ddim_bars`.
-        prediction: What the network says: the noise, or v.
-        eta: How much of the noise is fresh: 0 none, 1 as much as in DDPM.
-        clip: Keep the foreseen picture within -clip and clip.
+        prediction: Output of the network: noise, or v.
+        eta: Share of fresh noise: 0 none, 1 as in DDPM.
+        clip: Clip the predicted image to -clip and clip.
 
     Raises:
         ValueError: Unknown prediction, `eta` is not 0 to 1, or `clip` is not above 0.
@@ -600,134 +564,70 @@ def ddim(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta={eta}: use 0 to 1")
     _check_clip(clip)
-    a, after = schedule.bars, schedule.next_bars
-    rest, root, root_after, ahead, fresh = _ddim(_single(a), _single(after), np.float32(eta))
-    _, _, _, wide_ahead, wide_fresh = _ddim(a, after, eta)
-    ones, nothing = np.ones(len(schedule)), np.zeros(len(schedule))
-    if prediction == "epsilon":
-        of_x, of_m = np.sqrt(after / a), wide_ahead - np.sqrt(after * (1 - a) / a)
-    else:
-        of_x = np.sqrt(after * a) + wide_ahead * np.sqrt(1 - a)
-        of_m = wide_ahead * np.sqrt(a) - np.sqrt(after * (1 - a))
-    return Table(
-        solver=Solver("ddim", prediction, clip=clip),
-        timesteps=schedule.timesteps.copy(),
-        c_in=ones,
-        affine=_columns(of_x, of_m, wide_fresh, nothing),
-        coefficients=_single(_columns(ones, -rest, root, root_after, ahead, fresh)),
-        draws=fresh > 0,
-        from_noise=1.0,
-        from_image=_from_image(a[0]),
-    )
-
-
-def _ddim(a: Any, after: Any, eta: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """Return the numbers of the steps, in the precision of `a`. Source: arXiv 2010.02502, (12)."""
+    a, after = _single(schedule.bars), _single(schedule.next_bars)
     variance = (1 - after) / (1 - a) * (1 - a / after)
-    fresh = eta * np.sqrt(np.maximum(variance, 0))
+    fresh = np.float32(eta) * np.sqrt(np.maximum(variance, 0))
     ahead = np.sqrt(np.maximum(1 - after - fresh * fresh, 0))
-    return np.sqrt(1 - a), np.sqrt(a), np.sqrt(after), ahead, fresh
+    columns = (np.ones_like(a), -np.sqrt(1 - a), np.sqrt(a), np.sqrt(after), ahead, fresh)
+    solver = Solver("ddim", prediction, clip=clip)
+    return _table(solver, schedule, columns, _from_image(a[0]), draws=fresh > 0)
 
 
 def lcm(schedule: AlphaBars, *, clip: float | None = None, timestep_scaling: float = 10.0) -> Table:
-    """Return the table of a latent consistency model that says the noise.
+    """Return the table of a latent consistency model that predicts noise.
 
-    Each step foresees the picture and adds noise again; the last adds none.
+    Each step predicts the image and adds noise again; the last adds none.
 
     Args:
         schedule: From `lcm_bars`.
-        clip: Keep the foreseen picture within -clip and clip.
-        timestep_scaling: How sharply the network's word replaces the latents near timestep 0.
+        clip: Clip the predicted image to -clip and clip.
+        timestep_scaling: How sharply the prediction replaces the latents near timestep 0.
 
     Raises:
         ValueError: `clip` is not above 0.
     """
     _check_clip(clip)
-    a, after = schedule.bars, schedule.next_bars
-    skip, out = _boundary(_single(schedule.timesteps) * np.float32(timestep_scaling))
-    wide_skip, wide_out = _boundary(schedule.timesteps * timestep_scaling)
-    one, bar, next_bar = np.float32(1), _single(a), _single(after)
-    ones, nothing = np.ones(len(schedule)), np.zeros(len(schedule))
-    fresh = np.sqrt(one - next_bar)
-    return Table(
-        solver=Solver("lcm", clip=clip),
-        timesteps=schedule.timesteps.copy(),
-        c_in=ones,
-        affine=_columns(
-            np.sqrt(after) * (wide_skip + wide_out / np.sqrt(a)),
-            -np.sqrt(after) * wide_out * np.sqrt((1 - a) / a),
-            np.sqrt(1 - after),
-            nothing,
-        ),
-        coefficients=_single(
-            _columns(ones, -np.sqrt(one - bar), np.sqrt(bar), out, skip, np.sqrt(next_bar), fresh)
-        ),
-        draws=fresh > 0,
-        from_noise=1.0,
-        from_image=_from_image(a[0]),
-    )
-
-
-def _boundary(scaled: Any) -> tuple[Any, Any]:
-    """Return c_skip and c_out. Source: arXiv 2310.04378, with a data deviation of 0.5."""
-    sum_of_squares = scaled * scaled + 0.25
-    return 0.25 / sum_of_squares, scaled / np.sqrt(sum_of_squares)
+    a, after = _single(schedule.bars), _single(schedule.next_bars)
+    # c_skip and c_out. Source: arXiv 2310.04378, with a data deviation of 0.5.
+    scaled = _single(schedule.timesteps) * np.float32(timestep_scaling)
+    square = scaled * scaled + 0.25
+    skip, out = 0.25 / square, scaled / np.sqrt(square)
+    fresh = np.sqrt(1 - after)
+    columns = (np.ones_like(a), -np.sqrt(1 - a), np.sqrt(a), out, skip, np.sqrt(after), fresh)
+    solver = Solver("lcm", clip=clip)
+    return _table(solver, schedule, columns, _from_image(a[0]), draws=fresh > 0)
 
 
 def dpmpp_2m(schedule: Sigmas, *, prediction: Prediction = "epsilon") -> Table:
     """Return the table of DPM-Solver++(2M), midpoint form; its first and last steps are of order 1.
 
+    Source: arXiv 2211.01095.
+
     Raises:
         ValueError: Unknown prediction.
     """
     _check_choice("prediction", prediction, Prediction)
-    share, level, ratio, pull, lean = _dpmpp(_single(schedule.sigmas))
-    wide = _dpmpp(schedule.sigmas)
-    ones, nothing = np.ones(len(schedule)), np.zeros(len(schedule))
-    # x <- ratio x - pull (x0 + lean (x0 - h) / 2)
-    towards, back = -wide[3] * (1 + wide[4] / 2), wide[3] * wide[4] / 2
-    if prediction == "epsilon":
-        a, b = wide[2] + towards / wide[0], -towards * wide[1] / wide[0]
-    else:
-        a, b = wide[2] + towards * wide[0], -towards * wide[1]
-    half = np.where(lean > 0, np.float32(0.5) * pull, np.float32(0))
-    return Table(
-        solver=Solver("dpmpp_2m", prediction),
-        timesteps=schedule.timesteps.copy(),
-        c_in=ones,
-        affine=_columns(a, b, nothing, back),
-        coefficients=_single(_columns(ones, -level, share, ratio, -pull, -lean, -half)),
-        draws=np.zeros(len(schedule), np.bool_),
-        from_noise=schedule.peak,
-        from_image=(float(share[0]), float(level[0])),
-    )
-
-
-def _dpmpp(sigmas: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """Return the numbers of the steps, in the precision of `sigmas`. Source: arXiv 2211.01095.
-
-    They are the picture's share, the noise's level, their ratio's change, the pull towards the
-    foreseen picture, and how far to lean on its change: (step) / (step before), or 0 for order 1.
-    """
-    kind = sigmas.dtype.type
-    share = kind(1) / np.sqrt(sigmas * sigmas + kind(1))
+    sigmas = _single(schedule.sigmas)
+    share = np.float32(1) / np.sqrt(sigmas * sigmas + np.float32(1))
     level = sigmas * share
     with np.errstate(divide="ignore"):
-        # float64 within, since few logarithms of float32 are rounded well everywhere.
-        logs = [np.log(part.astype(np.float64)).astype(kind) for part in (share, level)]
-    half_log_snr = logs[0] - logs[1]
-    h = np.diff(half_log_snr)
-    decay = np.exp(-h.astype(np.float64)).astype(kind)
-    pull = share[1:] * (decay - kind(1))
-    lean = np.zeros_like(h)
-    inner = slice(1, len(h) - 1)
-    lean[inner] = kind(1) / (h[:-2] / h[inner])
-    return share[:-1], level[:-1], level[1:] / level[:-1], pull, lean
+        # In float64, since few logarithms of float32 are correctly rounded everywhere.
+        logs = [_single(np.log(part.astype(np.float64))) for part in (share, level)]
+    h = np.diff(logs[0] - logs[1])
+    pull = share[1:] * (_single(np.exp(-h.astype(np.float64))) - np.float32(1))
+    # How much of the prediction's change is added: (step) / (step before), 0 for order 1.
+    lean, inner = np.zeros_like(h), slice(1, len(h) - 1)
+    lean[inner] = np.float32(1) / (h[:-2] / h[inner])
+    half = np.where(lean > 0, np.float32(0.5) * pull, np.float32(0))
+    ratio = level[1:] / level[:-1]
+    columns = (np.ones_like(h), -level[:-1], share[:-1], ratio, -pull, -lean, -half)
+    solver, start = Solver("dpmpp_2m", prediction), (share[0], level[0])
+    return _table(solver, schedule, columns, start, from_noise=schedule.peak)
 
 
-#: PLMS: what the newest word of the network counts, those kept before, and what divides the sum.
-#: Adams and Bashforth's formulas, of rising order. Source: arXiv 2202.09778, equation 12; for the
-#: second step, which takes the first again, the mean of both ends.
+#: Weights of the newest output of the network and of those kept before, and the sum's divisor.
+#: Adams-Bashforth of rising order, arXiv 2202.09778, equation 12; the second step, which repeats
+#: the first, takes the mean of both ends.
 _PLMS: Final = (
     (1, 0, 0, 0, 1),
     (1, 1, 0, 0, 2),
@@ -738,77 +638,40 @@ _PLMS: Final = (
 
 
 def plms(schedule: PlmsBars, *, prediction: Prediction = "epsilon") -> Table:
-    """Return the table of PLMS: PNDM without Runge-Kutta steps, as Stable Diffusion 1 has it.
+    """Return the table of PLMS: PNDM without Runge-Kutta steps, as in Stable Diffusion 1.
 
-    It keeps what the network said in the last three steps. The second step takes the first again,
-    with the mean of what was said at both of its ends, so the first latents are kept until then.
+    It keeps the network's output of the last three steps. The second step repeats the first, so the
+    first latents are kept until then. Source: arXiv 2202.09778, equation 9.
 
     Args:
         schedule: From `plms_bars`.
-        prediction: What the network says: the noise, or v.
+        prediction: Output of the network: noise, or v.
 
     Raises:
         ValueError: Unknown prediction.
     """
     _check_choice("prediction", prediction, Prediction)
-    count = len(schedule)
-    numbers = np.arange(count)
-    again = (numbers == 1).astype(np.float64)
-    a = np.where(again, schedule.earlier_bars, schedule.bars)
-    after = np.where(again, schedule.bars, schedule.next_bars)
-    parts = np.array(_PLMS, np.float64)[np.minimum(numbers, len(_PLMS) - 1)]
-    weights, divisor = parts[:, :4], parts[:, 4]
-    # diffusers multiplies by a twenty-fourth, and divides otherwise.
+    count = np.arange(len(schedule))
+    again = (count == 1).astype(np.float64)
+    a = _single(np.where(again, schedule.earlier_bars, schedule.bars))
+    after = _single(np.where(again, schedule.bars, schedule.next_bars))
+    *weights, divisor = np.array(_PLMS, np.float64)[np.minimum(count, len(_PLMS) - 1)].T
+    # diffusers multiplies by 1 / 24, and divides otherwise.
     is_last = divisor == _PLMS[-1][-1]
     factor, divided = np.where(is_last, 1 / divisor, 1.0), np.where(is_last, 1.0, divisor)
-    root, rest, ratio, rise, below = _plms(_single(a), _single(after))
-    heard = _single(schedule.bars)
-    # The same in float64, for the closed form.
-    wide_root, wide_rest, wide_ratio, wide_rise, wide_below = _plms(a, after)
-    of_x, of_m = wide_ratio, -wide_rise / wide_below
-    if prediction == "v":
-        of_x, of_m = of_x + of_m * wide_rest, of_m * wide_root
-    of_each = of_m[:, None] * weights / divisor[:, None]
-    ones, nothing = np.ones(count), np.zeros(count)
-    return Table(
-        solver=Solver("plms", prediction),
-        timesteps=schedule.timesteps.copy(),
-        c_in=ones,
-        affine=_columns(
-            of_x * (1 - again),
-            of_each[:, 0],
-            nothing,
-            of_each[:, 1],
-            of_each[:, 2],
-            of_each[:, 3] + of_x * again,
-        ),
-        coefficients=_single(
-            _columns(
-                *(ones, *weights.T, factor, divided, again, numbers == 0),
-                *(root, rest, ratio, rise, below),
-                *(np.sqrt(heard), np.sqrt(np.float32(1) - heard)),
-            )
-        ),
-        draws=np.zeros(count, np.bool_),
-        from_noise=1.0,
-        from_image=_from_image(schedule.bars[0]),
-    )
-
-
-def _plms(a: Any, after: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """Return the numbers of the steps, in the precision of `a`. Source: arXiv 2202.09778, (9)."""
     below = a * np.sqrt(1 - after) + np.sqrt(a * (1 - a) * after)
-    return np.sqrt(a), np.sqrt(1 - a), np.sqrt(after / a), after - a, below
+    bars = _single(schedule.bars)
+    columns = (
+        *(np.ones_like(a), *weights, factor, divided, again, count == 0),
+        *(np.sqrt(a), np.sqrt(1 - a), np.sqrt(after / a), after - a, below),
+        *(np.sqrt(bars), np.sqrt(1 - bars)),
+    )
+    return _table(Solver("plms", prediction), schedule, columns, _from_image(bars[0]))
 
 
-def _from_image(bar: float) -> tuple[float, float]:
-    """Return how much picture and how much noise a sample starts from, in single precision."""
-    share = np.float32(bar)
-    return float(np.sqrt(share)), float(np.sqrt(np.float32(1) - share))
-
-
-def _columns(*columns: Any) -> Any:
-    return np.stack(columns, axis=1)
+def _from_image(share: Any) -> tuple[Any, Any]:
+    """Return the factors of image and noise from which a sample starts."""
+    return np.sqrt(share), np.sqrt(np.float32(1) - share)
 
 
 def _check_clip(clip: float | None) -> None:
@@ -816,7 +679,7 @@ def _check_clip(clip: float | None) -> None:
         raise ValueError(f"clip={clip}: use None, or more than 0")
 
 
-# --- a step of a batch ---------------------------------------------------------------------------
+# A step of a batch
 
 
 def gather(tables: Sequence[Table], steps: Sequence[int]) -> Singles:
@@ -826,15 +689,6 @@ def gather(tables: Sequence[Table], steps: Sequence[int]) -> Singles:
     return np.stack([table.coefficients[i] for table, i in zip(tables, steps, strict=True)])
 
 
-@lru_cache(maxsize=64)
-def numbers(table: Table) -> list[tuple[np.float32, ...]]:
-    """Return the coefficients of each step as `advance` takes them most readily for one sample.
-
-    Only of the latest tables: they take ten times the memory of the array.
-    """
-    return [tuple(row) for row in table.coefficients]
-
-
 def scale_input(solver: Solver, x: Array, k: Array, out: Array) -> None:
     """Write what the network is to see into `out`. Shapes: x, out (B, ...); k as in `advance`."""
     out[...] = x
@@ -842,7 +696,7 @@ def scale_input(solver: Solver, x: Array, k: Array, out: Array) -> None:
         out /= _column(k, 0, x)
 
 
-def advance(  # noqa: PLR0913 - four have defaults
+def advance(
     solver: Solver,
     x: Array,
     m: Array,
@@ -851,13 +705,12 @@ def advance(  # noqa: PLR0913 - four have defaults
     z: Array | None = None,
     h: Array | None = None,
     scratch: Array | None = None,
-    said: Array | None = None,
 ) -> None:
     """Move a batch by one step, each sample by its own row. `m`, `z` and `scratch` are spent.
 
     Shapes: x, m, z, scratch (B, ...) float32; h (B, `solver.history`, ...) float32; k (B, columns)
-    float32 from `gather`, or for one sample in arrays of numpy (columns,) from `numbers`. No
-    sample's numbers touch another's, so a sample ends at the same bits alone and in any batch.
+    float32 from `gather`. Samples do not touch each other's numbers, so a sample ends with the same
+    bits alone and in any batch.
 
     Args:
         solver: Shared by all tables that `k` was gathered from.
@@ -867,7 +720,6 @@ def advance(  # noqa: PLR0913 - four have defaults
         z: Fresh noise; any finite numbers in the rows of samples that draw none.
         h: What the solver keeps of the steps before; becomes what it keeps of this one.
         scratch: Anything of the shape of x; without it a solver that needs one allocates.
-        said: What the network said, float32 of numpy, where it is not in `m` yet; left as it is.
 
     Raises:
         ValueError: The solver needs `z` or `h`, and it is None.
@@ -876,124 +728,118 @@ def advance(  # noqa: PLR0913 - four have defaults
         raise ValueError(f"{solver.name} adds noise: pass z")
     if h is None and solver.history:
         raise ValueError(f"{solver.name} looks back: pass h")
-    if said is not None:
-        if solver.name in _SCALED:
-            # One pass over the numbers in place of two, and the same bits.
-            np.multiply(said, _column(k, 1, x), out=m)
-        else:
-            m[...] = said
-    elif solver.name in _SCALED:
+    if solver.name in _SCALED:
         m *= _column(k, 1, x)
-    _ADVANCE[solver.name](solver, x, m, k, z=z, h=h, scratch=scratch)
+    _ADVANCE[solver.name](solver, x, m, lambda index: _column(k, index, x), z, h, scratch)
 
 
-# Each function below keeps the order of diffusers' operations. A difference a - b is written
-# -b + a or -(b - a), which rounds alike.
+# The functions below keep diffusers' order of operations. A difference a - b is written -b + a or
+# -(b - a), which rounds alike. `c` returns a column of coefficients.
 
 
 def _advance_euler(
-    solver: Solver, x: Array, m: Array, k: Array, *, z: Array, h: Array, scratch: Array
+    solver: Solver, x: Array, m: Array, c: Column, z: Array, h: Array, scratch: Array
 ) -> None:
     if solver.prediction == "epsilon":
         m += x
     else:
         part = _copy(x, scratch)
-        part /= _column(k, 2, x)
+        part /= c(2)
         m += part
     m -= x
-    m /= _column(k, 3, x)
-    m *= _column(k, 4, x)
+    m /= c(3)
+    m *= c(4)
     x += m
-    if z is not None:
-        z *= _column(k, 5, x)
-        x += z
+    _add_noise(x, z, c)
 
 
-def _advance_flow(
-    solver: Solver, x: Array, m: Array, k: Array, *, z: Array, h: Array, scratch: Array
-) -> None:
+def _advance_flow(solver: Solver, x: Array, m: Array, *rest: Array) -> None:
     x += m
 
 
 def _advance_ddim(
-    solver: Solver, x: Array, m: Array, k: Array, *, z: Array, h: Array, scratch: Array
+    solver: Solver, x: Array, m: Array, c: Column, z: Array, h: Array, scratch: Array
 ) -> None:
     if solver.prediction == "epsilon":
         part = _copy(m, scratch)
-        part *= _column(k, 1, x)
+        part *= c(1)
         x += part
-        x /= _column(k, 2, x)
+        x /= c(2)
     else:
-        # The noise that v tells, and the picture that it foresees. Source: arXiv 2202.00512.
+        # The noise and the image that v predicts. Source: arXiv 2202.00512.
         part = _copy(x, scratch)
-        part *= -_column(k, 1, x)
-        x *= _column(k, 2, x)
-        x += m * _column(k, 1, x)
-        m *= _column(k, 2, x)
+        part *= -c(1)
+        x *= c(2)
+        x += m * c(1)
+        m *= c(2)
         m += part
     _clip(x, solver.clip)
-    x *= _column(k, 3, x)
-    m *= _column(k, 4, x)
+    x *= c(3)
+    m *= c(4)
     x += m
+    _add_noise(x, z, c)
+
+
+def _add_noise(x: Array, z: Array, c: Column) -> None:
     if z is not None:
-        z *= _column(k, 5, x)
+        z *= c(5)
         x += z
 
 
 def _advance_lcm(
-    solver: Solver, x: Array, m: Array, k: Array, *, z: Array, h: Array, scratch: Array
+    solver: Solver, x: Array, m: Array, c: Column, z: Array, h: Array, scratch: Array
 ) -> None:
     m += x
-    m /= _column(k, 2, x)
+    m /= c(2)
     _clip(m, solver.clip)
-    m *= _column(k, 3, x)
-    x *= _column(k, 4, x)
+    m *= c(3)
+    x *= c(4)
     x += m
-    x *= _column(k, 5, x)
-    z *= _column(k, 6, x)
+    x *= c(5)
+    z *= c(6)
     x += z
 
 
 def _advance_dpmpp(
-    solver: Solver, x: Array, m: Array, k: Array, *, z: Array, h: Array, scratch: Array
+    solver: Solver, x: Array, m: Array, c: Column, z: Array, h: Array, scratch: Array
 ) -> None:
     if solver.prediction == "epsilon":
         m += x
-        m /= _column(k, 2, x)
+        m /= c(2)
     else:
         part = _copy(x, scratch)
-        part *= _column(k, 2, x)
+        part *= c(2)
         m += part
-    x *= _column(k, 3, x)
+    x *= c(3)
     part = _copy(m, scratch)
-    part *= _column(k, 4, x)
+    part *= c(4)
     x += part
-    foreseen = h[:, 0]
-    foreseen -= m
-    foreseen *= _column(k, 5, x)
-    foreseen *= _column(k, 6, x)
-    x += foreseen
-    foreseen[...] = m
+    kept = h[:, 0]
+    kept -= m
+    kept *= c(5)
+    kept *= c(6)
+    x += kept
+    kept[...] = m
 
 
 def _advance_plms(
-    solver: Solver, x: Array, m: Array, k: Array, *, z: Array, h: Array, scratch: Array
+    solver: Solver, x: Array, m: Array, c: Column, z: Array, h: Array, scratch: Array
 ) -> None:
     newest, older, oldest = h[:, 0], h[:, 1], h[:, 2]
-    again, is_first = _column(k, 7, x), _column(k, 8, x)
+    again, is_first = c(7), c(8)
     mean, part = _copy(m, scratch), x * again
-    mean *= _column(k, 1, x)
-    # The second step starts where the first did: there are only two words then, and a place left.
+    mean *= c(1)
+    # The second step starts where the first did, whose latents are in the third place.
     x -= part
     part[...] = oldest
     part *= again
     x += part
     for number, said in enumerate((newest, older, oldest), 2):
         part[...] = said
-        part *= _column(k, number, x)
+        part *= c(number)
         mean += part
-    mean *= _column(k, 5, x)
-    mean /= _column(k, 6, x)
+    mean *= c(5)
+    mean /= c(6)
     part[...] = x
     part *= is_first
     oldest[...] = older
@@ -1004,15 +850,15 @@ def _advance_plms(
     m *= 1 - again
     newest += m
     if solver.prediction == "v":
-        mean *= _column(k, 9, x)
-        mean += x * _column(k, 10, x)
-    x *= _column(k, 11, x)
-    mean *= _column(k, 12, x)
-    mean /= _column(k, 13, x)
+        mean *= c(9)
+        mean += x * c(10)
+    x *= c(11)
+    mean *= c(12)
+    mean /= c(13)
     x -= mean
 
 
-#: Their updates begin with what the network said times column 1, which is done before.
+#: Their updates begin with the network's output times column 1.
 _SCALED: Final = frozenset({"euler", "euler_ancestral", "flow_euler", "lcm", "dpmpp_2m"})
 
 _ADVANCE: Final[Mapping[Name, Callable[..., None]]] = {
@@ -1027,12 +873,7 @@ _ADVANCE: Final[Mapping[Name, Callable[..., None]]] = {
 
 
 def _column(k: Array, index: int, like: Array) -> Array:
-    """Return one number a sample, shaped to meet latents: (B, 1, ...), or () for a single one.
-
-    The bits are the same, and numpy takes half as long.
-    """
-    if type(k) is tuple:
-        return k[index]
+    """Return one coefficient per sample: (B, 1, ...), or () for one sample, which is faster."""
     if len(k) == 1 and isinstance(k, np.ndarray):
         return k[0, index]
     return k[:, index].reshape((-1,) + (1,) * (like.ndim - 1))
@@ -1072,7 +913,7 @@ def guide(m: Array, samples: int, scale: Array) -> None:
     said += without
 
 
-# --- noise ---------------------------------------------------------------------------------------
+# Noise
 
 
 class Noise:

@@ -14,7 +14,7 @@ How a model process uses it:
   listeners end the loop.
 - If `boundary` returned False, the process waits for messages. Otherwise it reads the messages that
   are there, until `due_s`, and calls `boundary` again. Samples added by then join the next step.
-- `drawn_since` returns latents for checkpoints (`slate.py`), which come back in
+- `drawn_since` returns latents for checkpoints (`checkpoint_shm.py`), which come back in
   `Request.checkpoint`. The caller makes sure that model version, device and mode are the same.
 - `step_costs` are written to disk by model version and device, and passed to the next process.
 - With several models on a device, `set_residency` reports each load and removal. `load` is called
@@ -47,15 +47,20 @@ import msgspec
 import numpy as np
 
 from swell.core.clock import Clock
-from swell.diffusion.batch_buffers import BatchBuffers, BatchKey, Conditions, SampleState, table_of
+from swell.diffusion.batch_buffers import (
+    BatchBuffers,
+    BatchKey,
+    Conditions,
+    Drawn,
+    SampleState,
+    table_of,
+)
 from swell.diffusion.batch_scheduler import Decision, Policy, Sample, Scheduler
-from swell.diffusion.batch_step import BatchStep, Foreseen
 from swell.diffusion.conditioning_cache import ConditioningCache, Prompt
+from swell.diffusion.device_queue import DeviceQueue, Foreseen, Queued
 from swell.diffusion.row_limit import halved
-from swell.diffusion.sample_checkpoint import Drawn
 from swell.diffusion.step_cost import StepCost
 from swell.diffusion.step_cost_store import MOST_KEPT
-from swell.runtime.device_queue import DeviceQueue, Queued
 from swell.runtime.lora_switching import Adapting, Swaps
 from swell.runtime.model_residency import is_out_of_memory
 from swell.runtime.out_of_memory import with_room
@@ -153,26 +158,18 @@ class _Key:
         self.is_at_hand = False
 
 
-class _Batch:
-    """The samples of the next step. Kept until the samples, a model or their rows change."""
+class _Step:
+    """The results of one step."""
 
-    __slots__ = ("key", "rows", "run", "states", "step")
-
-    def __init__(self, run: tuple[Sample, ...], states: tuple[SampleState, ...]) -> None:
-        self.run = run
-        self.states = states
-        #: By sample.
-        self.rows = {sample.id: sample.rows for sample in run}
-        #: Set when all samples are ready to run.
-        self.key: _Key | None = None
-        self.step: BatchStep | None = None
-
-
-_NO_BATCH: Final = _Batch((), ())
-
-
-def _nothing() -> None:
-    pass
+    def __init__(self) -> None:
+        #: Samples that have advanced, and those that failed.
+        self.advanced: list[SampleState] = []
+        self.failed: list[tuple[SampleState, Exception]] = []
+        self.foreseen: list[Foreseen] = []
+        #: Position of the device at the end of the step; None if it works synchronously.
+        self.mark: Mark | None = None
+        #: Begin and end of the latest attempt that advanced samples.
+        self.begun_s = self.ended_s = 0.0
 
 
 class StepEngine:
@@ -185,7 +182,6 @@ class StepEngine:
         bucket: That number; None for the number of the plan or model.
         step_costs: Step costs of an earlier process, from `step_costs`.
         load: Called with the name of a model that must be brought to the device.
-        before_network: Called before each call of the network.
         policy: Trade-offs of the scheduler.
         progress_every_s: Least seconds between two reports of a sample's progress.
         preview_every_s: Least seconds between two previews of a sample.
@@ -200,7 +196,6 @@ class StepEngine:
         bucket: int | None = None,
         step_costs: Mapping[str, StepCost] | None = None,
         load: Callable[[str], None] | None = None,
-        before_network: Callable[[], None] = _nothing,
         policy: Policy | None = None,
         progress_every_s: float = PROGRESS_EVERY_S,
         preview_every_s: float = PREVIEW_EVERY_S,
@@ -212,7 +207,6 @@ class StepEngine:
         #: Costs of keys that are not registered now, by name, most recently used last.
         self._step_costs = dict(step_costs or {})
         self._load = load
-        self._before_network = before_network
         self._scheduler = Scheduler(policy)
         self._queue = DeviceQueue(clock, self._scheduler)
         self._progress_every_s = progress_every_s
@@ -225,7 +219,6 @@ class StepEngine:
         self._cancelled: set[str] = set()
         #: Time that the host needs to queue a step.
         self._host_s = 0.0
-        self._batch = _NO_BATCH
         #: Samples of the latest step, and its duration; 0 for asynchronous devices.
         self._together = 0
         self._step_s = 0.0
@@ -257,12 +250,23 @@ class StepEngine:
             except Exception as error:
                 self._ended(request.id, error)
                 continue
-            self._queue.begin(state.id)
+            self._queue.spent_s[state.id] = 0.0
             if state.is_finished:
                 self._finished.append(state)
             else:
                 self._states[state.id] = state
-                self._scheduler.add(self._sample(request, state))
+                self._scheduler.add(
+                    Sample(
+                        id=state.id,
+                        key=state.key,
+                        remaining=len(state.table) - state.step,
+                        steps=len(state.table),
+                        arrived_s=self._clock.monotonic_s(),
+                        deadline_s=request.deadline_s,
+                        weight=1 / max(1, request.item.count),
+                        rows=2 if state.is_guided else 1,
+                    )
+                )
 
     def cancel(self, sample_id: str) -> None:
         """Drop a sample at the next boundary. An unknown id is ignored."""
@@ -283,10 +287,12 @@ class StepEngine:
         if state is None or state.step == step:
             return None
         key, x, h = self._keys[state.key], state.x, state.h
-        if state.row >= 0 and state.raw is None:
-            arena = self._arena_of(state)
-            x, h = arena.latents(state) if key.is_at_hand else arena.copied(state)
-        return Drawn(state, key.resident.model.arrays, x, h, key.is_at_hand)
+        if state.row >= 0 and key.arena is not None:
+            x, h = key.arena.latents(state)
+            if not key.is_at_hand:
+                x, h = x * 1, None if h is None else h * 1
+        arrays = key.resident.model.arrays
+        return Drawn(state, state.step, state.is_narrowed, arrays, x, h, key.is_at_hand)
 
     def step_of(self, sample_id: str) -> int:
         """Return the number of finished steps of a sample; 0 if it is unknown."""
@@ -307,12 +313,11 @@ class StepEngine:
 
     def share_so_far(self, sample_id: str) -> float:
         """Return the device time of a sample that continues, in seconds."""
-        return self._queue.spent_s(sample_id)
+        return self._queue.spent_s.get(sample_id, 0.0)
 
     def set_residency(self, model: StepModel, *, loaded: bool, load_s: float) -> None:
         """Set whether a model is on the device, and the expected duration of loading it."""
         resident = self._resident(model)
-        self._forget_batch()
         if loaded and not resident.loaded:
             resident.adapting.brought(model)
         resident.loaded, resident.load_s = loaded, load_s
@@ -326,7 +331,6 @@ class StepEngine:
         resident = self._residents.get(model.name)
         if resident is None:
             return
-        self._forget_batch()
         resident.model = model
         resident.conditions = ConditioningCache(model)
         resident.adapting.brought(model)
@@ -336,7 +340,7 @@ class StepEngine:
 
     def _prepare_again(self, state: SampleState, model: StepModel) -> None:
         """Remove all references of a sample to the object that was dropped."""
-        if state.has_begun:
+        if state.row >= 0 or state.x is not None:
             state.part()
             return
         state.with_words = state.without_words = state.start = None
@@ -367,11 +371,11 @@ class StepEngine:
 
     def boundary(self) -> bool:
         """Do the work between two steps, then run one; return whether any sample is left."""
-        begun_s, queued = self._clock.monotonic_s(), len(self._queue)
+        begun_s, queued = self._clock.monotonic_s(), len(self._queue.queued)
         self._step()
-        if len(self._queue) > queued:
+        if len(self._queue.queued) > queued:
             self._host_s = max(self._clock.monotonic_s() - begun_s, 0.9 * self._host_s)
-        if len(self._queue):
+        if self._queue.queued:
             self._wait(AHEAD if self._states or self._finished else 0)
         return bool(self._states or self._finished)
 
@@ -380,11 +384,16 @@ class StepEngine:
             self._drop_cancelled()
         if self._finished:
             self._decode()
-        decision = self._choose()
-        if decision.run:
-            step = self._prepared_step(decision)
-            if step is not None:
-                self._take_step(decision, step, self._batch)
+        decision, states = self._choose()
+        if not states:
+            return
+        key = self._keys[states[0].key]
+        if (
+            (key.resident.loaded or self._can_bring(key.resident, states))
+            and self._adapt(key.resident, states[0])
+            and self._ready(key, states)
+        ):
+            self._take_step(decision, key, states)
 
     # Between two steps
 
@@ -398,7 +407,7 @@ class StepEngine:
 
     def _decode(self) -> None:
         """Decode one sample, and more if that takes little time or too many would wait."""
-        begun_s, queued = self._clock.monotonic_s(), len(self._queue)
+        begun_s, queued = self._clock.monotonic_s(), len(self._queue.queued)
         most = max(MOST_FINISHED, self._together)
         for count in range(1, len(self._finished) + 1):
             self._decode_first()
@@ -407,7 +416,7 @@ class StepEngine:
             # The time that an asynchronous device takes is not known here.
             each_s = (self._clock.monotonic_s() - begun_s) / count
             is_slow = max(self._together, (count + 1) / DECODING) * each_s >= self._step_s
-            if len(self._queue) > queued or is_slow:
+            if len(self._queue.queued) > queued or is_slow:
                 break
 
     def _decode_first(self) -> None:
@@ -438,81 +447,88 @@ class StepEngine:
             self._queue.spend(self._clock.monotonic_s() - begun_s, {state.id: 1})
         else:
             decoded = state.id, resident.model.name
-            self._queue.append(Queued(begun_s, mark, decoded=decoded))
+            self._queue.queued.append(Queued(begun_s, mark, decoded=decoded))
         return result
 
-    def _choose(self) -> Decision:
-        """Return the next step, after dropping the cancelled samples of it."""
+    def _choose(self) -> tuple[Decision, list[SampleState]]:
+        """Return the next step and its samples, after dropping those that are cancelled."""
         while True:
             decision = self._scheduler.decide(self._clock.monotonic_s())
-            states = self._batch_of(decision).states
+            states = [self._states[sample.id] for sample in decision.run]
             cancelled = [state for state in states if state.item.cancelled]
             if not cancelled:
-                return decision
+                return decision, states
             for state in cancelled:
                 self._end(state, Cancelled())
 
-    def _batch_of(self, decision: Decision) -> _Batch:
-        if decision.run != self._batch.run:
-            states = tuple([self._states[sample.id] for sample in decision.run])
-            self._batch = _Batch(decision.run, states)
-        return self._batch
-
-    def _forget_batch(self) -> None:
-        self._batch = _NO_BATCH
-
     # A step
 
-    def _prepared_step(self, decision: Decision) -> BatchStep | None:
-        """Return the step, with all samples ready; None if it cannot run now."""
-        batch = self._batch_of(decision)
-        step = batch.step
-        if step is None:
-            return self._new_step(decision, batch)
-        step.renew(decision.bucket)
-        return step
-
-    def _new_step(self, decision: Decision, batch: _Batch) -> BatchStep | None:
-        """Load the model, its LoRAs and the conditions; None if one of the samples ended."""
-        states = batch.states
-        key = self._keys[states[0].key]
-        resident = key.resident
-        if not (resident.loaded or self._can_bring(resident, states)):
-            return None
-        if not self._adapt(resident, states[0]):
-            return None
-        if not self._ready(key, states):
-            return None
-        assert key.arena is not None, "the samples are ready"
-        step = BatchStep(
-            resident.model, key.arena, decision.bucket, self._clock, self._before_network
-        )
-        if resident.has_preview:
-            step.preview_every_s = self._preview_every_s
-        # The calls above may have replaced it.
-        self._batch, batch.key = batch, key
-        batch.step = step
-        return step
-
-    def _take_step(self, decision: Decision, step: BatchStep, batch: _Batch) -> None:
+    def _take_step(self, decision: Decision, key: _Key, states: Sequence[SampleState]) -> None:
         """Run a step, and handle its results."""
-        states, key = batch.states, batch.key
-        assert key is not None, "the samples are ready"
-        model = key.resident.model
-        lacking = step.run(states)
+        step = _Step()
+        lacking = self._attempt(step, key, decision.bucket, states)
         if lacking is not None and self._make_room():
             del lacking  # and the tensors that its frames hold
-            lacking = step.run(step.left(states))
+            done = {state.id for state in (*step.advanced, *(state for state, _ in step.failed))}
+            left = [state for state in states if state.id not in done]
+            lacking = self._attempt(step, key, decision.bucket, left)
         for state, reason in step.failed:
             self._end(state, reason)
         if step.advanced:
             key.is_at_hand = step.mark is None
-            if decision.bucket < (states[0].key.bucket or 0) and not model.batch_invariant:
+            narrows = not key.resident.model.batch_invariant
+            if decision.bucket < (states[0].key.bucket or 0) and narrows:
                 for state in step.advanced:
                     state.is_narrowed = True
-            self._count(decision, step, batch)
+            self._count(decision, key, step)
         if lacking is not None:
             self._shrink(decision, step, lacking)
+
+    def _attempt(
+        self, step: _Step, key: _Key, bucket: int, states: Sequence[SampleState]
+    ) -> Exception | None:
+        """Advance these samples by one step.
+
+        An exception of the network is attributed to a single sample: the batch is halved until the
+        failing sample is alone. The others of a half run again from the same latents.
+
+        Returns:
+            The exception of the device if it has no memory for all of them.
+        """
+        arena, model = key.arena, key.resident.model
+        assert arena is not None, "the samples are ready"
+        begun_s = self._clock.monotonic_s()
+        foreseen: list[Foreseen] = []
+        try:
+            arena.place(states)
+            arena.load(bucket)
+            arena.forward(model.denoise)
+            for state in states if key.resident.has_preview else ():
+                if begun_s - state.previewed_s >= self._preview_every_s:
+                    # First, so that a preview that runs out of memory is not tried again at once.
+                    state.previewed_s = begun_s
+                    foreseen.append((state, arena.foreseen(state)))
+        except Exception as error:
+            if is_out_of_memory(model, error):
+                return error
+            if len(states) == 1:
+                step.failed.append((states[0], error))
+                return None
+        else:
+            try:
+                arena.advance()
+                step.mark = model.arrays.mark()
+            except Exception as error:
+                # The latents may be changed in part.
+                step.failed += [(state, error) for state in states]
+                return None
+            step.begun_s, step.ended_s = begun_s, self._clock.monotonic_s()
+            step.advanced += states
+            step.foreseen += foreseen
+            return None
+        half = len(states) // 2
+        lacking = self._attempt(step, key, bucket, states[:half])
+        return lacking if lacking is not None else self._attempt(step, key, bucket, states[half:])
 
     def _can_bring(self, resident: _Resident, states: Sequence[SampleState]) -> bool:
         """Bring a model to the device. If that fails, all of its samples end.
@@ -534,7 +550,6 @@ class StepEngine:
         if resident.loaded:
             return
         self._wait(0)
-        self._forget_batch()
         if self._load is not None:
             # By name, so that no frame holds the object that is replaced.
             self._load(resident.model.name)
@@ -566,8 +581,6 @@ class StepEngine:
         busy = {state.key for state in self._states.values() if state.with_words is not None}
         needed = {id(self._keys[key]) for key in busy}
         idle = [key for key in keys if key.arena and id(key) not in needed]
-        if idle:
-            self._forget_batch()
         for key in idle:
             key.arena = None
         return bool(idle)
@@ -591,34 +604,33 @@ class StepEngine:
         self._tell_residency(resident)
         return reason is None
 
-    def _count(self, decision: Decision, step: BatchStep, batch: _Batch) -> None:
+    def _count(self, decision: Decision, key: _Key, step: _Step) -> None:
         """Count a step, and move the samples that it finishes."""
-        states, rows = batch.states, batch.rows
-        if len(step.advanced) < len(states):
-            states = tuple([state for state in states if state in step.advanced])
-            rows = {state.id: rows[state.id] for state in states}
-            ran = tuple(sample for sample in decision.run if sample.id in rows)
+        assert key.arena is not None, "the step ran"
+        ids = {state.id for state in step.advanced}
+        if len(ids) < len(decision.run):
+            ran = tuple(sample for sample in decision.run if sample.id in ids)
             decision = msgspec.structs.replace(decision, run=ran)
-        moved = [(state, state.step) for state in states]
+        rows = {sample.id: sample.rows for sample in decision.run}
+        moved = [(state, state.step) for state in step.advanced]
         self._together = len(moved)
         for sample in self._scheduler.started(decision):
-            self._forget_batch()
             state = self._states.pop(sample.id)
-            self._arena_of(state).take(state)
+            key.arena.take(state)
             # It may wait for a while.
             state.with_words = state.without_words = None
             self._finished.append(state)
         encoding, self._encoding = self._encoding, (0.0, {})
         if step.mark is not None:
-            self._queue.append(
+            self._queue.queued.append(
                 Queued(step.begun_s, step.mark, decision, moved, rows, step.foreseen)
             )
             return
-        self._step_s = seconds = step.told_s - step.begun_s
+        self._step_s = seconds = step.ended_s - step.begun_s
         self._queue.spend(*encoding)
         self._queue.spend(seconds, rows)
         self._scheduler.took(decision, seconds)
-        self._tell(moved, step.foreseen, step.told_s)
+        self._tell(moved, step.foreseen, step.ended_s)
 
     def _wait(self, ahead: int) -> None:
         """Wait until at most this much work is queued, and report the finished steps."""
@@ -640,7 +652,7 @@ class StepEngine:
                 model = self._keys[state.key].resident.model
                 state.item.preview(partial(_preview, model, picture, state.item))
 
-    def _shrink(self, decision: Decision, step: BatchStep, reason: Exception) -> None:
+    def _shrink(self, decision: Decision, step: _Step, reason: Exception) -> None:
         """Lower the row limit after a step ran out of memory."""
         moved = {state.id for state in step.advanced}
         left = tuple(s for s in decision.run if s.id in self._states and s.id not in moved)
@@ -671,18 +683,6 @@ class StepEngine:
         if key not in self._keys:
             self._know(key, self._resident(model))
         return state
-
-    def _sample(self, request: Request, state: SampleState) -> Sample:
-        return Sample(
-            id=state.id,
-            key=state.key,
-            remaining=len(state.table) - state.step,
-            steps=len(state.table),
-            arrived_s=self._clock.monotonic_s(),
-            deadline_s=request.deadline_s,
-            weight=1 / max(1, request.item.count),
-            rows=2 if state.is_guided else 1,
-        )
 
     def _resident(self, model: StepModel) -> _Resident:
         resident = self._residents.get(model.name)
@@ -737,18 +737,13 @@ class StepEngine:
         for other in own[:-MOST_KEPT]:
             del self._step_costs[other]
 
-    def _arena_of(self, state: SampleState) -> BatchBuffers:
-        arena = self._keys[state.key].arena
-        assert arena is not None, "the sample has a row"
-        return arena
-
     def _end(self, state: SampleState, error: Exception) -> None:
         """End a sample that has steps left."""
         self._scheduler.cancel(state.id)
-        self._forget_batch()
         del self._states[state.id]
-        if state.row >= 0:
-            self._arena_of(state).take(state)
+        arena = self._keys[state.key].arena
+        if arena is not None:
+            arena.take(state)
         self._evict_oldest(self._keys[state.key].resident)
         self._tell_end(state.id, error)
 
@@ -767,19 +762,16 @@ class StepEngine:
         self._encoding = self._clock.monotonic_s() - begun_s, {state.id: 1 for state in new}
         for state in new:
             reason = errors.get(state.plan.words) or errors.get(state.plan.without)
-            reason = reason or self._admit(key, state)
+            if reason is None:
+                introduce = partial(self._introduce, key, state)
+                try:
+                    with_room(key.resident.model, self._make_room, introduce)
+                except Exception as error:
+                    reason = error
             if reason is not None:
                 self._end(state, reason)
         self._evict_oldest(key.resident)
         return key.most_rows == most_rows and all(state.id in self._states for state in states)
-
-    def _admit(self, key: _Key, state: SampleState) -> Exception | None:
-        """Set the conditions of a sample, or return the error."""
-        try:
-            with_room(key.resident.model, self._make_room, partial(self._introduce, key, state))
-        except Exception as error:
-            return error
-        return None
 
     def _introduce(self, key: _Key, state: SampleState) -> None:
         key.resident.set_conditions(state)
@@ -820,19 +812,19 @@ def _stream_of(model: StepModel) -> Callable[[int, Plan], NoiseStream] | None:
 def _decode(model: StepModel, state: SampleState) -> tuple[Any, Mark | None]:
     is_finite = model.arrays.is_finite(state.x)
     result = model.decode(state.x, state.item)
+
+    def finite() -> Any:
+        if not is_finite():
+            raise FloatingPointError(NOT_FINITE)
+        return whole(result)
+
     mark = model.arrays.mark()
     if mark is not None:
         # Encoding waits for the device anyway, so check there.
-        return partial(_if_finite, is_finite, result), mark
+        return finite, mark
     if not is_finite():
         raise FloatingPointError(NOT_FINITE)
     return result, None
-
-
-def _if_finite(is_finite: Callable[[], bool], result: Any) -> Any:
-    if not is_finite():
-        raise FloatingPointError(NOT_FINITE)
-    return whole(result)
 
 
 def _preview(model: StepModel, foreseen: Callable[[], Array], item: Any) -> Any:

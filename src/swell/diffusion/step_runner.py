@@ -1,38 +1,36 @@
-"""Draws the tasks of models that draw in steps, inside the model process.
+"""Draws tasks of models that draw in steps, inside the model process.
 
-Samples go to the denoiser as their tasks come, and take part from the next step on. A task's result
-goes to the worker when all of its samples are done, whoever else is still being drawn.
+Samples join the step engine as their tasks arrive, and take part from the next step on. A task's
+result is sent when all of its samples are done, while other tasks continue.
 
-Checkpoints are left for the worker (`slate.py`) as often as that takes no more than a hundredth of
-the time: of small latents after each step.
+Checkpoints are written to shared memory (`checkpoint_shm.py`) as often as that takes at most one
+percent of the time: with small latents after each step.
 
-Progress and previews are for people, so they are told only of what takes long enough to be looked
-at: no progress in a task's first 50 ms, no preview in its first 0.4 s nor where nobody follows the
-task, and all previews together take at most a twentieth of the time. Their files are made by the
-thread that sends; what that takes counts when the next one is made.
+Progress and previews are sent only for tasks that take long enough: no progress in the first 50 ms,
+no preview in the first 0.4 s or without a client that follows the task, and all previews together
+take at most five percent of the time. The sending thread makes their files; its time counts.
 """
 
+import math
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
-
-import pydantic
+from typing import Any, Final, TypeAlias
 
 from swell.core.clock import Clock
 from swell.core.records import ModelCard
 from swell.core.results import TaskWarning
-from swell.diffusion.batch_buffers import InvalidCheckpoint, SampleState
-from swell.diffusion.sample_checkpoint import Drawn
+from swell.diffusion.batch_buffers import Drawn, InvalidCheckpoint
 from swell.diffusion.step_cost_store import read_step_costs, step_costs_path, write_step_costs
 from swell.diffusion.step_engine import Request, StepEngine
 from swell.runtime.checkpoint_shm import CheckpointMemory, Page
-from swell.runtime.ipc import Pipe, Sent
+from swell.runtime.ipc import Pipe
 from swell.runtime.ipc_messages import (
     DRAWN,
+    Fault,
     Frame,
     HandedOver,
     Order,
@@ -50,13 +48,9 @@ from swell.runtime.task_run import (
     Outbox,
     Reader,
     engine_build,
-    fault_of,
-    fault_of_input,
-    picture_of,
-    small_jpeg,
-    with_traceback,
+    thumbnail,
 )
-from swell.sdk.context import Item, Listener
+from swell.sdk.context import Listener
 from swell.sdk.step_model import StepModel, whole
 
 #: After a preview there is none for so many times what it took.
@@ -87,92 +81,39 @@ class LoadedStepModel:
         self.reader = reader
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What a task wants drawn."""
+class _Sample(Listener):
+    """A sample of a task, and its listener."""
 
-    order: Order
-    checked: Any
-    #: See `StepModel.pack`.
-    pack: int | None
-    #: The inputs of its samples, where its fields are packs (`ui.pack`).
-    inputs: list[Any] | None = None
-
-    @property
-    def count(self) -> int:
-        """How many samples that is."""
-        return self.order.count * (self.pack or 1)
-
-
-class _Place(NamedTuple):
-    """Where a sample's checkpoints lie; and the sample, until it has ended."""
-
-    page: Page
-    state: SampleState | None
-
-
-class _Drawing(Job):
-    """A task that is being drawn."""
-
-    __slots__ = (
-        "began_s",
-        "checked",
-        "finished",
-        "ids",
-        "inputs",
-        "is_told",
-        "kept",
-        "model",
-        "places",
-        "steps",
-    )
-
-    def __init__(self, work: _Work, seed: int, model: str, pipe: Pipe, clock: Clock) -> None:
-        order, checked = work.order, work.checked
-        super().__init__(order.handle, work.count, seed, checked, pipe, clock)
-        self.pack = work.pack
-        self.model = model
-        self.checked = checked
-        self.inputs = work.inputs
-        self.ids = [f"{order.handle}.{index}" for index in range(self.count)]
-        #: Steps that are over, by sample.
-        self.steps = [0] * self.count
-        #: How many steps the checkpoints have that the worker has, by sample, and where they lie.
-        self.kept = [0] * self.count
-        self.places: dict[int, _Place] = {}
-        #: Samples that ended before others of the task, until their last checkpoints are left.
-        self.finished: dict[int, Drawn] = {}
-        #: When its first step began.
-        self.began_s: float | None = None
-        self.is_told = False
-        self.told_s = self.previewed_s = clock.monotonic_s()
-
-
-class _Listener(Listener):
-    """Hears one sample. See `swell.sdk.context.Listener`."""
-
-    __slots__ = ("_drawer", "_index", "_job")
-
-    def __init__(self, drawer: "StepRunner", job: _Drawing, index: int) -> None:
-        self._drawer = drawer
-        self._job = job
-        self._index = index
+    def __init__(self, runner: "StepRunner", job: Job, index: int) -> None:
+        self._runner = runner
+        self.job = job
+        self.index = index
+        self.id = f"{job.handle}.{index}"
+        #: Its finished steps, and those of the checkpoint that the worker has.
+        self.steps = self.kept = 0
+        #: Where its checkpoints are; None before the first.
+        self.page: Page | None = None
+        #: Set if it ended before others of its task, until its last checkpoint is written.
+        self.finished: Drawn | None = None
 
     def progress(self, done: int, total: int) -> None:
-        self._job.steps[self._index] = done
-        self._drawer.tell_progress(self._job, total, is_last=done == total)
+        self.steps = done
+        self._runner.tell_progress(self.job, total, is_last=done == total)
 
     def preview(self, make: Callable[[], Any]) -> None:
-        self._drawer.tell_preview(self._job, self._index, make)
+        self._runner.tell_preview(self, make)
 
     def is_cancelled(self) -> bool:
-        return self._drawer.is_cancelled(self._job)
+        # Asked before each step, so the first time is its start.
+        if self.job.began_s is None:
+            self.job.began_s = self._runner.clock.monotonic_s()
+        return self.job.is_cancelled()
 
     def paid(self, micros: int) -> None:
-        self._job.paid(micros)
+        self.job.paid(micros)
 
     def warn(self, warning: TaskWarning) -> None:
-        self._job.warn(warning)
+        self.job.warn(warning)
 
 
 def _spoken(words: Sequence[_Word]) -> list[Frame]:
@@ -210,21 +151,17 @@ class StepRunner:
         studio: StepEngineConfig,
         moved: Callable[[float], None],
     ) -> None:
-        self._easels = easels
+        self.easels = easels
         self._pipe = pipe
         self._slate = slate
-        self._clock = clock
+        self.clock = clock
         self._device = device
         self._moved = moved
         self._outbox = Outbox(DRAWN, pipe, clock, aside=True)
-        self._jobs: dict[int, _Drawing] = {}
-        #: Those of them that have begun.
-        self._begun: dict[int, _Drawing] = {}
-        self._samples: dict[str, tuple[_Drawing, int]] = {}
+        self._jobs: dict[int, Job] = {}
+        self._samples: dict[str, _Sample] = {}
         #: Tasks that have ended, whose results have not left this process yet, and their pages.
-        self._leaving: list[tuple[Sent, int, list[Page]]] = []
-        #: Samples whose checkpoint was refused just now.
-        self._refused: set[str] = set()
+        self._leaving: list[tuple[threading.Event, int, list[Page]]] = []
         self._previews_from_s = 0.0
         #: What the thread that sends took for previews so far; and what of it was counted.
         self._small_s = self._counted_s = 0.0
@@ -234,7 +171,7 @@ class StepRunner:
         self._is_over = False
         #: When checkpoints are left next.
         self._checkpoint_s = clock.monotonic_s()
-        self._engine = engine_build(device.name, "exact" if studio.exact else "fast")
+        self._build = engine_build(device.name, "exact" if studio.exact else "fast")
         #: Whether there was no memory for one, which is said once.
         self._has_no_room = False
         #: What leaving them took, of the next few times, and how long after one the next comes.
@@ -255,13 +192,12 @@ class StepRunner:
         step_costs = {}
         for path in self._paths.values():
             step_costs.update(read_step_costs(path))
-        self._denoiser = StepEngine(
+        self.engine = StepEngine(
             clock,
             self._ended,
             exact=studio.exact,
             step_costs=step_costs,
             load=self._bring,
-            before_network=pipe.begin,
             progress_every_s=FIRST_PROGRESS_S,
             preview_every_s=PREVIEW_EVERY_S,
         )
@@ -276,15 +212,6 @@ class StepRunner:
         return bool(self._samples) and not self._is_over
 
     @property
-    def due_s(self) -> float:
-        """When the next `step` is due, on the clock; the past for at once."""
-        return self._denoiser.due_s
-
-    def draws(self, model: str) -> bool:
-        """Whether this model draws in steps."""
-        return model in self._easels
-
-    @property
     def wanted(self) -> set[str]:
         """The models of all that is to be drawn."""
         return {job.model for job in self._jobs.values()}
@@ -294,20 +221,20 @@ class StepRunner:
     def look(self) -> None:
         """See which models are on the device, and tell who draws."""
         expected_s = self._device.expected_s()
-        for name in self._easels:
+        for name in self.easels:
             model = self._device.model(name)
             assert isinstance(model, StepModel), "it has an easel"
             seen = (model, self._device.has(name), expected_s[name])
             known = self._known.get(name)
             if known is not None and known[0] is not model:
-                self._denoiser.replace(model)
+                self.engine.replace(model)
             if known != seen:
                 self._known[name] = seen
-                self._denoiser.set_residency(model, loaded=seen[1], load_s=seen[2])
+                self.engine.set_residency(model, loaded=seen[1], load_s=seen[2])
 
     def clear(self) -> None:
         """Finish what needs the device only once more, before another model takes it."""
-        self._denoiser.decode_finished()
+        self.engine.decode_finished()
 
     def _bring(self, name: str) -> None:
         """Bring a model whose turn it is.
@@ -331,120 +258,81 @@ class StepRunner:
 
     def add(self, model: str, orders: list[Order]) -> None:
         """Take tasks; their samples take part from the next step on."""
-        easel, drawn_by = self._easels[model], self._known[model][0]
+        reader, drawn_by = self.easels[model].reader, self._known[model][0]
         for order in orders:
-            try:
-                checked = easel.reader.read(order)
-                inputs = easel.reader.inputs(checked)
-                pack = drawn_by.pack(checked) if inputs is None else len(inputs)
-                work = _Work(order, checked, pack, inputs)
-                seed = easel.reader.seed(order, checked, work.count)
-            except pydantic.ValidationError as error:
-                self._outbox.faults.append(fault_of_input(order.handle, error))
+            job = reader.job(order, self._pipe, self.clock, drawn_by.pack)
+            if isinstance(job, Fault):
+                self._outbox.faults.append(job)
                 continue
-            except Exception as error:  # the model cannot say how many pictures are wanted
-                fault = with_traceback(fault_of(order.handle, error, 0.0), error)
-                self._outbox.faults.append(fault)
-                continue
-            job = _Drawing(work, seed, model, self._pipe, self._clock)
-            job.engine = self._engine
-            self._begin(order, job)
-        self._flush()
+            job.model, job.engine = model, self._build
+            job.told_s = job.previewed_s = self.clock.monotonic_s()
+            job.samples = [_Sample(self, job, index) for index in range(job.count)]
+            self._jobs[job.handle] = job
+            for sample in job.samples:
+                self._begin(sample, order.checkpoints.get(sample.index))
+        if not self._outbox.is_empty:
+            self._outbox.flush()
 
-    def _begin(self, order: Order, job: _Drawing) -> None:
-        self._jobs[job.handle] = job
-        deadline_s = None
-        if order.within_s is not None:
-            deadline_s = self._clock.monotonic_s() + order.within_s
-        for index in range(job.count):
-            self._add(job, index, deadline_s, order.checkpoints.get(index))
-
-    def _add(
-        self, job: _Drawing, index: int, deadline_s: float | None, checkpoint: bytes | None
-    ) -> None:
+    def _begin(self, sample: _Sample, checkpoint: bytes | None) -> None:
+        job = sample.job
         if job.error is not None:
             # A sample before this one could not even be prepared.
             self._count_off(job)
             return
-        name = job.ids[index]
-        item = Item(
-            job.checked if job.inputs is None else job.inputs[index % len(job.inputs)],
-            seed=job.seed + index,
-            index=index,
-            count=job.count,
-            listener=_Listener(self, job, index),
+        self._samples[sample.id] = sample
+        request = Request(
+            id=sample.id,
+            model=self._known[job.model][0],
+            item=job.item(sample.index, sample),
+            deadline_s=job.deadline_s,
+            checkpoint=checkpoint,
         )
-        self._samples[name] = (job, index)
-        self._denoiser.add(
-            [
-                Request(
-                    id=name,
-                    model=self._known[job.model][0],
-                    item=item,
-                    deadline_s=deadline_s,
-                    checkpoint=checkpoint,
-                )
-            ]
-        )
-        if name in self._refused:
-            self._refused.discard(name)
-            self._add(job, index, deadline_s, None)
-            return
-        # The worker has what it came with, and nothing was drawn yet.
-        job.steps[index] = job.kept[index] = self._denoiser.step_of(name)
+        self.engine.add([request])
+        # The worker has the checkpoint that it came with.
+        sample.steps = sample.kept = self.engine.step_of(sample.id)
 
     def _ended(self, name: str, result: Any) -> None:
-        job, index = self._samples.pop(name)
-        if index in job.places:
-            # Its latents are not held until others of the task have ended.
-            job.places[index] = _Place(job.places[index].page, None)
-        job.device_s += self._denoiser.take_share(name)
-        if self._denoiser.is_narrowed(name):
-            # As in fast mode, whatever the operator chose: its file is not to say otherwise.
-            job.engine = {**self._engine, "batching": "fast"}
+        sample = self._samples.pop(name)
+        job = sample.job
         if isinstance(result, InvalidCheckpoint):
-            # Of another network or another Swell: nothing is lost by starting anew.
+            # Of another network or another Swell: nothing is lost by starting over.
             sys.stderr.write(f"a sample is drawn again: {result}\n")
-            self._refused.add(name)
+            self._begin(sample, None)
             return
+        job.device_s += self.engine.take_share(name)
+        if self.engine.is_narrowed(name):
+            # As in fast mode, so its file must not claim exact mode.
+            job.engine = {**self._build, "batching": "fast"}
         if not isinstance(result, Exception):
-            job.results[index] = result
+            job.results[sample.index] = result
             if job.left > 1:
-                self._keep_finished(job, index)
-                self._tell_early(job)
+                # If the process dies, only decoding is repeated.
+                sample.finished = self.engine.drawn_since(name, 0)
+                began_s = job.began_s
+                if began_s is not None and self.clock.monotonic_s() - began_s >= EARLY_AFTER_S:
+                    self._pipe.send_made(job.parts)
         elif job.error is None:
             job.error = result
-            for other in job.ids:
-                self._denoiser.cancel(other)
+            for other in job.samples:
+                self.engine.cancel(other.id)
         self._count_off(job)
 
-    def _keep_finished(self, job: _Drawing, index: int) -> None:
-        """Keep the latents of a sample whose task is not done: only to decode them is lost."""
-        drawn = self._denoiser.drawn_since(job.ids[index], 0)
-        if drawn is not None:
-            job.finished[index] = drawn
-
-    def _tell_early(self, job: _Drawing) -> None:
-        """Send what is whole of a task that is not done."""
-        began_s = job.began_s
-        if began_s is not None and self._clock.monotonic_s() - began_s >= EARLY_AFTER_S:
-            self._pipe.send_made(job.parts)
-
-    def _count_off(self, job: _Drawing) -> None:
+    def _count_off(self, job: Job) -> None:
         job.left -= 1
         if job.left:
             return
         del self._jobs[job.handle]
-        self._begun.pop(job.handle, None)
         if job.began_s is not None:
-            job.run_s = self._clock.monotonic_s() - job.began_s
+            job.run_s = self.clock.monotonic_s() - job.began_s
         self._device.use(job.model)
-        pages = [place.page for place in job.places.values()]
-        job.places.clear()
-        job.finished.clear()
+        samples, job.samples = job.samples, []
+        pages = [sample.page for sample in samples if sample.page is not None]
+        for sample in samples:
+            sample.finished = None
         sent = self._outbox.add(job)
         if sent is None:
-            self._give_back(pages)
+            for page in pages:
+                self._slate.give_back(page)
         else:
             self._leaving.append((sent, job.handle, pages))
         self._pipe.forget(job.handle)
@@ -456,16 +344,20 @@ class StepRunner:
         if self._leaving:
             self._give_back_left()
         for handle in self._pipe.stopped and self._pipe.stopped & self._jobs.keys():
-            for name in self._jobs[handle].ids:
-                self._denoiser.cancel(name)
+            for sample in self._jobs[handle].samples:
+                self.engine.cancel(sample.id)
         self._has_news = True
-        is_left = self._denoiser.boundary()
-        self._flush()
+        is_left = self.engine.boundary()
+        if not self._outbox.is_empty:
+            self._outbox.flush()
         if self._words:
             words, self._words = self._words, []
             self._pipe.send_made(partial(_spoken, words))
-        self._tell_swaps()
-        now_s = self._clock.monotonic_s()
+        for model, swaps in self.engine.swaps.items():
+            if swaps.count != self._told_swaps.get(model):
+                self._told_swaps[model] = swaps.count
+                self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
+        now_s = self.clock.monotonic_s()
         if is_left and now_s >= self._checkpoint_s:
             self._leave_checkpoints()
             self._rest(now_s)
@@ -473,93 +365,57 @@ class StepRunner:
             self.keep_step_costs()
 
     def _give_back_left(self) -> None:
-        """Take back the pages of those whose results have left this process, which may die."""
-        over = [each for each in self._leaving if each[0].is_over]
-        self._leaving = [each for each in self._leaving if not each[0].is_over]
-        for _, handle, pages in over:
-            # Whatever was said of it meanwhile.
+        """Free the pages of tasks whose results have left this process, which may die."""
+        leaving, self._leaving = self._leaving, []
+        for each in leaving:
+            sent, handle, pages = each
+            if not sent.is_set():
+                self._leaving.append(each)
+                continue
+            # Stops and watches that arrived since.
             self._pipe.forget(handle)
-            self._give_back(pages)
-
-    def _give_back(self, pages: Iterable[Page]) -> None:
-        for page in pages:
-            self._slate.give_back(page)
-
-    def _flush(self) -> None:
-        if not self._outbox.is_empty:
-            self._outbox.flush()
-
-    def _tell_swaps(self) -> None:
-        for model, swaps in self._denoiser.swaps.items():
-            if swaps.count != self._told_swaps.get(model):
-                self._told_swaps[model] = swaps.count
-                self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
+            for page in pages:
+                self._slate.give_back(page)
 
     def _leave_checkpoints(self) -> None:
+        """Write checkpoints of all samples that have advanced since their last one."""
         later: list[tuple[Page, Drawn]] = []
-        # Others have nothing to lose.
-        for job in self._begun.values():
-            if job.finished:
-                for index, drawn in job.finished.items():
-                    self._leave(job, index, drawn, later)
-                job.finished.clear()
-            for index, name in enumerate(job.ids):
-                if name not in self._samples:
-                    continue
-                place = job.places.get(index)
-                if place is not None and self._is_left(job, index, place):
-                    continue
-                since = self._denoiser.drawn_since(name, job.kept[index])
-                if since is not None:
-                    job.kept[index] = since.step
-                    self._leave(job, index, since, later)
+        begun = [job for job in self._jobs.values() if job.began_s is not None]
+        for sample in [sample for job in begun for sample in job.samples]:
+            drawn, sample.finished = sample.finished, None
+            drawn = drawn or self.engine.drawn_since(sample.id, sample.kept)
+            if drawn is None:
+                continue
+            sample.kept = drawn.step
+            page = sample.page = sample.page or self._new_page(sample, drawn)
+            if page is None:
+                continue
+            if drawn.is_at_hand:
+                _write([(page, drawn)])
+            else:
+                later.append((page, drawn))
         if later:
             # Only the copies are made now: a thread waits for the device.
             self._pipe.send_made(partial(_write, later))
 
-    def _is_left(self, job: _Drawing, index: int, place: _Place) -> bool:
-        """Leave the checkpoint of a sample whose latents lie at hand; say whether they do.
-
-        Of most samples it is all there is to do, after each step.
-        """
-        page, state = place
-        if state is None or state.raw is None:
-            return False
-        if state.step != job.kept[index]:
-            x, h = state.raw
-            page.write(state.step, x, h, is_narrowed=state.is_narrowed)
-            job.kept[index] = state.step
-        return True
-
-    def _leave(
-        self, job: _Drawing, index: int, drawn: Drawn, later: list[tuple[Page, Drawn]]
-    ) -> None:
-        place = job.places.get(index)
-        page = self._page(job, index, drawn) if place is None else place.page
-        if page is None:
-            return
-        if drawn.is_at_hand:
-            x, h = drawn.read()
-            page.write(drawn.step, x, h, is_narrowed=drawn.is_narrowed)
-        else:
-            later.append((page, drawn))
-
-    def _page(self, job: _Drawing, index: int, drawn: Drawn) -> Page | None:
-        """Return a new page for a sample; None where there is no memory: it goes on without."""
-        identity = drawn.state.identity
+    def _new_page(self, sample: _Sample, drawn: Drawn) -> Page | None:
+        """Return a new page for a sample; None if there is no memory: it has no checkpoints."""
+        state, job = drawn.state, sample.job
+        x_bytes = 4 * math.prod(state.plan.shape)
+        h_bytes = x_bytes * state.table.solver.history
         try:
-            page = self._slate.page(job.handle, index, job.seed, identity, *drawn.shape)
+            return self._slate.page(
+                job.handle, sample.index, job.seed, state.identity, x_bytes, h_bytes
+            )
         except OSError as error:
             if not self._has_no_room:
                 sys.stderr.write(f"samples have no checkpoints: {error}\n")
             self._has_no_room = True
             return None
-        job.places[index] = _Place(page, None if drawn.state.is_finished else drawn.state)
-        return page
 
     def _rest(self, began_s: float) -> None:
         """Leave no checkpoints for as long as those were worth that are left since `began_s`."""
-        left_s = self._clock.monotonic_s()
+        left_s = self.clock.monotonic_s()
         self._leaving_s.append(left_s - began_s)
         if len(self._leaving_s) >= (CHECKPOINT_TIMES if self._rest_s else CHECKPOINT_LESSONS):
             # What took longer, at a first time or for want of a processor, does not count.
@@ -573,8 +429,8 @@ class StepRunner:
         self._leave_checkpoints()
         # It is sent after all that the thread was given.
         device_s = {job.handle: job.device_s for job in self._jobs.values()}
-        for name, (job, _) in self._samples.items():
-            device_s[job.handle] += self._denoiser.share_so_far(name)
+        for name, sample in self._samples.items():
+            device_s[sample.job.handle] += self.engine.share_so_far(name)
         self._pipe.send(HandedOver(device_s))
         self._is_over = True
 
@@ -583,8 +439,8 @@ class StepRunner:
         if not self._has_news:
             return
         self._has_news = False
-        self._kept_s = self._clock.monotonic_s()
-        step_costs = self._denoiser.step_costs()
+        self._kept_s = self.clock.monotonic_s()
+        step_costs = self.engine.step_costs()
         for name, path in self._paths.items():
             own = {key: cost for key, cost in step_costs.items() if key.startswith(f"{name} ")}
             if own:
@@ -592,7 +448,7 @@ class StepRunner:
 
     # What samples tell
 
-    def tell_progress(self, job: _Drawing, total: int, *, is_last: bool) -> None:
+    def tell_progress(self, job: Job, total: int, *, is_last: bool) -> None:
         """Tell how far a task is, counting the steps of all its samples.
 
         Args:
@@ -604,22 +460,25 @@ class StepRunner:
             # What a device that works by itself is told is heard of later: by then the thread that
             # sends the results may have let go of them.
             return
-        now_s = self._clock.monotonic_s()
-        is_time = now_s - job.told_s >= (job.progress_every_s if job.is_told else FIRST_PROGRESS_S)
+        now_s = self.clock.monotonic_s()
+        every_s = job.progress_every_s if job.is_told else FIRST_PROGRESS_S
+        is_time = now_s - job.told_s >= every_s
         if not (is_time or (is_last and job.is_told)):
             return
-        # One that came with its last step says no word of it.
-        of_each = zip(job.steps, job.results, strict=True)
-        done = sum(step if result is None else total for step, result in of_each)
+        # A sample whose checkpoint had all steps reports none.
+        done = sum(
+            sample.steps if result is None else total
+            for sample, result in zip(job.samples, job.results, strict=True)
+        )
         whole = job.count * total
         if not (is_time or done >= whole):
             return
         job.is_told, job.told_s = True, now_s
         self._words.append(Step(job.handle, min(done, whole), whole))
 
-    def tell_preview(self, job: _Drawing, index: int, make: Callable[[], Any]) -> None:
+    def tell_preview(self, sample: _Sample, make: Callable[[], Any]) -> None:
         """Show a sample, if it is time for it."""
-        start_s = self._clock.monotonic_s()
+        job, start_s = sample.job, self.clock.monotonic_s()
         if start_s < self._previews_from_s or start_s - job.previewed_s < PREVIEW_EVERY_S:
             return
         if not job.is_shown:
@@ -630,12 +489,12 @@ class StepRunner:
         except Exception:
             traceback.print_exc()
             made = None
-        now_s, small_s = self._clock.monotonic_s(), self._small_s
+        now_s, small_s = self.clock.monotonic_s(), self._small_s
         took_s = now_s - start_s + small_s - self._counted_s
         self._counted_s = small_s
         self._previews_from_s = now_s + PREVIEW_REST * took_s
         if made is not None:
-            self._words.append(partial(self._small, job.handle, index, made))
+            self._words.append(partial(self._small, job.handle, sample.index, made))
 
     def _small(self, handle: int, index: int, made: Any) -> Preview | None:
         """Make a preview's file, in the thread that sends, while the model goes on.
@@ -645,16 +504,13 @@ class StepRunner:
             index: The sample.
             made: As `StepModel.preview` returns it.
         """
-        picture = picture_of(partial(whole, made))
+        try:
+            picture = whole(made)
+        except Exception:
+            traceback.print_exc()
+            return None
         # Waiting for the device costs this thread nothing.
-        start_s = self._clock.monotonic_s()
-        jpeg = None if picture is None else small_jpeg(picture)
-        self._small_s += self._clock.monotonic_s() - start_s
+        start_s = self.clock.monotonic_s()
+        jpeg = thumbnail(lambda: picture)
+        self._small_s += self.clock.monotonic_s() - start_s
         return None if jpeg is None else Preview(handle, index, jpeg)
-
-    def is_cancelled(self, job: _Drawing) -> bool:
-        """Say whether a task is to stop. Asked before each step, so the first time is its start."""
-        if job.began_s is None:
-            job.began_s = self._clock.monotonic_s()
-            self._begun[job.handle] = job
-        return job.is_cancelled()

@@ -145,7 +145,7 @@ class WiredBus(MemoryBus):
 
     # ---- the contract
 
-    async def publish(self, events: Sequence[Event]) -> None:
+    def publish(self, events: Sequence[Event]) -> None:
         """Send events to all listeners, here and elsewhere. Never waits."""
         if self._peers:
             for event in events:

@@ -69,14 +69,18 @@ class MemorySubscription:
     def close(self) -> None:
         """Stop listening. Idempotent."""
         if not self._is_closed:
-            self._bus.unsubscribe(self._task_id, self)
+            listeners = self._bus.listeners.get(self._task_id, {})
+            listeners.pop(self, None)
+            if not listeners:
+                self._bus.listeners.pop(self._task_id, None)
             self.end()
 
     def end(self) -> None:
         """Drop unread events and wake the reader: no more events follow."""
         self._is_closed = True
         self._unread.clear()
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def offer(self, event: Event) -> None:
         """Keep an event for the reader, unless a newer one was offered before."""
@@ -106,19 +110,15 @@ class MemoryBus:
         self._clock = clock
         self._events_per_task = events_per_task
         self._most_tasks = tasks
-        # Dictionaries as ordered sets: one of many listeners is removed without a search.
-        self._listeners: dict[str, dict[MemorySubscription, None]] = {}
+        #: Task → its listeners, an ordered set: one of many is removed without a search.
+        self.listeners: dict[str, dict[MemorySubscription, None]] = {}
         self._history: OrderedDict[str, list[Event]] = OrderedDict()
         #: (when the history drops it, task id).
         self._expiries: deque[tuple[float, str]] = deque()
         self._ended = asyncio.Event()
 
-    async def publish(self, events: Sequence[Event]) -> None:
-        """Send events to all listeners."""
-        self.publish_local(events)
-
-    def publish_local(self, events: Sequence[Event]) -> None:
-        """Send events to the listeners of this process."""
+    def publish(self, events: Sequence[Event]) -> None:
+        """Send events to all listeners. Never waits."""
         for event in events:
             history = self._history.setdefault(event.task_id, [])
             if not history or event.id > history[-1].id:
@@ -129,10 +129,13 @@ class MemoryBus:
                     self._expire(event.task_id)
             elif event.kind is EventKind.ARTIFACT and history[-1].id < TERMINAL_ID:
                 _insert(history, event)
-            for listener in self._listeners.get(event.task_id, ()):
+            for listener in self.listeners.get(event.task_id, ()):
                 listener.offer(event)
         while len(self._history) > self._most_tasks:
             self._history.popitem(last=False)
+
+    #: Sends events to the listeners of this process.
+    publish_local = publish
 
     def subscribe(self, task_id: str, *, after: int = -1) -> MemorySubscription:
         """Listen to a task, from the first event in the history with an id above `after`."""
@@ -142,16 +145,10 @@ class MemoryBus:
             return subscription
         self._expire()
         for event in self._history.get(task_id, ()):
-            subscription.offer(event)
-        self._listeners.setdefault(task_id, {})[subscription] = None
+            if event.id > after:
+                subscription.offer(event)
+        self.listeners.setdefault(task_id, {})[subscription] = None
         return subscription
-
-    def unsubscribe(self, task_id: str, subscription: MemorySubscription) -> None:
-        """Remove a listener."""
-        listeners = self._listeners.get(task_id, {})
-        listeners.pop(subscription, None)
-        if not listeners:
-            self._listeners.pop(task_id, None)
 
     def history(self, task_id: str, *, after: int = -1) -> Sequence[Event]:
         """Return the recent events of a task with ids above `after`."""
@@ -162,16 +159,16 @@ class MemoryBus:
         return [
             task_id
             for task_id in task_ids
-            if any(listener.wants_progress for listener in self._listeners.get(task_id, ()))
+            if any(listener.wants_progress for listener in self.listeners.get(task_id, ()))
         ]
 
     def subscribed(self) -> list[str]:
         """Return the tasks with a listener."""
-        return list(self._listeners)
+        return list(self.listeners)
 
     def listener_count(self) -> int:
         """Return how many subscriptions are open."""
-        return sum(map(len, self._listeners.values()))
+        return sum(map(len, self.listeners.values()))
 
     async def broadcast(self, messages: Sequence[PeerMessage]) -> None:
         """Do nothing: there is no other process."""
@@ -187,10 +184,10 @@ class MemoryBus:
 
     def end(self) -> None:
         """End all subscriptions, including later ones; their `next` returns None."""
-        for listeners in self._listeners.values():
+        for listeners in self.listeners.values():
             for listener in listeners:
                 listener.end()
-        self._listeners.clear()
+        self.listeners.clear()
         self._ended.set()
 
     async def close(self) -> None:

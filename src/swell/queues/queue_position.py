@@ -53,7 +53,7 @@ def queues_before(state: State, served_with: ServedWith, task: Task | NewTask) -
 
 def own_line(state: State, queue: str, task: Task | NewTask) -> Line | None:
     """Return the ready tasks of a task's key and band in a queue; None if there are none."""
-    return state.line((queue, band(task.priority), task.key_id))
+    return state.lines.get(queue, {}).get(band(task.priority), {}).get(task.key_id)
 
 
 def rank_of(state: State, task: Task | NewTask, found: Mapping[str, tuple[int, int]]) -> Rank:

@@ -85,7 +85,7 @@ class Broker:
         acceptance was not confirmed yet, and refuses reports of the holder of that lease.
         """
         self._db.check_room()
-        queues = [queue for queue, _, _ in request.queues]
+        queues = list(request.queues)
         action = partial(_lease, request=request, until=until)
         if until is not None:
             return await self._db.write_when(action, until, queues=queues) or []
@@ -210,12 +210,12 @@ async def _lease(
     if not plan.taken or (until is not None and until.done()):
         return []
     started = []
-    for model, tasks in plan.taken.items():
+    for tasks in plan.taken.values():
         for task in tasks:
             running = session.start(
                 task,
                 worker_id=request.worker_id,
-                version=request.models[model],
+                version=request.queues[task.queue],
                 lease_s=request.lease_s,
             )
             session.put(running)
@@ -241,9 +241,9 @@ def _plan(session: Session, request: LeaseRequest) -> _Plan:
     """
     lines, state = session.state.lines, session.state
     queues: dict[str, list[str]] = {}
-    for queue, model, _ in request.queues:
+    for queue in request.queues:
         if queue in lines:
-            queues.setdefault(model, []).append(queue)
+            queues.setdefault(queue.partition(":")[0], []).append(queue)
     turn = order = list(queues)
     heads: dict[str, int] = {}
     due: set[str] = set()

@@ -1,12 +1,7 @@
-"""Which models leave the device so that another one fits. Pure.
+"""Chooses the models to evict from a device, or from the host's memory. Pure.
 
-Several models share a device whose memory holds a few of them. When it is the turn of one that is
-not there, others go: first those that nobody waits for, and of these the one that was used longest
-ago; never one that is at work. No more go than must. A model that is larger than the whole budget
-has the device to itself.
-
-What leaves may wait in the host's memory, which is quicker than loading anew. That has a budget of
-its own, in which the one that left longest ago makes room.
+Models without waiting tasks go first, and of these the least recently used; a model that computes
+never goes. No more go than necessary. A model larger than the whole budget runs alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,31 +10,31 @@ import msgspec
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that takes memory: of the device, or of the host while it is away."""
+    """A model that takes memory of the device, or of the host."""
 
     name: str
     size_bytes: int
-    #: When it was last used; larger is later.
+    #: Order of the last use; larger is later.
     used: int
-    #: Whether somebody waits for it.
+    #: Whether tasks wait for it.
     is_wanted: bool = False
-    #: Whether it computes at this moment.
+    #: Whether it computes now.
     is_at_work: bool = False
 
 
 def _order(residents: Iterable[Resident]) -> list[Resident]:
-    """Return those that may leave, the first to go first."""
+    """Return the models that may be evicted, in that order."""
     idle = [each for each in residents if not each.is_at_work]
     return sorted(idle, key=lambda each: (each.is_wanted, each.used))
 
 
 def leaving(size_bytes: int, residents: Sequence[Resident], budget_bytes: int) -> list[str]:
-    """Return who leaves so that so many bytes more fit; all that may, if even that is too little.
+    """Return the models to evict; all that may go, if even that is too little.
 
     Args:
-        size_bytes: Of the model that comes; 0 to only keep the budget.
-        residents: Those that are on the device.
-        budget_bytes: What all models together may take of it.
+        size_bytes: Size of the new model; 0 to only keep the budget.
+        residents: Models on the device.
+        budget_bytes: Budget of all models together.
     """
     missing = sum(each.size_bytes for each in residents) + size_bytes - budget_bytes
     going: list[Resident] = []
@@ -48,7 +43,7 @@ def leaving(size_bytes: int, residents: Sequence[Resident], budget_bytes: int) -
             break
         going.append(each)
         missing -= each.size_bytes
-    # A large one at the end may have made a small one before it unnecessary.
+    # A large model at the end may have made a small one before it unnecessary.
     for each in reversed(going[:-1]):
         if missing + each.size_bytes <= 0:
             going.remove(each)
@@ -57,12 +52,12 @@ def leaving(size_bytes: int, residents: Sequence[Resident], budget_bytes: int) -
 
 
 def next_to_leave(residents: Sequence[Resident]) -> str | None:
-    """Return who leaves where the device has less memory than was thought; None if nobody may."""
+    """Return the next model to evict, if the device ran out of memory; None if none may go."""
     return next((each.name for each in _order(residents)), None)
 
 
 def forgotten(copies: Sequence[Resident], budget_bytes: int | None) -> list[str]:
-    """Return which of the models in the host's memory are given up, oldest first."""
+    """Return the models to drop from the host's memory, the oldest first."""
     if budget_bytes is None:
         return []
     return leaving(0, copies, budget_bytes)

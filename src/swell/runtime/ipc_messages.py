@@ -331,8 +331,6 @@ Frame = (
 )
 
 _encoder = msgspec.msgpack.Encoder()
-_works: msgspec.msgpack.Decoder[Work] = msgspec.msgpack.Decoder(Work)
-_frames: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
 
 def encode_frame(message: Work | Frame) -> bytearray:
@@ -346,11 +344,19 @@ def encode_frame(message: Work | Frame) -> bytearray:
     return buffer
 
 
-def decode_work(body: bytes | memoryview) -> Work:
-    """Return what the worker said."""
-    return _works.decode(body)
+def cut_frames(buffer: bytearray) -> list[bytes]:
+    """Remove all complete frames from a buffer, and return them without their lengths."""
+    bodies, at = [], 0
+    while len(buffer) - at >= HEAD_BYTES:
+        end = at + HEAD_BYTES + int.from_bytes(buffer[at : at + HEAD_BYTES], "big")
+        if len(buffer) < end:
+            break
+        bodies.append(bytes(memoryview(buffer)[at + HEAD_BYTES : end]))
+        at = end
+    del buffer[:at]
+    return bodies
 
 
-def decode_frame(body: bytes | memoryview) -> Frame:
-    """Return what the model process said."""
-    return _frames.decode(body)
+#: Decode the body of a message of the worker, and of one of the model process.
+decode_work = msgspec.msgpack.Decoder(Work).decode
+decode_frame = msgspec.msgpack.Decoder(Frame).decode

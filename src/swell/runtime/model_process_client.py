@@ -16,21 +16,15 @@ from swell.core.startup_phases import Span
 from swell.runtime.checkpoint_shm import Kept, new_slate, read_slate
 from swell.runtime.hugepages import with_large_pages
 from swell.runtime.ipc_messages import (
-    HEAD_BYTES,
     Described,
     Frame,
-    HandOver,
     Load,
-    Order,
     Phased,
     Ready,
     Refused,
-    Run,
-    StepEngineConfig,
-    Stop,
-    Watch,
     WeightLocations,
     Work,
+    cut_frames,
     decode_frame,
     encode_frame,
 )
@@ -178,7 +172,7 @@ class ModelProcess:
             ours.close()
             raise
         self.is_asked.set()
-        self._send(load)
+        self.send(load)
         return await asyncio.shield(self._cards)
 
     async def _spawn(self, fds: list[int]) -> asyncio.subprocess.Process:
@@ -207,38 +201,12 @@ class ModelProcess:
         """
         return await asyncio.shield(self._ready)
 
-    def draw_like(self, studio: StepEngineConfig) -> None:
-        """Say how models that draw in steps are run, before the first task."""
-        self._send(studio)
-
-    def hand_over(self) -> None:
-        """Have it draw no more and leave checkpoints of all that was drawn, then `HandedOver`."""
-        self._send(HandOver())
-
     def kept(self, handles: Collection[int]) -> list[Kept]:
         """Return the checkpoints that it has left of these tasks, alive or dead; before `kill`."""
         return read_slate(self._slate.fileno(), handles)
 
-    def run(self, batch: int, model: str, orders: list[Order], wanted: Sequence[str] = ()) -> None:
-        """Have a batch run after those that were given before.
-
-        Args:
-            batch: Its number.
-            model: What it is for.
-            orders: Its tasks.
-            wanted: Models that others wait for.
-        """
-        self._send(Run(batch, model, orders, list(wanted)))
-
-    def stop(self, handles: list[int]) -> None:
-        """Have tasks stopped at their next step."""
-        self._send(Stop(handles))
-
-    def watch(self, handles: list[int]) -> None:
-        """Have progress of these tasks told often, and previews made."""
-        self._send(Watch(handles))
-
-    def _send(self, work: Work) -> None:
+    def send(self, work: Work) -> None:
+        """Send a message."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode_frame(work))
 
@@ -361,14 +329,8 @@ class _Frames(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what came; a frame may come in many parts, or many frames in one."""
         self._buffer += data
-        at, buffer = 0, self._buffer
-        while len(buffer) - at >= HEAD_BYTES:
-            end = at + HEAD_BYTES + int.from_bytes(buffer[at : at + HEAD_BYTES], "big")
-            if len(buffer) < end:
-                break
-            self._process.heard(decode_frame(bytes(memoryview(buffer)[at + HEAD_BYTES : end])))
-            at = end
-        del buffer[:at]
+        for body in cut_frames(self._buffer):
+            self._process.heard(decode_frame(body))
 
     def connection_lost(self, error: Exception | None) -> None:
         """The process closed its end, by will or by death."""

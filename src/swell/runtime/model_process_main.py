@@ -1,15 +1,14 @@
-"""The model process: imports the models, loads those that fit, then works until its worker is gone.
+"""The model process: imports and loads models, then works until its worker is gone.
 
-It is one thread. The worker's messages are read between batches and between steps, and, while a
+It is one thread. Messages of the worker are read between batches and between steps, and while a
 model runs, whenever it asks `cancelled`: so a cancellation arrives within one step.
 
-Models that draw in steps share one loop (`draw.py`), and tasks join it at any time. A batch of
-another model runs between two of its steps. Where both want to, they take turns: after a batch the
-steps have the process for as long as that took, at most `TURN_S`. So a batch waits for the one
-before, as long again, and a step; a sample waits, at each boundary, for one batch at most. Where
-not all models fit on the device together, a change of models is paid back first: whoever it was
-made for, steps or batches, has the process for at least `PAYS_BACK` times as long as it took, as
-long as there is something to do: the next batch is waited for, but only for a moment.
+Models that draw in steps share one loop (`step_runner.py`), and tasks join it at any time. A batch
+of another model runs between two of its steps. If both have work, they take turns: after a batch,
+steps have the process for as long as that took, at most `TURN_S`. If not all models fit on the
+device together, a change of models is paid back first: the steps or batches that needed it have the
+process for at least `PAYS_BACK` times as long as it took, while they have work. The next batch is
+waited for, but only briefly.
 """
 
 import collections
@@ -28,7 +27,6 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 import PIL.Image
-import pydantic
 
 from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidModel, SwellError
@@ -41,6 +39,7 @@ from swell.runtime.ipc import Pipe, WorkerGone
 from swell.runtime.ipc_messages import (
     DEVICE_BROKEN,
     Described,
+    Fault,
     HandOver,
     Load,
     Order,
@@ -64,11 +63,8 @@ from swell.runtime.task_run import (
     Job,
     Outbox,
     Reader,
-    fault_of,
-    fault_of_input,
     peak_bytes,
     thumbnail,
-    with_traceback,
 )
 from swell.runtime.task_run import SEED_BITS as SEED_BITS
 from swell.runtime.unicode_repair import describe_error
@@ -203,25 +199,11 @@ class Runner:
                 self._pipe.forget(order.handle)
 
     def _prepare(self, order: Order, items: _Samples, results: Outbox) -> None:
-        try:
-            checked = self._reader.read(order)
-            inputs = self._reader.inputs(checked)
-            count = order.count if inputs is None else order.count * len(inputs)
-            seed = self._reader.seed(order, checked, count)
-        except pydantic.ValidationError as error:
-            results.faults.append(fault_of_input(order.handle, error))
-            return
-        except Exception as error:  # a check of the model's own broke
-            fault = with_traceback(fault_of(order.handle, error, 0.0), error)
-            results.faults.append(fault)
-            return
-        job = Job(order.handle, count, seed, checked, self._pipe, self._clock)
-        if inputs is not None:
-            job.pack = len(inputs)
-        for index in range(count):
-            own = checked if inputs is None else inputs[index % len(inputs)]
-            item = Item(own, seed=seed + index, index=index, count=count, listener=job)
-            items.append((item, job))
+        job = self._reader.job(order, self._pipe, self._clock)
+        if isinstance(job, Fault):
+            results.faults.append(job)
+        else:
+            items += [(job.item(index, job), job) for index in range(job.count)]
 
     def _bring(self, bring: Callable[[], float], items: _Samples) -> CannotLoad | None:
         if not items:
@@ -560,7 +542,7 @@ class _Loop:
                 self._take(work)
             if self._batches or not self._drawer.is_busy:
                 return
-            due_s = self._batch_due_s if self._is_turn_of_batches() else self._drawer.due_s
+            due_s = self._batch_due_s if self._is_turn_of_batches() else self._drawer.engine.due_s
             if not due_s:
                 return  # at once
             left_s = due_s - self._clock.monotonic_s()
@@ -573,7 +555,7 @@ class _Loop:
                 self._drawer = self._new_drawer(work)
             case HandOver():
                 self._drawer.hand_over()
-            case Run() if self._drawer.draws(work.model):
+            case Run() if work.model in self._drawer.easels:
                 self._drawer.add(work.model, work.orders)
             case Run():
                 self._batches.append(work)

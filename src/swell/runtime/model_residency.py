@@ -1,16 +1,17 @@
 """The models of a model process, and which of them are on its device.
 
-As many as fit into the memory budget are loaded at the start. Another is brought when it is its
-turn, and others leave for it (`residency.py`). On a GPU the default budget is most of the memory
-that other processes leave; elsewhere all models are loaded and stay. Who can wait in the host's
-memory does so, and comes back from there; who cannot is dropped, and made and loaded anew.
+At the start, models are loaded as far as the memory budget allows. A model whose turn it is evicts
+others (`eviction_policy.py`). On a GPU the default budget is most of the free memory; on a CPU all
+models are loaded and stay. Evicted models that support it stay in the host's memory; others are
+dropped, and loaded again.
 """
 
 import gc
 import importlib
+import math
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -27,7 +28,7 @@ from swell.sdk.define import Definition
 from swell.sdk.model import DeviceBroken, Model, can_offload
 from swell.weights.compile_cache import all_tried_out
 
-#: Share of a GPU's free memory that is the default budget; the rest is for what steps need.
+#: Default budget, as a share of a GPU's free memory; the rest is for steps.
 _BUDGET: Final = 0.9
 
 #: Weight of the newest of a model's load times in their moving average.
@@ -35,7 +36,7 @@ _NEWEST: Final = 0.3
 
 
 class CannotLoad(Exception):
-    """A model could not be brought to the device when it was its turn; the text says why."""
+    """A model could not be loaded when it was its turn; the text says why."""
 
 
 class _Where(StrEnum):
@@ -45,32 +46,24 @@ class _Where(StrEnum):
 
 
 class _Place:
-    """A model, and what is known of it."""
+    """A model: where it is, its size, and how long loading it takes."""
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
         self.model: Model = definition.make()
         self.where = _Where.DISK
-        #: On the device, as far as is known, and in the host's memory while it waits there.
+        #: Known size on the device, and in the host's memory while it is there.
         self.size_bytes = self.model.memory_bytes
         self.host_bytes = 0
         self.used = 0
-        #: From where it came → what that took on average, in seconds.
+        #: Average seconds to load it, by the place it came from.
         self.load_s: dict[_Where, float] = {}
 
-    def learn(self, load_s: float) -> None:
-        """Note what it took to come from where it is."""
+    def arrive(self, load_s: float) -> None:
+        """Note that it is on the device, and how long that took."""
         known = self.load_s.get(self.where, load_s)
         self.load_s[self.where] = known + _NEWEST * (load_s - known)
-
-    def renew(self) -> None:
-        """Drop it: a fresh one stands in its place."""
-        self.where, self.host_bytes = _Where.DISK, 0
-        self.model = self.definition.make()
-
-
-def _nothing() -> None:
-    pass
+        self.where, self.host_bytes = _Where.DEVICE, 0
 
 
 class Device:
@@ -78,11 +71,11 @@ class Device:
 
     Args:
         definitions: Of the models, in the order in which they are loaded.
-        work: What the worker said of the device: its name, and the budgets.
-        pipe: To the worker, which is told of every move.
-        clock: What tells the time.
-        may_fail: Names of those that are left out where they cannot be made or loaded.
-        log: Told of the phases of each model.
+        work: Name of the device, and the budgets.
+        pipe: To the worker; every move is sent.
+        clock: The time.
+        may_fail: Names of models that are left out if they cannot be made or loaded.
+        log: Records the phases of each model.
     """
 
     def __init__(
@@ -106,24 +99,16 @@ class Device:
         self.left_out: dict[str, str] = {}
         self._places: dict[str, _Place] = {}
         for definition in definitions:
-            self._make(definition)
+            try:
+                self._places[definition.name] = _Place(definition)
+            except Exception as error:
+                self._leave_out(definition.name, error)
         self._uses = 0
-        #: Called when a model has left, before anything takes its room: whoever knows it looks what
-        #: stands in its place.
-        self.left: Callable[[], None] = _nothing
-
-    def _make(self, definition: Definition) -> None:
-        try:
-            self._places[definition.name] = _Place(definition)
-        except Exception as error:
-            self._leave_out(definition.name, error)
+        #: Called after a model left, before its memory is used again; `model` may return another.
+        self.left: Callable[[], None] = lambda: None
 
     def _leave_out(self, name: str, error: Exception) -> None:
-        """Go on without a model, if that is allowed and others are there.
-
-        Raises:
-            Exception: The error, if not.
-        """
+        """Drop a model that failed; raise its error if it may not fail, or is the last one."""
         is_last = len(self.left_out) + 1 == self._count
         if name not in self._may_fail or is_last:
             raise error
@@ -136,7 +121,7 @@ class Device:
 
     @property
     def residents(self) -> list[str]:
-        """The models that are on the device, the one used last first."""
+        """The models on the device, most recently used first."""
         found = [p for p in self._places.values() if p.where is _Where.DEVICE]
         found.sort(key=lambda place: -place.used)
         return [place.definition.name for place in found]
@@ -146,7 +131,7 @@ class Device:
         return self._places[name].where is _Where.DEVICE
 
     def model(self, name: str) -> Model:
-        """Return a model as it is now; another object after it was dropped."""
+        """Return a model; after it was dropped, another object."""
         return self._places[name].model
 
     def use(self, name: str) -> None:
@@ -155,7 +140,7 @@ class Device:
         self._places[name].used = self._uses
 
     def expected_s(self) -> dict[str, float]:
-        """Return what bringing each model would take, as far as is known."""
+        """Return the expected seconds to load each model."""
         return {name: self._expected_s(place) for name, place in self._places.items()}
 
     def _expected_s(self, place: _Place) -> float:
@@ -165,14 +150,14 @@ class Device:
         known = place.load_s.get(source, place.load_s.get(_Where.DISK))
         if known is not None:
             return known
-        # One that was never loaded is like the others.
+        # A model that was never loaded is expected to take as long as others.
         others = [p.load_s[_Where.DISK] for p in self._places.values() if _Where.DISK in p.load_s]
         return sum(others) / len(others) if others else 0.0
 
     def memory_bytes(self) -> dict[str, int]:
-        """Return what models that are on the device take of it, as far as is known.
+        """Return the known sizes of the models on the device.
 
-        What a process grows by says nothing of a GPU's memory.
+        The growth of the process, which is measured otherwise, says nothing about a GPU.
         """
         is_host = self.name.partition(":")[0] == "cpu"
         return {
@@ -184,29 +169,32 @@ class Device:
     # At the start
 
     def start(self) -> dict[str, float]:
-        """Load what fits, and warm it up; return seconds by model.
+        """Load and warm up what fits; return seconds by model.
 
         Raises:
-            Exception: Whatever a model raised while it was loaded.
+            Exception: A model could not be loaded.
         """
         is_full = False
         for name in list(self._places):
-            if is_full or not self._fits(self._places[name]):
+            place = self._places[name]
+            if is_full or (self.residents and self._missing() + place.size_bytes > 0):
                 continue
             try:
-                self._load(self._places[name])
+                self._load(place)
             except Exception as error:
                 check_device(error)
-                is_full = self._is_budget_to_blame(self._places[name], error)
+                is_shared = self._budget_bytes is not None and bool(self.residents)
+                is_full = is_shared and is_out_of_memory(place.model, error)
                 if not is_full:
+                    del place  # the half-loaded model, which another reference would keep
                     self._leave_out(name, error)
                     continue
             if is_full:
-                self._renew(self._places[name])
+                self._renew(place)
                 self._log.drop(name)
             elif len(self.residents) > 1 and self._missing() > 0:
                 # Its size was not known before.
-                self._remove(self._places[name])
+                self._remove(place)
                 is_full = True
         return {
             name: place.load_s[_Where.DISK]
@@ -214,33 +202,24 @@ class Device:
             if _Where.DISK in place.load_s
         }
 
-    def _fits(self, place: _Place) -> bool:
-        if self._budget_bytes is None or not self.residents:
-            return True
-        return self._missing() + place.size_bytes <= 0
-
-    def _missing(self) -> int:
-        """Return by how much the models on the device are over the budget; negative for room."""
+    def _missing(self) -> float:
+        """Return by how much the models on the device exceed the budget; negative for room."""
         if self._budget_bytes is None:
-            return 0
+            return -math.inf
         taken = sum(p.size_bytes for p in self._places.values() if p.where is _Where.DEVICE)
         return taken - self._budget_bytes
-
-    def _is_budget_to_blame(self, place: _Place, error: Exception) -> bool:
-        is_shared = self._budget_bytes is not None and bool(self.residents)
-        return is_shared and is_out_of_memory(place.model, error)
 
     # When it is its turn
 
     def bring(self, name: str, wanted: Collection[str]) -> float:
-        """Have a model on the device; return how long that took, in seconds.
+        """Load a model if it is not on the device; return how long that took, in seconds.
 
         Args:
-            name: Which one.
-            wanted: Models that somebody waits for: they leave last.
+            name: The model.
+            wanted: Models with waiting tasks: they are evicted last.
 
         Raises:
-            CannotLoad: It is not there; others may have left for it.
+            CannotLoad: It could not be loaded; others may have been evicted for it.
         """
         place = self._places[name]
         if place.where is _Where.DEVICE:
@@ -261,14 +240,17 @@ class Device:
         return load_s
 
     def _fetch(self, place: _Place, wanted: Collection[str]) -> str:
-        """Bring a model; whenever the device has no memory left, one more leaves."""
+        """Load a model; evict one more whenever the device is out of memory."""
         while True:
             source, failure = place.where, None
-            # What failed before another left has not lasted so long for itself.
+            # Phases of a failed attempt do not count.
             self._log.drop(place.definition.name)
             try:
                 if source is _Where.HOST:
-                    self._bring_back(place)
+                    start_s = self._clock.monotonic_s()
+                    with self._log.phase(Phase.LOAD, place.definition.name, source):
+                        place.model.onload()
+                    place.arrive(self._clock.monotonic_s() - start_s)
                 else:
                     self._load(place, source)
                 return source
@@ -277,13 +259,15 @@ class Device:
                 lacks_memory = is_out_of_memory(place.model, error)
                 other = next_to_leave(self._residents(wanted)) if lacks_memory else None
                 if other is None and (source is _Where.DISK or lacks_memory):
-                    failure = CannotLoad(_why(place, error))
+                    failure = CannotLoad(
+                        f"loading {place.definition.name} failed: {_reason(error, named=True)}"
+                    )
                     failure.__cause__ = error
                 elif other is None:
                     traceback.print_exc()
                 clear_traceback_frames(error)
             if source is _Where.DISK or other is None:
-                # Half-loaded, or not to be trusted with what it has in the host's memory.
+                # Half-loaded, or its copy in the host's memory may be broken.
                 self._renew(place)
             if failure is not None:
                 raise failure
@@ -291,15 +275,7 @@ class Device:
                 self._remove(self._places[other])
 
     def _load(self, place: _Place, source: str = "") -> None:
-        """Load and warm up a model that is new.
-
-        Args:
-            place: The model.
-            source: From where it comes, for the log of phases.
-
-        Raises:
-            Exception: Whatever it raised.
-        """
+        """Load and warm up a model from disk; `source` is for the log of phases."""
         start_s = self._clock.monotonic_s()
         before_bytes = _used_bytes(self.name)
         name = place.definition.name
@@ -307,24 +283,16 @@ class Device:
             place.model.load(self.name)
         with self._log.phase(Phase.WARM, name):
             place.model.warmup()
-        # Programs that were compiled before have run by now.
+        # Compiled programs of the cache have run by now.
         all_tried_out()
         place.size_bytes = place.model.memory_bytes or max(
             place.size_bytes, _used_bytes(self.name) - before_bytes
         )
         if self._budget_bytes is None:
             self._budget_bytes = _default_budget(self.name)
-        place.learn(self._clock.monotonic_s() - start_s)
-        place.where = _Where.DEVICE
+        place.arrive(self._clock.monotonic_s() - start_s)
 
-    def _bring_back(self, place: _Place) -> None:
-        start_s = self._clock.monotonic_s()
-        with self._log.phase(Phase.LOAD, place.definition.name, _Where.HOST):
-            place.model.onload()
-        place.learn(self._clock.monotonic_s() - start_s)
-        place.where, place.host_bytes = _Where.DEVICE, 0
-
-    # Who leaves
+    # Eviction
 
     def _residents(self, wanted: Collection[str], besides: str = "") -> list[Resident]:
         return [
@@ -346,35 +314,32 @@ class Device:
             self._remove(self._places[name])
 
     def _remove(self, place: _Place) -> None:
-        """Have a model leave the device."""
-        if not _can_wait(place):
+        """Evict a model: to the host's memory if possible, within the budget for that."""
+        if not _offloaded(place):
             self._renew(place)
             return
         self.left()
-        self._keep_host_budget()
-
-    def _renew(self, place: _Place) -> None:
-        """Drop a model: whatever it holds is gone."""
-        place.renew()
-        self.left()
-        # Models are full of cycles, and what they hold is large. The collector was told to leave
-        # alone what was there when the process began to work.
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
-
-    def _keep_host_budget(self) -> None:
         copies = [
-            Resident(name=name, size_bytes=place.host_bytes, used=place.used)
-            for name, place in self._places.items()
-            if place.where is _Where.HOST
+            Resident(name=name, size_bytes=each.host_bytes, used=each.used)
+            for name, each in self._places.items()
+            if each.where is _Where.HOST
         ]
         for name in forgotten(copies, self._host_budget_bytes):
             self._renew(self._places[name])
 
+    def _renew(self, place: _Place) -> None:
+        """Drop a model with all its memory; a new one takes its place."""
+        place.where, place.host_bytes = _Where.DISK, 0
+        place.model = place.definition.make()
+        self.left()
+        # Models contain cycles. Objects from the start of the process are frozen for the collector.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
-def _can_wait(place: _Place) -> bool:
-    """Have a model wait in the host's memory, if it can."""
+
+def _offloaded(place: _Place) -> bool:
+    """Move a model to the host's memory; return False if it cannot be moved."""
     if not can_offload(place.model):
         return False
     try:
@@ -387,16 +352,21 @@ def _can_wait(place: _Place) -> bool:
     return True
 
 
-def clear_traceback_frames(error: BaseException) -> None:
-    """Let go of all that the calls held which an error came through: a model, half loaded."""
-    left: list[BaseException | None] = [error]
-    told: set[int] = set()
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and all that caused it."""
+    left, seen = [error], set[int]()
     while left:
         each = left.pop()
-        if each is not None and id(each) not in told:
-            told.add(id(each))
-            traceback.clear_frames(each.__traceback__)
-            left += [each.__cause__, each.__context__]
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            left += [each.__context__, each.__cause__]
+
+
+def clear_traceback_frames(error: BaseException) -> None:
+    """Release the local variables of the calls that raised an error: a model, half loaded."""
+    for each in _chain(error):
+        traceback.clear_frames(each.__traceback__)
 
 
 def check_device(error: BaseException) -> None:
@@ -406,38 +376,30 @@ def check_device(error: BaseException) -> None:
 
 
 def means_broken(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, leaves the device unusable."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, DeviceBroken):
+    """Say whether an error, or one that caused it, leaves the device unusable."""
+    for each in _chain(error):
+        if isinstance(each, DeviceBroken):
             return True
-        if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        if isinstance(each, RuntimeError) and "torch" in sys.modules:
             arrays = importlib.import_module("swell.diffusion.torch_arrays")
-            if isinstance(arrays.device_error(error), DeviceBroken):
+            if isinstance(arrays.device_error(each), DeviceBroken):
                 return True
-        error = error.__cause__ or error.__context__
     return False
 
 
 def is_out_of_memory(model: Model, error: Exception) -> bool:
-    """Whether a model says with this that the device has no memory left."""
+    """Say whether an error means that the device is out of memory."""
     return isinstance(error, (MemoryError, *model.out_of_memory))
 
 
-def _why(place: _Place, error: Exception) -> str:
-    told = error.detail if isinstance(error, SwellError) else describe_error(error)
-    return f"loading {place.definition.name} failed: {type(error).__name__}: {told}"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, SwellError):
-        return error.detail
-    return f"{type(error).__name__}: {describe_error(error)}"
+def _reason(error: Exception, *, named: bool = False) -> str:
+    is_own = isinstance(error, SwellError)
+    detail = error.detail if isinstance(error, SwellError) else describe_error(error)
+    return detail if is_own and not named else f"{type(error).__name__}: {detail}"
 
 
 def _uses_torch(device: str) -> bool:
-    """Whether models of this process compute on a GPU with torch."""
+    """Say whether models of this process run on a GPU with torch."""
     return device.startswith("cuda") and "torch" in sys.modules
 
 
@@ -449,7 +411,7 @@ def _default_budget(device: str) -> int | None:
 
 
 def _used_bytes(device: str) -> int:
-    """Return the memory that this process uses, in bytes: of the GPU, or of the host."""
+    """Return the memory that this process uses, in bytes: on the GPU, or of the host."""
     if _uses_torch(device):
         return int(sys.modules["torch"].cuda.memory_allocated(device))
     return int(psutil.Process().memory_info().rss)

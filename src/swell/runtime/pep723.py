@@ -1,14 +1,14 @@
-"""What models need beside Swell, as their files say it, and which of them can share a process.
+"""Requirements of model files, and which models can share a process.
 
-A file says it in the inline metadata of a script, a comment block at its top:
+A file declares them in the inline metadata of a script, a comment block at its top:
 
     # /// script
     # requires-python = ">=3.11,<3.13"
     # dependencies = ["diffusers==0.21.4", "torch<2.3"]
     # ///
 
-A file without the block runs with whatever is installed beside Swell. One with the block gets an
-environment that is made for it (`environments.py`), and models whose blocks say the same share one.
+A file without the block runs in Swell's own environment. One with the block gets another one
+(`venvs.py`); models with equal blocks share it.
 
 Source:
     Python Packaging User Guide, "Inline script metadata" (PEP 723) and "Version specifiers".
@@ -17,36 +17,40 @@ Source:
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
 
 from swell.core.errors import InvalidModel, SwellError
 
-#: Longest file that is looked into for its needs; models are smaller.
+#: No more of a file is read.
 _MOST_BYTES: Final = 4 * 1024**2
 
-_CLAUSE: Final = re.compile(r"\s*(===|==|~=|!=|<=|>=|<|>)\s*(\d+(?:\.\d+)*)(\.\*)?\s*")
+#: The block, as PEP 723 defines it.
+_BLOCK: Final = re.compile(r"(?m)^# /// script\s*$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 
 _DISTRIBUTION: Final = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a model's file asks for."""
+    """Requirements of a model's file."""
 
     #: As pip takes them (PEP 508), sorted.
     requirements: tuple[str, ...] = ()
-    #: Which versions of Python will do, such as `>=3.11,<3.13`; empty for any that Swell runs on.
+    #: Allowed versions of Python, such as `>=3.11,<3.13`; empty for any that Swell runs on.
     python: str = ""
 
     def __bool__(self) -> bool:
-        """Whether it asks for anything."""
+        """Whether there are any."""
         return bool(self.requirements or self.python)
 
 
-#: Of a model that is at home in Swell's own environment.
+#: Needs of a model that runs in Swell's own environment.
 NOTHING: Final = Needs()
 
 
@@ -60,7 +64,7 @@ class Part:
 
 
 def parted(refs: Sequence[str]) -> list[Part]:
-    """Return which models can share a process, in the order in which they are named first.
+    """Group models by their needs, in the order of their first mention.
 
     Raises:
         InvalidModel: A file's block cannot be read.
@@ -72,11 +76,11 @@ def parted(refs: Sequence[str]) -> list[Part]:
 
 
 def needs_of(ref: str) -> Needs:
-    """Return what the models need that `ref` names, without importing anything.
+    """Return the needs of a model file, without importing anything.
 
     Args:
-        ref: A Python file, a module, or a built-in model, as `load_models` takes them. What does
-            not exist needs nothing: whoever loads it will say so.
+        ref: A Python file, a module, or a built-in model, as `load_models` takes them. One that
+            does not exist has no needs; loading it fails later.
 
     Raises:
         InvalidModel: The block in the file cannot be read.
@@ -101,7 +105,7 @@ def _source(ref: str) -> Path | None:
         return Path(name) if Path(name).is_file() else None
     if "/" in name or not name:
         return None
-    # A module is found as an import would, but its parents are not imported.
+    # As an import finds modules, but without importing their parents.
     inner = Path(*name.split("."))
     places = [place / inner for place in (Path(each or ".") for each in sys.path)]
     paths = (path for place in places for path in (place / "__init__.py", place.with_suffix(".py")))
@@ -109,119 +113,47 @@ def _source(ref: str) -> Path | None:
 
 
 def needs_in(text: str) -> Needs:
-    """Return what the block in a file's text asks for; nothing where there is none.
+    """Return the needs in a file's text; none without a block.
 
     Raises:
-        InvalidModel: There are two, or it is not what it should be; the text says what to change.
+        InvalidModel: There are two blocks, or one is invalid; the text says what to change.
     """
-    blocks = list(_blocks(text.splitlines()))
+    blocks = [match["content"] for match in _BLOCK.finditer(text)]
     if not blocks:
         return NOTHING
     if len(blocks) > 1:
         raise InvalidModel("there are several `# /// script` blocks: write one, at the top")
     try:
-        told = tomllib.loads(blocks[0])
+        told = tomllib.loads(re.sub("(?m)^# ?", "", blocks[0]))
     except tomllib.TOMLDecodeError as error:
         raise InvalidModel(
             f"its `# /// script` block is not TOML ({error}): write lines such as `#"
             ' dependencies = ["einops"]`'
         ) from None
     requirements, python = told.get("dependencies", []), told.get("requires-python", "")
-    if not _are_texts(requirements):
+    if not isinstance(requirements, list) or not all(
+        isinstance(each, str) and each.strip() for each in requirements
+    ):
         raise InvalidModel(
             "`dependencies` in its `# /// script` block must be a list of requirements, such as "
             '["einops>=0.7"]'
         )
-    if not isinstance(python, str) or (python and not _clauses(python)):
+    try:
+        SpecifierSet(python)
+    except (InvalidSpecifier, TypeError):
         raise InvalidModel(
             "`requires-python` in its `# /// script` block must be a text of version specifiers, "
             'such as ">=3.11,<3.13"'
-        )
+        ) from None
     return Needs(tuple(sorted({each.strip() for each in requirements})), python.strip())
 
 
-def _blocks(lines: Sequence[str]) -> Iterable[str]:
-    """Yield what stands in each block, without its comment marks."""
-    inner: list[str] | None = None
-    for line in lines:
-        mark = line.rstrip()
-        if inner is None:
-            inner = [] if mark == "# /// script" else None
-        elif mark == "# ///":
-            yield "\n".join(inner)
-            inner = None
-        elif mark == "#" or mark.startswith("# "):
-            inner.append(mark[2:])
-        else:
-            # It was never closed, so it is a comment as any other.
-            inner = None
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) and each.strip() for each in value)
-
-
 def distribution(requirement: str) -> str:
-    """Return which distribution a requirement is of, its name normalised (PEP 503)."""
+    """Return the name of a requirement's distribution, normalised (PEP 503)."""
     found = _DISTRIBUTION.match(requirement)
-    return re.sub(r"[-_.]+", "-", found[1]).lower() if found else ""
+    return canonicalize_name(found[1]) if found else ""
 
 
-def is_older(requirement: str, version: tuple[int, ...]) -> bool:
-    """Whether all that a requirement allows is older than a version.
-
-    Args:
-        requirement: Such as `pydantic[email]<2; python_version < "3.13"`.
-        version: Its numbers, such as (2, 7).
-    """
-    found = _DISTRIBUTION.match(requirement)
-    rest = requirement[found.end() :] if found else ""
-    specifiers = re.sub(r"^\s*\[[^\]]*\]", "", rest).partition(";")[0].strip("() ")
-    return any(_ends_before(kind, told, star, version) for kind, told, star in _clauses(specifiers))
-
-
-def _ends_before(kind: str, told: tuple[int, ...], star: bool, version: tuple[int, ...]) -> bool:
-    if kind == "~=":
-        told, star = told[:-1], True
-    elif kind not in ("==", "===", "<", "<="):
-        return False
-    size = len(told) if star else max(len(told), len(version))
-    ours, theirs = (each[:size] + (0,) * (size - len(each)) for each in (told, version))
-    return ours <= theirs if kind == "<" else ours < theirs
-
-
-def allows(specifiers: str, version: tuple[int, ...]) -> bool:
-    """Whether a version of Python is within version specifiers.
-
-    Args:
-        specifiers: Such as `>=3.11,<3.13`; empty allows any.
-        version: Its numbers, such as (3, 11, 7).
-    """
-    return all(_holds(kind, told, star, version) for kind, told, star in _clauses(specifiers))
-
-
-def _clauses(specifiers: str) -> list[tuple[str, tuple[int, ...], bool]]:
-    """Return each clause: comparison, numbers, and whether any numbers may follow."""
-    found = [_CLAUSE.fullmatch(each) for each in specifiers.split(",") if each.strip()]
-    if not all(found):
-        return []
-    return [(each[1], tuple(map(int, each[2].split("."))), bool(each[3])) for each in found if each]
-
-
-def _holds(kind: str, told: tuple[int, ...], star: bool, version: tuple[int, ...]) -> bool:
-    if kind == "~=":
-        return version[: len(told) - 1] == told[:-1] and version >= told
-    if star:
-        is_within = version[: len(told)] == told
-        return not is_within if kind == "!=" else is_within
-    size = max(len(told), len(version))
-    ours, theirs = (each + (0,) * (size - len(each)) for each in (version, told))
-    return {
-        "==": ours == theirs,
-        "===": ours == theirs,
-        "!=": ours != theirs,
-        "<": ours < theirs,
-        "<=": ours <= theirs,
-        ">": ours > theirs,
-        ">=": ours >= theirs,
-    }[kind]
+def allows(specifiers: str, version: str) -> bool:
+    """Say whether a version of Python is within version specifiers, such as `>=3.11,<3.13`."""
+    return SpecifierSet(specifiers).contains(version)

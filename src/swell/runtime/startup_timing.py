@@ -1,9 +1,8 @@
-"""The clock of phases: how a worker, its model processes and its models came to be at work.
+"""Phases of a worker's cold start, and of later restarts and model switches.
 
-All seconds are monotonic ones of this machine, which its processes share; a jump of the wall clock
-changes nothing. Only the boot, which begins on another machine, is between two wall clocks, and
-what cannot be is not told. What is told of a cold start before the worker has registered, and to
-whom, is here too.
+Seconds are monotonic, which all processes of a machine share, so setting the wall clock changes
+nothing. Only the boot, which begins on another machine, lies between two wall clocks; an impossible
+one is dropped.
 """
 
 import asyncio
@@ -34,50 +33,50 @@ from swell.core.task import new_id
 if TYPE_CHECKING:
     from swell.protocol.worker_messages import Dispatch
 
-#: What has changed is told no sooner than so long after the last time, in seconds.
+#: Least time between two reports, in seconds.
 SOONEST_S: Final = 1.0
 
-#: How often it is told until the backend says otherwise, in seconds.
+#: Time between two reports until the backend sets another, in seconds.
 OFTEN_S: Final = 10.0
 
-#: A worker that ends waits no longer to have that heard, in seconds.
+#: Longest wait for the last report of a worker that ends, in seconds.
 LAST_WORD_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """What came before this process ran any code of ours."""
+    """What happened before this process ran code of Swell."""
 
-    #: For how long the process has run, in seconds.
+    #: Age of the process, in seconds.
     age_s: float = 0.0
-    #: When the machine was asked for, by the clock of whoever asked.
+    #: When the machine was requested, by the clock of the requester.
     asked_at: datetime | None = None
-    #: For how long the container has run, in seconds; None for as long as the process.
+    #: Age of the container, in seconds; None if it is that of the process.
     container_age_s: float | None = None
-    #: How long the image took to come, in seconds; None where nobody knows.
+    #: Duration of the image's pull, in seconds; None if unknown.
     pull_s: float | None = None
 
 
 class Process(Protocol):
-    """What a model process tells of its phases."""
+    """The phases of a model process."""
 
-    #: In monotonic seconds, so far.
+    #: So far, in monotonic seconds.
     spans: Sequence[Span]
     #: Names of its models; empty until they are imported.
     models: Sequence[str]
-    #: Set whenever one of these has changed.
+    #: Set after a change of these.
     has_news: asyncio.Event
 
 
 class Startups:
-    """The cold start of one worker, and what is started later in its life.
+    """The cold start of one worker, and later restarts and switches.
 
     Args:
         clock: The time.
         pool: Of the worker.
-        device: Where its models go.
-        beginning: What came before.
-        instance: What its machine is called by whoever launched it.
+        device: Of its models.
+        beginning: What happened before.
+        instance: Name of the machine at its provider.
     """
 
     def __init__(
@@ -89,19 +88,19 @@ class Startups:
         instance: str = "",
     ) -> None:
         self._clock = clock
-        self._pool = pool
-        self._device = device
+        self._of_all: dict[str, Any] = {"pool": pool, "device": device}
         self._instance = instance
         self._id = new_id(clock.now())
         self._spans, self._origin_s = _before(beginning or Beginning(), clock)
         self._began_s = max((s.end_s or 0.0 for s in self._spans), default=0.0)
-        #: How long it took until tasks were taken, and when the first came.
+        #: Seconds until the worker was ready for tasks, until the first came, and without the wait
+        #: in between.
         self._ready_s: float | None = None
         self._registering_s: float | None = None
         self._task_s: float | None = None
         self._whole_s: float | None = None
         self._models: list[str] = []
-        #: Of the process that is being started.
+        #: The process that is being started.
         self._process: Process | None = None
 
     @property
@@ -115,40 +114,40 @@ class Startups:
         return self._task_s is not None
 
     def follow(self, process: Process) -> None:
-        """Take the phases of this model process for those of the worker, which is imported now."""
+        """Add the phases of this model process; the worker itself is imported now."""
         self._process = process
-        own = Span(phase=Phase.IMPORT, start_s=self._began_s, end_s=self._now_s())
-        self._spans = [*self._spans, own]
+        self._add(Phase.IMPORT, self._began_s, self._now_s())
 
     @contextlib.contextmanager
     def fetching(
         self, source: str = "", has_come: Callable[[], bool] = lambda: True
     ) -> Iterator[None]:
-        """Time what this process does to bring weights to the machine.
+        """Time a download of weights by this process.
 
         Args:
-            source: From where, such as `bucket`.
-            has_come: Asked at the end: where nothing has come there was no such phase.
+            source: Where from, such as `bucket`.
+            has_come: Called at the end; if nothing was downloaded there is no such phase.
         """
-        span = Span(phase=Phase.FETCH, start_s=self._now_s(), source=source)
-        self._spans = [*self._spans, span]
+        start_s = self._now_s()
+        self._add(Phase.FETCH, start_s, None, source)
+        span = self._spans[-1]
         yield
-        ended = [msgspec.structs.replace(span, end_s=self._now_s())] if has_come() else []
-        self._spans = [*(each for each in self._spans if each is not span), *ended]
+        self._spans.remove(span)
+        if has_come():
+            self._add(Phase.FETCH, start_s, self._now_s(), source)
 
     async def tell(
         self,
         dispatch: "Dispatch",
         note: Callable[[SwellError | None], None] = lambda error: None,
     ) -> None:
-        """Tell how far the cold start is whenever that changes, until it is ready.
+        """Report the cold start after each change, until the worker is ready.
 
-        A backend that is older than this is left alone, one that is away, has failed or is told
-        too much is tried again.
+        Reports end if the backend does not know them; after other errors they go on.
 
         Args:
             dispatch: The backend.
-            note: Called after each call, with its error if it failed.
+            note: Called after each report, with its error if it failed.
         """
         often_s = OFTEN_S
         while not self.is_ready:
@@ -170,38 +169,32 @@ class Startups:
                         await news.wait()
 
     async def tell_end(self, dispatch: "Dispatch") -> None:
-        """Tell that it ended before it was ready. Nothing else waits for that for long."""
+        """Report, within a short time, that the worker ended before it was ready."""
         with contextlib.suppress(SwellError, TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
                 await dispatch.starting(self.cold(StartupState.DIED))
 
     def registering(self) -> Startup:
-        """Return what is told with a registration: it is ready now, or has been for some time."""
-        state = StartupState.READY if self._whole_s is None else StartupState.DONE
-        told = self.cold(state)
+        """Return the report for a registration."""
+        told = self.cold(StartupState.READY if self._whole_s is None else StartupState.DONE)
         if self._ready_s is not None:
             return told
         self._registering_s = told.age_s
         return msgspec.structs.replace(told, ready_s=told.age_s)
 
     def ready(self) -> None:
-        """Note that the registration was answered, so that tasks are taken from when it was told.
-
-        Of several times the first counts.
-        """
-        if self._ready_s is None:
-            if self._process is not None:
-                self._models = list(self._process.models)
-            self._spans = self._all_spans()
-            self._process = None
-            self._ready_s = self._registering_s
-            if self._ready_s is None:
-                self._ready_s = self._now_s()
-            if self._task_s is not None:
-                self._task_s = self._ready_s
+        """Note the answer to a registration: the worker is ready since it was sent. Idempotent."""
+        if self._ready_s is not None:
+            return
+        self._spans = self._all_spans()
+        if self._process is not None:
+            self._models, self._process = list(self._process.models), None
+        self._ready_s = self._now_s() if self._registering_s is None else self._registering_s
+        if self._task_s is not None:
+            self._task_s = self._ready_s
 
     def task_came(self) -> None:
-        """Note a task. Of several the first counts."""
+        """Note the first task. Idempotent."""
         if self._task_s is None:
             self._task_s = self._now_s()
 
@@ -210,19 +203,17 @@ class Startups:
         now_s = self._now_s()
         ready_s = now_s if self._ready_s is None else self._ready_s
         start_s = ready_s if self._task_s is None else max(ready_s, self._task_s)
-        first = Span(phase=Phase.FIRST_TASK, start_s=start_s, end_s=now_s)
-        self._spans = [*self._spans, first]
+        self._add(Phase.FIRST_TASK, start_s, now_s)
         self._whole_s = ready_s + now_s - start_s
         return self.cold(StartupState.DONE)
 
     def cold(self, state: StartupState) -> Startup:
-        """Return the cold start as it is now."""
+        """Return the cold start so far."""
         return Startup(
+            **self._of_all,
             id=self._id,
             state=state,
-            pool=self._pool,
             models=self._models if self._process is None else list(self._process.models),
-            device=self._device,
             host=socket.gethostname(),
             pid=os.getpid(),
             instance=self._instance,
@@ -236,54 +227,60 @@ class Startups:
         """Return the restart of a model process whose models are loaded now.
 
         Args:
-            since_s: When the one before was lost, in monotonic seconds.
+            since_s: When the previous one was lost, in monotonic seconds.
             process: The new one.
         """
         spans = _imported(process, since_s)
         return self._later(StartupKind.RESTART, since_s, spans, StartupState.DONE)
 
     def switched(self, model: str, since_s: float, process: Process, *, is_there: bool) -> Startup:
-        """Return the switch that has brought a model, or could not.
+        """Return a switch to another model.
 
         Args:
-            model: Which one.
-            since_s: When it began, in monotonic seconds.
-            process: In which.
+            model: Its name.
+            since_s: When the switch began, in monotonic seconds.
+            process: The model process.
             is_there: Whether the model is on the device now.
         """
         state = StartupState.DONE if is_there else StartupState.DIED
         spans = [each for each in process.spans if each.model == model]
-        told = self._later(StartupKind.SWITCH, since_s, spans, state)
-        return msgspec.structs.replace(told, models=[model])
+        return self._later(StartupKind.SWITCH, since_s, spans, state, [model])
 
     def _later(
-        self, kind: StartupKind, since_s: float, spans: Sequence[Span], state: StartupState
+        self,
+        kind: StartupKind,
+        since_s: float,
+        spans: Sequence[Span],
+        state: StartupState,
+        models: Sequence[str] = (),
     ) -> Startup:
         return Startup(
+            **self._of_all,
             id=new_id(self._clock.now()),
             kind=kind,
             state=state,
-            pool=self._pool,
-            device=self._device,
+            models=list(models),
             age_s=self._clock.monotonic_s() - since_s,
             spans=_shifted(spans, since_s),
         )
+
+    def _add(self, phase: Phase, start_s: float, end_s: float | None, source: str = "") -> None:
+        self._spans.append(Span(phase=phase, start_s=start_s, end_s=end_s, source=source))
 
     def _now_s(self) -> float:
         return self._clock.monotonic_s() - self._origin_s
 
     def _all_spans(self) -> list[Span]:
-        process = self._process
-        if process is None:
+        if self._process is None:
             return list(self._spans)
-        since_s = self._origin_s + self._began_s
-        return [*self._spans, *_shifted(_imported(process, since_s), self._origin_s)]
+        imported = _imported(self._process, self._origin_s + self._began_s)
+        return [*self._spans, *_shifted(imported, self._origin_s)]
 
 
 def _before(beginning: Beginning, clock: Clock) -> tuple[list[Span], float]:
-    """Return the phases before this process, and the monotonic second at which all began."""
+    """Return the phases before this process, and the monotonic second of the beginning."""
     age_s, container_s = beginning.age_s, beginning.container_age_s
-    # Another is of another container: its environment is used again.
+    # Any other age is that of another container, whose environment is reused.
     if container_s is not None and 0.0 <= container_s - age_s <= MAX_BOOT_S:
         age_s = container_s
     took_s = boot_s(beginning.asked_at, clock.now() - timedelta(seconds=age_s))
@@ -300,15 +297,14 @@ def _before(beginning: Beginning, clock: Clock) -> tuple[list[Span], float]:
 
 
 def _imported(process: Process, since_s: float) -> list[Span]:
-    """Return a process's phases with its imports from when it was wanted."""
+    """Return a process's phases; its imports begin at `since_s`."""
     own = [each for each in process.spans if each.phase == Phase.IMPORT]
-    end_s = own[0].end_s if own else None
-    whole = Span(phase=Phase.IMPORT, start_s=since_s, end_s=end_s)
+    whole = Span(phase=Phase.IMPORT, start_s=since_s, end_s=own[0].end_s if own else None)
     return [whole, *(each for each in process.spans if each.phase != Phase.IMPORT)]
 
 
 def _shifted(spans: Sequence[Span], origin_s: float) -> list[Span]:
-    """Return spans in seconds since a moment."""
+    """Return spans in seconds since `origin_s`."""
     return [
         msgspec.structs.replace(
             each,
@@ -320,5 +316,5 @@ def _shifted(spans: Sequence[Span], origin_s: float) -> list[Span]:
 
 
 def _log() -> Any:
-    # Imported when it is needed: a model process is to be asked for before that.
+    # Imported late, so that the model process can be started first.
     return importlib.import_module("structlog").get_logger("swell.worker")

@@ -4,6 +4,7 @@ import io
 import random
 import resource
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,11 +15,10 @@ import msgspec
 import numpy as np
 import PIL.Image
 import pydantic
-from pydantic import BaseModel
 
 from swell.core.clock import Clock
 from swell.core.results import MOST_WARNINGS, TaskWarning
-from swell.runtime.ipc import Pipe, Sent
+from swell.runtime.ipc import Pipe
 from swell.runtime.ipc_messages import (
     MAX_FRAME_BYTES,
     MAX_OUTPUT_BYTES,
@@ -36,7 +36,7 @@ from swell.runtime.ipc_messages import (
 )
 from swell.runtime.model_residency import CannotLoad, check_device
 from swell.runtime.unicode_repair import describe_error, mend
-from swell.sdk.context import Cancelled, Listener, Reject
+from swell.sdk.context import Cancelled, Item, Listener, Reject
 from swell.sdk.define import Definition
 from swell.sdk.image_orientation import in_8_bits, upright
 from swell.sdk.media import Attachment, File, Image, flatten
@@ -89,37 +89,48 @@ class Reader:
     def __init__(self, definition: Definition, rng: random.Random) -> None:
         self._validate = definition.input_type.model_validate_json
         self._packs = pack_fields(definition.input_type)
-        self._may_have_seed = _may_have_seed(definition.input_type)
         self._rng = rng
 
-    def read(self, order: Order) -> Any:
-        """Return the input as validated.
-
-        Raises:
-            pydantic.ValidationError: It is not valid.
-        """
-        context = {"files": order.files, "loras": order.loras}
-        return self._validate(order.input, context=context if order.files or order.loras else None)
-
-    def inputs(self, checked: Any) -> list[Any] | None:
-        """Return the inputs of the samples that one input asks for; None where it is one."""
-        return inputs_of(checked, self._packs) if self._packs else None
-
-    def seed(self, order: Order, checked: Any, count: int) -> int:
-        """Return the seed of the first sample.
-
-        It is the input's own, which the model draws from, or the task's where the input has none;
-        one below 0 counts as none.
+    def job(
+        self,
+        order: Order,
+        pipe: Pipe,
+        clock: Clock,
+        pack: Callable[[Any], int | None] = lambda checked: None,
+    ) -> "Job | Fault":
+        """Validate the input of an order, and return its job, or the error of its task.
 
         Args:
-            order: What came.
-            checked: Its input, as validated.
-            count: How many samples there are.
+            order: The task.
+            pipe: To the worker.
+            clock: The clock.
+            pack: See `StepModel.pack`.
+        """
+        files = {"files": order.files, "loras": order.loras}
+        has_files = order.files or order.loras
+        try:
+            checked = self._validate(order.input, context=files if has_files else None)
+            inputs = inputs_of(checked, self._packs) if self._packs else None
+            size = pack(checked) if inputs is None else len(inputs)
+            count = order.count * (size or 1)
+            seed = self._seed(order, checked, count)
+        except pydantic.ValidationError as error:
+            return _fault_of_input(order.handle, error)
+        except Exception as error:  # code of the model
+            return fault_of(order.handle, error)
+        job = Job(order.handle, count, seed, checked, pipe, clock)
+        job.pack, job.inputs = size, inputs
+        if order.within_s is not None:
+            job.deadline_s = clock.monotonic_s() + order.within_s
+        return job
+
+    def _seed(self, order: Order, checked: Any, count: int) -> int:
+        """Return the seed of the first sample: that of the input, else of the task, else random.
 
         Raises:
-            pydantic.ValidationError: The seed of the last one cannot be recorded.
+            pydantic.ValidationError: The seed of the last sample cannot be recorded.
         """
-        own = getattr(checked, "seed", None) if self._may_have_seed else None
+        own = getattr(checked, "seed", None)
         if not isinstance(own, int) or isinstance(own, bool) or own < 0:
             return self._rng.getrandbits(SEED_BITS) if order.seed is None else order.seed
         most = MAX_SEED - (count - 1)
@@ -131,21 +142,8 @@ class Reader:
         return own
 
 
-def _may_have_seed(kind: type[BaseModel]) -> bool:
-    """Whether inputs of a type may have a seed of their own.
-
-    To look for one that is not there takes pydantic as long as to validate a small input.
-    """
-    is_usual = getattr(kind, "__getattr__", None) is getattr(BaseModel, "__getattr__", None)
-    if not is_usual or kind.model_config.get("extra") == "allow":
-        return True
-    return "seed" in kind.model_fields or hasattr(kind, "seed")
-
-
 def _defaults(checked: Any) -> dict[str, Any]:
-    """Return the settings that the input leaves to the model, as far as they are plain values."""
-    if not isinstance(checked, BaseModel):
-        return {}
+    """Return the settings that the input leaves to the model, if they are plain values."""
     given = checked.model_fields_set
     return {
         name: value
@@ -155,37 +153,24 @@ def _defaults(checked: Any) -> dict[str, Any]:
 
 
 class Job(Listener):
-    """A task while it runs: its samples, what they gave, and who hears them."""
-
-    __slots__ = (
-        "_clock",
-        "_pipe",
-        "count",
-        "device_s",
-        "early",
-        "engine",
-        "error",
-        "flat",
-        "handle",
-        "has_told",
-        "left",
-        "load_s",
-        "pack",
-        "previewed_s",
-        "results",
-        "run_s",
-        "seed",
-        "sent",
-        "settings",
-        "told_s",
-        "warnings",
-    )
+    """A task while it runs: its samples and their results, and the listener of its model."""
 
     def __init__(
         self, handle: int, count: int, seed: int, checked: Any, pipe: Pipe, clock: Clock
     ) -> None:
         self.handle = handle
+        self.checked = checked
         self.count = count
+        #: The inputs of its samples, where its fields are packs (`ui.pack`).
+        self.inputs: list[Any] | None = None
+        #: Its model and samples, if it is drawn in steps, and when its first step began.
+        self.model = ""
+        self.samples: list[Any] = []
+        self.began_s: float | None = None
+        #: Whether progress was reported.
+        self.is_told = False
+        #: On the clock, in seconds; None for no deadline.
+        self.deadline_s: float | None = None
         #: How many of its samples are one result, which is then a list; None for one by itself.
         self.pack: int | None = None
         self.seed = seed
@@ -215,15 +200,20 @@ class Job(Listener):
         self._pipe = pipe
         self._clock = clock
 
+    def item(self, index: int, listener: Listener) -> Item[Any]:
+        """Return one of its samples."""
+        own = self.checked if self.inputs is None else self.inputs[index % len(self.inputs)]
+        return Item(own, seed=self.seed + index, index=index, count=self.count, listener=listener)
+
     @property
     def progress_every_s(self) -> float:
-        """Seconds between two words of progress."""
+        """Least seconds between two reports of progress."""
         is_watched = self.handle in self._pipe.watched
         return PROGRESS_EVERY_S if is_watched else UNWATCHED_EVERY_S
 
     @property
     def is_shown(self) -> bool:
-        """Whether somebody looks at previews of it."""
+        """Whether a client looks at its previews."""
         return self.handle in self._pipe.watched and self.handle not in self._pipe.stopped
 
     def progress(self, done: int, total: int) -> None:
@@ -336,29 +326,15 @@ def _files_of(result: Any) -> list[Attachment] | None:
 
 def thumbnail(make: Callable[[], Any]) -> bytes | None:
     """Return a small JPEG of the picture that `make` gives; None, and a traceback, if it fails."""
-    picture = picture_of(make)
-    return None if picture is None else small_jpeg(picture)
-
-
-def picture_of(make: Callable[[], Any]) -> PIL.Image.Image | None:
-    """Return the picture that `make` gives; None, and a traceback, if it fails."""
     try:
         picture = make()
-        return (picture if isinstance(picture, Image) else Image(picture)).pil()
-    except Exception:
-        # A picture that only shows what is to come must not fail what comes.
-        traceback.print_exc()
-        return None
-
-
-def small_jpeg(picture: PIL.Image.Image) -> bytes | None:
-    """Return a small JPEG of a picture; None, and a traceback, if it fails."""
-    try:
+        picture = (picture if isinstance(picture, Image) else Image(picture)).pil()
         small = picture.convert("RGB")
         small.thumbnail((PREVIEW_PX, PREVIEW_PX))
         file = io.BytesIO()
         small.save(file, "JPEG", quality=70)
     except Exception:
+        # A preview that fails must not fail the task.
         traceback.print_exc()
         return None
     return file.getvalue()
@@ -399,17 +375,26 @@ class Outbox:
         """Whether nothing waits to be sent."""
         return not (self._done or self._stopped or self.faults)
 
-    def add(self, job: Job) -> Sent | None:
-        """Take a job whose samples have all run; return what a thread was given of it."""
+    def add(self, job: Job) -> threading.Event | None:
+        """Take a job whose samples have all run; return an event that is set once it was sent."""
         if job.handle in self._pipe.stopped or isinstance(job.error, Cancelled):
             self._stopped.append(job.handle)
             self._stopped_s.append(job.device_s)
-        elif job.error is not None:
-            self._add_fault(job, job.error)
-        elif self._aside:
+        elif self._aside and job.error is None:
             return self._pipe.send_made(partial(_results_of, self._batch, job))
         else:
-            self._add_result(job)
+            told, size_bytes = _result_of(job)
+            if isinstance(told, Done):
+                if self._waiting_bytes + size_bytes > FLUSH_BYTES:
+                    self.flush()
+                self._waiting_bytes += size_bytes
+                self._done.append(told)
+            else:
+                if job.error is not None and job.error is self._logged:
+                    # One exception may have failed a whole batch: its traceback is sent once.
+                    told = msgspec.structs.replace(told, traceback="")
+                self._logged = job.error
+                self.faults.append(told)
         self.tick()
         return None
 
@@ -417,26 +402,6 @@ class Outbox:
         """Show that a call of the model has ended, also where no task has."""
         if self._clock.monotonic_s() - self._flushed_s >= FLUSH_EVERY_S:
             self.flush()
-
-    def _add_result(self, job: Job) -> None:
-        try:
-            output, packed = _packed(job)
-            size_bytes = _check_size(output, packed)
-        except Exception as error:
-            self._add_fault(job, error)
-            return
-        if self._waiting_bytes + size_bytes > FLUSH_BYTES:
-            self.flush()
-        self._waiting_bytes += size_bytes
-        self._done.append(_done(job, output, packed))
-
-    def _add_fault(self, job: Job, error: Exception) -> None:
-        # One exception may have failed a whole batch: its traceback is worth telling once.
-        fault = _fault(job, error)
-        if error is not self._logged and not isinstance(error, Reject | WrongLora | OutputTooLarge):
-            fault = with_traceback(fault, error)
-            self._logged = error
-        self.faults.append(fault)
 
     def flush(self, *, is_last: bool = False) -> None:
         """Send what is there; nothing is a sign of life."""
@@ -447,32 +412,27 @@ class Outbox:
         self._flushed_s = self._clock.monotonic_s()
 
 
-def with_traceback(fault: Fault, error: Exception) -> Fault:
-    """Return a fault with what its worker logs of it: only the worker knows whose task it is."""
-    text = "".join(traceback.format_exception(error))
-    return msgspec.structs.replace(fault, traceback=text[-MAX_TRACEBACK:])
-
-
-def _done(job: Job, output: bytes, files: list[Pixels | Blob]) -> Done:
-    told = job.run_s, files, job.load_s, job.device_s, job.sent, job.warnings
-    return Done(job.handle, output, job.seed, *told)
+def _result_of(job: Job) -> tuple[Done | Fault, int]:
+    """Return the result of a job, and its size in bytes."""
+    error = job.error
+    if error is None:
+        try:
+            output, packed = _packed(job)
+            size_bytes = _check_size(output, packed)
+            told = job.run_s, packed, job.load_s, job.device_s, job.sent, job.warnings
+            return Done(job.handle, output, job.seed, *told), size_bytes
+        except Exception as failed:
+            error = failed
+    fault = fault_of(job.handle, error, job.run_s)
+    return msgspec.structs.replace(fault, load_s=job.load_s, device_s=job.device_s), 0
 
 
 def _results_of(batch: int, job: Job) -> list[Frame]:
-    """Return the frame with what came of one job."""
-    done: list[Done] = []
-    faults: list[Fault] = []
-    try:
-        output, packed = _packed(job)
-        _check_size(output, packed)
-        done.append(_done(job, output, packed))
-    except Exception as error:
-        fault = _fault(job, error)
-        if not isinstance(error, Reject | OutputTooLarge):
-            fault = with_traceback(fault, error)
-        faults.append(fault)
-    # Nobody else keeps it, and pictures are large.
+    """Return the frame with the result of one job."""
+    told, _ = _result_of(job)
+    # Pictures are large.
     job.results.clear()
+    done, faults = ([told], []) if isinstance(told, Done) else ([], [told])
     return [Results(batch, done, faults, [], False, peak_bytes())]
 
 
@@ -570,13 +530,8 @@ def _json(value: Any) -> bytes:
         return msgspec.json.encode(mend(value))
 
 
-def _fault(job: Job, error: Exception) -> Fault:
-    fault = fault_of(job.handle, error, job.run_s)
-    return msgspec.structs.replace(fault, load_s=job.load_s, device_s=job.device_s)
-
-
-def fault_of(handle: int, error: Exception, run_s: float) -> Fault:
-    """Return what is told of a task whose model raised something.
+def fault_of(handle: int, error: Exception, run_s: float = 0.0) -> Fault:
+    """Return the error of a task whose model raised an exception.
 
     Raises:
         DeviceBroken: The task is not to blame.
@@ -588,13 +543,18 @@ def fault_of(handle: int, error: Exception, run_s: float) -> Fault:
     if isinstance(error, OutputTooLarge):
         return Fault(handle, "output_too_large", "The output is too large", detail, False, run_s)
     if isinstance(error, CannotLoad):
-        return Fault(handle, "model_load_failed", "The model cannot be loaded", detail, True, run_s)
-    detail = f"{type(error).__name__}: {detail}"
-    return Fault(handle, "model_error", "The model failed", detail, True, run_s)
+        title = "The model cannot be loaded"
+        fault = Fault(handle, "model_load_failed", title, detail, True, run_s)
+    else:
+        detail = f"{type(error).__name__}: {detail}"
+        fault = Fault(handle, "model_error", "The model failed", detail, True, run_s)
+    # Only the worker knows whose task it is, so it logs the traceback.
+    text = "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
+    return msgspec.structs.replace(fault, traceback=text)
 
 
-def fault_of_input(handle: int, error: pydantic.ValidationError) -> Fault:
-    """Return what is told of an input that is not valid: each value by its JSON pointer."""
+def _fault_of_input(handle: int, error: pydantic.ValidationError) -> Fault:
+    """Return the error of an input that is not valid: each value by its JSON pointer."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     told = [
         f"/{'/'.join(str(part) for part in problem['loc'])}: {problem['msg']}"

@@ -74,7 +74,7 @@ class Endpoint:
                 await reply.send(call)
             key = (scope["method"], self._path, call.status)
             took_s = service.clock.monotonic_s() - call.started_s
-            service.metrics.observe("swell_http_request_seconds", key, took_s)
+            service.metrics.observe(key, swell_http_request_seconds=took_s)
         if service.request_log is not None:
             service.request_log.write(call, self._path)
 
@@ -194,24 +194,21 @@ class App:
         if scope["type"] == "http":
             if scope["path"].startswith(VERSIONED):
                 scope["path"] = path_meant(scope["path"])
-            await self._find(scope)(scope, receive, send)
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            methods = self._fixed.get(path, {})
+            if not methods:
+                for pattern, of_pattern in self._patterns:
+                    if found := pattern.match(path):
+                        scope["path_params"], methods = found.groupdict(), of_pattern
+                        break
+            endpoint = methods.get(scope["method"])
+            answer = endpoint or _NoOperation(self.service, methods, self._paths)
+            await answer(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             # A WebSocket: no operation takes one.
             await send({"type": "websocket.close", "code": 1000})
-
-    def _find(self, scope: Scope) -> Endpoint | _NoOperation:
-        """Return the operation of a request, or what refuses it."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        methods = self._fixed.get(path, {})
-        if not methods:
-            for pattern, of_pattern in self._patterns:
-                if found := pattern.match(path):
-                    scope["path_params"], methods = found.groupdict(), of_pattern
-                    break
-        endpoint = methods.get(scope["method"])
-        return endpoint or _NoOperation(self.service, methods, self._paths)
 
     async def start(self) -> None:
         """Make ready for requests."""

@@ -27,7 +27,7 @@ from swell.server.rollouts.canary_monitor import look_after_canaries, note_swept
 from swell.server.serializers import encode
 from swell.server.service import Service
 from swell.server.tasks.event_streams import frame, queued_data
-from swell.server.tasks.task_changes import count_end, publish_changes
+from swell.server.tasks.submit import count_end, publish_changes
 from swell.server.webhooks.webhook_endpoints import REFRESH_S as ENDPOINTS_EVERY_S
 from swell.server.workers.startups import expire_startups
 from swell.settings.backend_settings import RetentionClass, RetentionSettings
@@ -237,7 +237,7 @@ class Duties:
         due_s = clock.monotonic_s() + _LAG_EVERY_S
         await clock.sleep(_LAG_EVERY_S)
         late_s = max(0.0, clock.monotonic_s() - due_s)
-        self._service.metrics.observe("swell_event_loop_lag_seconds", (), late_s)
+        self._service.metrics.observe((), swell_event_loop_lag_seconds=late_s)
 
     async def _retire(self) -> None:
         while await retire(self._service) >= _RETIRE_LIMIT:
@@ -291,7 +291,7 @@ async def sweep(service: Service) -> int:
             note_swept(service, task, what)
         if task.state.is_terminal:
             count_end(service, task)
-    await publish_changes(service, tasks)
+    publish_changes(service, tasks)
     lost = [task for task in tasks if _change_by_sweep(task) == "lost"]
     try:
         await charge_lost(service, list({task.id: task for task in taken + lost}.values()))

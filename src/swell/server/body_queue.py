@@ -4,7 +4,7 @@ import asyncio
 from typing import Final
 
 from swell.core.errors import TooManyRequests
-from swell.server.json_limits import check_values
+from swell.server.request import check_values
 
 #: After a large body its key pauses for a multiple of the time that decoding and checking takes.
 _BYTES_PER_S: Final = 64 * 1024 * 1024

@@ -28,14 +28,14 @@ class Skew:
         self._store = store
         self._clock = clock
         self._changed = changed
-        #: Wall time by the database's clock minus monotonic time.
-        self._right_s: float | None = None
+        #: Wall time by the database's clock minus monotonic time; None if it has no clock.
+        self.right_s: float | None = None
         self._was_wrong = False
 
     @property
     def ahead_s(self) -> float:
         """How far this clock is ahead of the database's, in seconds; 0 if unknown."""
-        return 0.0 if self._right_s is None else self._offset_s() - self._right_s
+        return 0.0 if self.right_s is None else self._offset_s() - self.right_s
 
     @property
     def refusal(self) -> str:
@@ -43,7 +43,7 @@ class Skew:
 
         With a wrong clock, its leases and deadlines would harm those of other backends.
         """
-        if self._right_s is None or abs(ahead_s := self.ahead_s) <= MOST_SKEW_S:
+        if self.right_s is None or abs(ahead_s := self.ahead_s) <= MOST_SKEW_S:
             return ""
         where = "ahead of" if ahead_s > 0 else "behind"
         return (
@@ -69,7 +69,7 @@ class Skew:
         ahead_s = await self._store.clock_ahead_s()
         if ahead_s is None:
             return
-        self._right_s = self._offset_s() - ahead_s
+        self.right_s = self._offset_s() - ahead_s
         is_wrong = bool(self.refusal)
         if is_wrong is not self._was_wrong:
             self._was_wrong = is_wrong

@@ -143,7 +143,7 @@ class _Meter:
     """The use of one key."""
 
     def __init__(self, key: ApiKey, limits: KeyLimits) -> None:
-        self.own = key.limits, key.scopes
+        self.key = key
         self.limits = limits
         self.requests = _requests(key.id, limits)
         per_day = limits.tasks_per_day
@@ -227,7 +227,10 @@ class Limits:
             InvalidInput: It may never have this many at once.
             CreditsUsedUp: Its prepaid credit does not cover them.
         """
-        make = partial(self.quotas.accept, call, news, self._store.accept)
+        quotas, make = self.quotas, partial(self._store.accept, news)
+        is_known = self._clock.monotonic_s() < quotas.fresh_until_s
+        if not is_known or news[0].key_id in quotas.keys:
+            make = partial(quotas.accept, call, news, self._store.accept)
         meter = self._meter(call.caller)
         if meter.flight is None and meter.tasks is None:
             return await make()
@@ -317,9 +320,11 @@ class Limits:
         finally:
             streams.discard(stream)
 
-    def ended(self, key_id: str) -> None:
-        """Note the end of a task of a key."""
-        meter = self._meters.get(key_id)
+    def ended(self, task: Task) -> None:
+        """Note the end of a task."""
+        if task.key_id in self.quotas.ever:
+            self.quotas.ended(task)
+        meter = self._meters.get(task.key_id)
         if meter is not None and meter.flight is not None:
             meter.flight.add(-1)
 
@@ -384,8 +389,12 @@ class Limits:
 
     def _meter(self, key: ApiKey) -> _Meter:
         meter = self._meters.get(key.id)
-        if meter is None or meter.own != (key.limits, key.scopes):
-            if meter is None and len(self._meters) >= _MAX_METERS:
+        if meter is not None and meter.key is not key:
+            known, meter.key = meter.key, key
+            if (known.limits, known.scopes) != (key.limits, key.scopes):
+                meter = None
+        if meter is None:
+            if len(self._meters) >= _MAX_METERS:
                 self._remove_idle()
             limits = effective_limits(key, self._defaults)
             meter = self._meters[key.id] = _Meter(key, limits)

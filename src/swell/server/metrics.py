@@ -59,10 +59,10 @@ _BOUNDS: Final[Mapping[str, Sequence[float]]] = {
 }
 
 #: Parts of the backend with measured calls.
-_CONTRACTS: Final = ("store", "broker", "objects", "registry", "outbox", "bus")
+_CONTRACTS: Final = ("store", "broker", "objects", "registry", "outbox")
 
 #: Calls that wait for something to happen: only their errors are counted.
-_WAITING: Final = frozenset({"lease", "receive", "ended"})
+_WAITING: Final = frozenset({"lease"})
 
 #: Every metric with its labels, and its description. The reference is made from this table.
 _METRICS: Final = {
@@ -129,7 +129,7 @@ _METRICS: Final = {
     "swell_event_streams": "Open event streams.",
     "swell_http_request_seconds{method,route,status}": "HTTP requests, by method, route and "
     "status.",
-    "swell_call_seconds{contract,call}": "Calls of store, broker, objects, registry and bus, by "
+    "swell_call_seconds{contract,call}": "Calls of store, broker, objects and registry, by "
     "contract and call; without calls that wait for work or events, or have nothing to do.",
     "swell_call_errors_total{contract,call,code}": "Calls that failed because of a database, "
     "server or disk, by contract, call and code.",
@@ -214,13 +214,14 @@ class Metrics:
         """
         self.values[name][labels] += n
 
-    def observe(self, name: str, labels: object, value: float) -> None:
-        """Add a value to a histogram; `labels` as of `count`."""
-        histogram = self.histograms[name].get(labels)
-        if histogram is None:
-            histogram = self.histograms[name][labels] = Histogram(_BOUNDS[name])
-        histogram.counts[bisect.bisect_left(histogram.bounds, value)] += 1
-        histogram.total += value
+    def observe(self, labels: object, **values: float) -> None:
+        """Add a value to each of some histograms, by its name; `labels` as of `count`."""
+        for name, value in values.items():
+            histogram = self.histograms[name].get(labels)
+            if histogram is None:
+                histogram = self.histograms[name][labels] = Histogram(_BOUNDS[name])
+            histogram.counts[bisect.bisect_left(histogram.bounds, value)] += 1
+            histogram.total += value
 
     def know_pool(self, pool: str) -> None:
         """Start a pool's cold starts at 0, so that the first counts as an increase."""
@@ -352,6 +353,6 @@ class _Measured:
             finally:
                 if name not in _WAITING:
                     took_s = clock.monotonic_s() - started_s
-                    metrics.observe("swell_call_seconds", labels, took_s)
+                    metrics.observe(labels, swell_call_seconds=took_s)
 
         return call

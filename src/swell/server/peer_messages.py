@@ -10,7 +10,7 @@ from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.events import Event, EventKind, event_of
 from swell.core.task import Task, TaskState
 from swell.server.service import Service
-from swell.server.tasks.task_changes import learn
+from swell.server.tasks.submit import learn
 
 _log = structlog.get_logger("swell.api")
 
@@ -83,7 +83,7 @@ def take_events(service: Service, events: Iterable[Event]) -> None:
 async def catch_up(service: Service) -> None:
     """Read all tasks with listeners, leases or open estimates; publish their states locally."""
     listened, held = service.bus.subscribed(), service.fleet.held_tasks()
-    ids = list(dict.fromkeys([*listened, *held, *service.calibration.open_tasks()]))
+    ids = list(dict.fromkeys([*listened, *held, *service.calibration.open]))
     for start in range(0, len(ids), _BATCH):
         part = ids[start : start + _BATCH]
         found = await service.store.get(part)

@@ -7,17 +7,19 @@ most requests need the path, one or two headers and the body.
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
-from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
+
+import msgspec
 
 from swell.core.errors import InvalidRequest, TooLarge
 from swell.core.records import ApiKey
 from swell.core.telemetry import Trace, request_id
-from swell.server.body_queue import BodyQueue
 from swell.server.headers import GUARDS, NO_POLICY, Headers
-from swell.server.json_limits import MAX_VALUES, MAX_WORKER_VALUES, check_values
+
+if TYPE_CHECKING:
+    from swell.server.body_queue import BodyQueue
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -34,6 +36,15 @@ _PLAIN_ID: Final = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 #: Most bytes in a body of a client without a known key.
 MAX_KEYLESS_BYTES: Final = 256 * 1024
 
+#: Most values in a JSON body: fields and items, however deep. Strings may be as long as the body.
+MAX_VALUES: Final = 50_000
+
+#: Most values in a report of a worker: outputs may be long lists of numbers, such as embeddings.
+MAX_WORKER_VALUES: Final = 250_000
+
+#: Every byte but those that stand before a value, in an array or an object.
+_NOT_BEFORE_VALUES: Final = bytes(set(range(256)) - set(b",[{"))
+
 #: Longer bodies of a key wait for their turn, in bytes.
 _LARGE_BYTES: Final = 256 * 1024
 
@@ -42,8 +53,7 @@ class ClientGone(Exception):
     """The client hung up before the request was read."""
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct):
     """An answer: a body, or a stream of known length."""
 
     status: int
@@ -57,8 +67,9 @@ class Reply:
     #: Called if the client has hung up before the answer; None for nothing.
     lost: Callable[[], Awaitable[None]] | None = None
 
-    def all_headers(self, call: "Call") -> Headers:
-        """Return the headers, with those of every answer."""
+    async def send(self, call: "Call") -> None:
+        """Write the answer, with the headers of every answer."""
+        send = call.send
         headers = [(b"x-request-id", call.request_id.encode()), *call.added_headers]
         headers += self.headers or ()
         own = {name for name, _ in headers}
@@ -67,12 +78,6 @@ class Reply:
             length = len(self.body) if self.length is None else self.length
             headers.append((b"content-type", self.content_type))
             headers.append((b"content-length", b"%d" % length))
-        return headers
-
-    async def send(self, call: "Call") -> None:
-        """Write the answer."""
-        send = call.send
-        headers = self.all_headers(call)
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         if self.stream is not None and call.scope["method"] != "HEAD":
             async for chunk in self.stream:
@@ -100,7 +105,7 @@ class Call:
     about = ""
     of_others = False
     #: Where large bodies of its key wait for their turn; None for a worker's, which do not.
-    body_queue: BodyQueue | None = None
+    body_queue: "BodyQueue | None" = None
     #: Checks of its inputs so far (`Cards.check_input`).
     checked = 0
     #: The whole body, once it was read.
@@ -261,3 +266,36 @@ def too_large(limit_bytes: int) -> TooLarge:
         "POST /v1/uploads and name their URLs",
         headers={"connection": "close"},
     )
+
+
+def check_values(data: bytes, most: int = MAX_VALUES) -> int:
+    """Check that JSON has no more values than may be decoded at once; return how many it may have.
+
+    Raises:
+        TooLarge: It has more than `most`.
+    """
+    if len(data) <= most:
+        return len(data)
+    count = count_values(data, most)
+    if count > most:
+        raise TooLarge(
+            f"the body has more than {most:,} values, counting each field and each item of a "
+            "list: send fewer at once, or upload a long list as a file with POST /v1/uploads and "
+            "name its URL"
+        )
+    return count
+
+
+def count_values(data: bytes, most: int = MAX_VALUES) -> int:
+    """Return how many values JSON has, at most. Far above `most` the number is rough.
+
+    For ten megabytes it takes some milliseconds, where decoding takes half a second.
+    """
+    count = len(data.translate(None, _NOT_BEFORE_VALUES))
+    if count > most:
+        # Text may be full of commas. An object's field has at most two strings.
+        plain = data.replace(rb"\\", b"").replace(rb"\"", b"")
+        if plain.count(b'"') <= 4 * most:
+            bare = b"".join(plain.split(b'"')[::2])
+            count = len(bare.translate(None, _NOT_BEFORE_VALUES))
+    return count

@@ -3,7 +3,6 @@
 import functools
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -53,8 +52,7 @@ def rounded(number: float | None) -> float | None:
     return None if number is None else round(number, 3)
 
 
-@dataclass(frozen=True, slots=True)
-class UrlMaker:
+class UrlMaker(msgspec.Struct, frozen=True):
     """Makes absolute URLs for one request."""
 
     #: Scheme and host, without a slash at the end.
@@ -109,10 +107,10 @@ def task_view(
     return project(
         TaskView,
         task,
-        version=task.model_version,
+        version=task.version if task.run is None else task.run.version,
         output=output,
         artifacts=artifacts,
-        warnings=warnings_of(task),
+        warnings=task.warnings if task.run is None else warnings_of(task),
         position=position,
         eta_s=eta_s,
         timings=timings,

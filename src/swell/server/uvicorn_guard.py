@@ -6,6 +6,7 @@ and times what httptools parses, and refuses what goes beyond; uvicorn does the 
 
 import asyncio
 import re
+from collections.abc import MutableMapping
 from itertools import chain
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from swell.core.errors import HeadTooLarge, InvalidRequest, RequestTimeout, SwellError, UrlTooLong
 from swell.server.problem_details import problem_reply
-from swell.server.request import Call
+from swell.server.request import Call, poll
 
 #: Largest headers of a request, in bytes; trailers and chunk extensions count as well.
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -183,9 +184,15 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         path = self.url.partition(b"?")[0][:200].decode("ascii", "replace")
-        call = Call({"path": path}, _no_asgi, _no_asgi)
+        sent: list[MutableMapping[str, Any]] = []
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append(message)
+
+        call = Call({"path": path, "method": "GET"}, _nothing, send)
         reply = problem_reply(error, path=path, request_id=call.request_id)
-        headers = [*self.server_state.default_headers, *reply.all_headers(call)]
+        poll(reply.send(call))
+        headers = [*self.server_state.default_headers, *sent[0]["headers"]]
         lines = b"".join(b"%b: %b\r\n" % each for each in headers)
         head = b"%b%bconnection: close\r\n\r\n" % (STATUS_LINE[reply.status], lines)
         self.transport.write(head + reply.body)
@@ -279,8 +286,8 @@ def _authority(host: bytes) -> bytes:
     return re.sub(rb"\.?(:80|:443)?$", b"", host.strip().lower(), count=1)
 
 
-async def _no_asgi(*message: Any) -> Any:
-    raise RuntimeError("a refused request has no ASGI messages")
+async def _nothing() -> Any:
+    raise RuntimeError("a refused request has no body to receive")
 
 
 class _JoiningTransport:

@@ -100,7 +100,7 @@ class Line:
             yield lines[key][0][3].samples, lines[key][0][3]
 
         task = next(take_turns(clock.starts(lines), tasks_of))
-        clock.take(task.key, task.samples)
+        clock.tag(task.key, task.samples, is_served=True)
         line = lines[task.key]
         heapq.heappop(line)
         if not line:

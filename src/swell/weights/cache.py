@@ -6,7 +6,7 @@
     partial/9f86….part       what has come of a file so far; taken up again after a break
     listings/owner/name/version.json
     manifests/9f86….json    the files of a version that was pushed
-    wishes/…                what workers are about to fetch; see `swell.weights.fetch_intents`
+    fetching                locked by workers while they download what their models need
     addresses/…             which content an address led to lately, under the address's SHA-256
     folders/owner/name/version/…   links, for libraries that want a folder
     locks/…
@@ -25,6 +25,7 @@ import functools
 import hashlib
 import mmap
 import os
+import resource
 import secrets
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -36,7 +37,6 @@ from typing import IO, Any, Final
 import msgspec
 
 from swell.core.errors import InvalidRequest, NotFound, SwellError
-from swell.weights import fd_limits as descriptors
 from swell.weights.disk import CacheFull, CacheUnusable, disk_errors, sync_folder, write_whole
 from swell.weights.formats import check_content
 from swell.weights.weight_index import Entry, InvalidListing, Listing, check_digest
@@ -311,7 +311,11 @@ class WeightCache:
             NotCached: One is missing.
             CacheUnusable: This process may not open so many files.
         """
-        descriptors.allow(len(listing.files))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            # macOS allows fewer than it reports.
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         paths: dict[str, Path] = {}
         locks: list[IO[bytes]] = []
         try:
@@ -413,15 +417,29 @@ class WeightCache:
             yield
 
     def is_locked(self, key: str) -> bool:
-        """Return whether somebody holds a lock; leaves nothing behind."""
-        try:
-            with self._lock_path(key).open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+        """Return whether a process holds the lock of a file."""
+        return _is_locked(self._lock_path(key), fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Announce downloads to models that wait for files, until this block or the process ends.
+
+        The lock of a file is held only during its own download, and it may be the last of many.
+
+        Raises:
+            CacheUnusable: The folder cannot be written to.
+        """
+        path = self.folder / "fetching"
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        with file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    def is_fetching(self) -> bool:
+        """Return whether a worker has announced downloads."""
+        return _is_locked(self.folder / "fetching", fcntl.LOCK_EX)
 
     def _lock_path(self, key: str) -> Path:
         return self.folder / "locks" / check_digest(key, "key")
@@ -749,6 +767,17 @@ def _locked(path: Path, wait: bool) -> Iterator[None]:
                     os.utime(file.fileno())
                 yield
                 return
+
+
+def _is_locked(path: Path, how: int) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _remove_unused(path: Path) -> bool:

@@ -6,7 +6,7 @@
     load_torch(WEIGHTS.path("unet.safetensors"), device)
 
 The worker downloads. `Provided` waits for each file, for as long as a worker lives that is going to
-download it (`swell.weights.fetch_intents`).
+download it (`WeightCache.fetching`).
 """
 
 import threading
@@ -18,7 +18,6 @@ from swell.core.clock import Clock, SystemClock
 from swell.core.startup_phases import fetching
 from swell.settings.environment import process_environment, replace_environment
 from swell.weights.cache import InUse, NotCached, WeightCache
-from swell.weights.fetch_intents import is_wished
 from swell.weights.manifest import noted_manifest
 from swell.weights.weight_index import InvalidListing, Listing, Wanted, WantedFile, read_listing
 
@@ -193,9 +192,7 @@ class Provided:
             digests.add(wanted.manifest)
         if name in wanted.files or (manifest is not None and name in manifest.files):
             digests.add(self._digest(name))
-        if is_wished(self._cache.folder, {f"{wanted.model}@{wanted.version}", *digests}):
-            return True
-        return any(self._cache.is_locked(digest) for digest in digests)
+        return self._cache.is_fetching() or any(map(self._cache.is_locked, digests))
 
     def _pinned(self) -> Listing | None:
         """Return the manifest that the listing names, once it is in the cache."""

@@ -21,7 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
 
 from swell.weights.files import NoFile, open_file
 from swell.weights.onnx import check_locations
@@ -225,59 +227,49 @@ def parse_header(file: Any, name: str, file_bytes: int | None = None) -> Header:
             f"{name} is no safetensors file, or was cut off: its header would have {size} bytes, "
             f"the file has {file_bytes}"
         )
-    table = _parse_json(file.read(size), name)
-    metadata = table.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise BrokenWeights(f"{name}: its metadata is not a table of texts")
+    text = file.read(size)
     start = 8 + size
-    tensors = sorted(
-        (_tensor(key, entry, start, name) for key, entry in table.items()),
-        key=lambda tensor: (tensor.start, tensor.stop),
-    )
+    try:
+        if not text.startswith(b"{"):
+            raise ValueError("it does not begin with '{'")
+        table = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        metadata = msgspec.convert(table.pop("__metadata__", {}), dict[str, str])
+        tensors = [_tensor(key, entry, start) for key, entry in table.items()]
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise BrokenWeights(f"{name} is no safetensors file: its header: {error}") from None
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.stop))
     _check_cover(tensors, start, file_bytes, name)
     return Header(tuple(tensors), metadata, start, file_bytes)
 
 
-def _parse_json(text: bytes, name: str) -> dict[str, Any]:
-    def refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name stands twice")
-        return found
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 
-    try:
-        if not text.startswith(b"{"):
-            raise ValueError("it does not begin with '{'")
-        found = json.loads(text.decode("utf-8"), object_pairs_hook=refuse_twins)
-    except (ValueError, RecursionError) as error:
-        raise BrokenWeights(f"{name} is no safetensors file: its header: {error}") from None
-    assert isinstance(found, dict)
+
+class _Entry(msgspec.Struct, frozen=True):
+    dtype: str
+    shape: Annotated[list[_Count], msgspec.Meta(max_length=MAX_AXES)]
+    data_offsets: tuple[_Count, _Count]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
     return found
 
 
-def _tensor(key: str, entry: Any, data_start: int, name: str) -> Tensor:
-    def broken(what: str) -> BrokenWeights:
-        return BrokenWeights(f"{name}: tensor {key[:100]!r}: {what}")
-
-    if not isinstance(entry, dict):
-        raise broken("its entry is not a table")
-    kind, shape, offsets = (entry.get(part) for part in ("dtype", "shape", "data_offsets"))
-    if not isinstance(kind, str) or kind not in _TYPES:
-        raise broken(f"type {str(kind)[:20]!r} is not known")
-    if not _are_counts(shape) or len(shape) > MAX_AXES:
-        raise broken("its shape is not a list of counts")
-    if not _are_counts(offsets) or len(offsets) != 2:
-        raise broken("its offsets are not two counts")
-    begin, end = offsets
-    wanted = math.prod(shape) * _TYPES[kind][0]
-    if end - begin != wanted:
-        raise broken(f"its shape needs {wanted} bytes, its offsets give {end - begin}")
-    return Tensor(key, kind, tuple(shape), data_start + begin, data_start + end)
-
-
-def _are_counts(values: Any) -> TypeGuard[list[int]]:
-    # In Python True is an integer; in JSON it is none.
-    return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 62 for v in values)
+def _tensor(key: str, raw: Any, data_start: int) -> Tensor:
+    try:
+        entry = msgspec.convert(raw, _Entry)
+        if entry.dtype not in _TYPES:
+            raise ValueError(f"type {entry.dtype[:20]!r} is not known")
+        begin, end = entry.data_offsets
+        wanted = math.prod(entry.shape) * _TYPES[entry.dtype][0]
+        if end - begin != wanted:
+            raise ValueError(f"its shape needs {wanted} bytes, its offsets give {end - begin}")
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise ValueError(f"tensor {key[:100]!r}: {error}") from None
+    return Tensor(key, entry.dtype, tuple(entry.shape), data_start + begin, data_start + end)
 
 
 def _check_cover(tensors: list[Tensor], start: int, file_bytes: int, name: str) -> None:

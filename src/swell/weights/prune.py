@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Final
 
 from swell.weights.cache import NotCached, WeightCache
-from swell.weights.fetch_intents import forget_the_dead, is_wished
 from swell.weights.manifest import noted_manifest
 from swell.weights.weight_errors import RefusedFormat
 from swell.weights.weight_index import Entry, InvalidListing, Listing
 
 #: Where files get their names when they are whole. Writing one takes no longer than this.
-_DRAFTS: Final = ("addresses", "listings", "manifests", "unsynced", "wishes")
+_DRAFTS: Final = ("addresses", "listings", "manifests", "unsynced")
 _DRAFT_TIME: Final = timedelta(minutes=1)
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
@@ -122,8 +121,6 @@ def prune(
     )
     for path in _drafts(cache.folder):
         traces += _drop_trace(path, before - _DRAFT_TIME, is_dry_run=is_dry_run)
-    if not is_dry_run:
-        forget_the_dead(cache.folder)
     return Pruned(
         tuple(gone), names, broken, partials, partial_bytes, dict(kept), left_bytes, traces
     )
@@ -205,10 +202,9 @@ def _is_needed(cache: WeightCache, digest: str, gone: Collection[str]) -> bool:
         manifest = noted_manifest(cache, digest)
     except (NotCached, InvalidListing, RefusedFormat):
         return False
-    told = {digest, f"{manifest.model}@{manifest.version}"}
     entries = manifest.files.values()
     is_whole = all(cache.has(entry) and entry.sha256 not in gone for entry in entries)
-    return is_whole or is_wished(cache.folder, told)
+    return is_whole or cache.is_fetching()
 
 
 def _settled(cache: WeightCache) -> Iterator[Path]:

@@ -37,7 +37,6 @@ from swell.protocol.worker_messages import (
     Ask,
     BackendUnavailable,
     Dispatch,
-    Enclosure,
     Grant,
     LeasedTask,
     Registration,
@@ -275,7 +274,7 @@ class BackendSession:
         return self.takes_work and self._guest.can_run
 
     def _credit(self) -> int:
-        if not self._wants_work or self._is_report_asking or self._desk.has_outcomes:
+        if not self._wants_work or self._is_report_asking or self._desk.outcomes:
             return 0
         return self._desk.free
 
@@ -345,7 +344,7 @@ class BackendSession:
             await self._desk.small_news.wait()
             self._desk.small_news.clear()
             await self._clock.sleep(max(0.0, self._told_s + QUIET_S - self._clock.monotonic_s()))
-            if self._desk.has_progress:
+            if self._desk.progress:
                 self._desk.news.set()
 
     async def report_once(self, *, goodbye: bool = False) -> None:
@@ -381,12 +380,19 @@ class BackendSession:
         try:
             answer = await self._call(
                 lambda worker_id: self._dispatch.report(
-                    _report(
-                        *(page, worker_id, self._desk),
+                    Report(
+                        worker_id=worker_id,
+                        progress=page.progress,
+                        settlements=page.settlements,
+                        enclosures=page.enclosures(),
+                        holds=page.holds,
                         ask=ask,
                         onward=onward,
-                        goodbye=goodbye,
+                        residents=self._desk.residents,
                         known=self._known if asks else None,
+                        switches=self._desk.switches,
+                        startups=list(self._desk.startups),
+                        goodbye=goodbye,
                     )
                 ),
                 asks=asks,
@@ -427,15 +433,17 @@ class BackendSession:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_ANSWER_S):
                 await self._is_quiet.wait()
-        if self._desk.has_outcomes:
+        if self._desk.outcomes:
             # The long poll brought tasks after all.
             await self._tell_rest()
 
     async def _tell_rest(self) -> None:
         pages = [] if self._unanswered is None else [self._unanswered]
-        while self._desk.has_outcomes:
+        while self._desk.outcomes:
             pages.append(self._desk.take())
-        outcomes = [ReportPage(page.settlements, [], []) for page in pages if page.settlements]
+        outcomes = [
+            ReportPage(page.settlements, [], [], page.files) for page in pages if page.settlements
+        ]
         for page in outcomes[:-1]:
             await self._tell_all(page)
         await self._tell_all(outcomes[-1] if outcomes else ReportPage([], [], []), goodbye=True)
@@ -471,36 +479,3 @@ def _instead(page: ReportPage, error: SwellError) -> list[ReportPage]:
         )
     failed = Failed(error=failure, retryable=False)
     return [ReportPage([msgspec.structs.replace(settlement, outcome=failed)], [], [])]
-
-
-def _enclosed(page: ReportPage, desk: InflightTasks) -> list[Enclosure]:
-    """Return the files that travel with a page, each once."""
-    with_ends = desk.enclosed(page.settlements)
-    early = desk.enclosed_early(page.progress) if page.progress else []
-    return list({file.key: file for file in [*with_ends, *early]}.values()) if early else with_ends
-
-
-def _report(
-    page: ReportPage,
-    worker_id: str,
-    desk: InflightTasks,
-    *,
-    ask: int,
-    onward: int = 0,
-    goodbye: bool,
-    known: list[Hold] | None,
-) -> Report:
-    return Report(
-        worker_id=worker_id,
-        progress=page.progress,
-        settlements=page.settlements,
-        enclosures=_enclosed(page, desk),
-        holds=page.holds,
-        ask=ask,
-        onward=onward,
-        residents=desk.residents,
-        known=known,
-        switches=desk.switches,
-        startups=list(desk.startups),
-        goodbye=goodbye,
-    )

@@ -13,7 +13,7 @@ at a time, so that a task that kills its process kills no other attempt.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -77,11 +77,15 @@ def room_of(card: ModelCard, *, is_pinned: bool = False) -> int:
     return card.step_bucket and max(LEAST_ROOM, 2 * card.step_bucket, int(CROWD * rows / 2))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Place(Generic[EntryT]):
-    order: int
     entry: EntryT
+    model: str
     samples: int
+    alone: bool
+    #: The batch key, and the most samples of a batch.
+    key: Hashable = None
+    most: int = 0
 
 
 def _at_once(model: str, entry: object) -> bool:
@@ -89,103 +93,68 @@ def _at_once(model: str, entry: object) -> bool:
 
 
 class BatchQueue(Generic[EntryT]):
-    """Who waits for the model, by batch key."""
+    """Entries that wait for the model, in order."""
 
     def __init__(self) -> None:
-        self._queues: dict[Hashable, deque[_Place[EntryT]]] = {}
-        self._limits: dict[Hashable, int] = {}
-        self._models: dict[Hashable, str] = {}
-        self._order = 0
-        self._early = 0
-        self._length = 0
+        self._waiting: deque[_Place[EntryT]] = deque()
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._waiting)
 
     @property
     def models(self) -> set[str]:
-        """The models that somebody waits for."""
-        return set(self._models.values())
+        """The models that entries wait for."""
+        return {place.model for place in self._waiting}
 
     def add(
         self, entry: EntryT, batching: Batching, key: Hashable, *, samples: int, alone: bool = False
     ) -> None:
-        """Put an entry at the end of the line."""
-        self._order += 1
-        self._put(_Place(self._order, entry, samples), batching, key, alone)
+        """Put an entry at the end of the queue."""
+        self._waiting.append(_place(entry, batching, key, samples, alone))
 
     def put_back(
         self, entry: EntryT, batching: Batching, key: Hashable, *, samples: int, alone: bool = False
     ) -> None:
-        """Put an entry before everybody else; of several, put the last one back first."""
-        self._early -= 1
-        self._put(_Place(self._early, entry, samples), batching, key, alone)
-
-    def _put(self, place: _Place[EntryT], batching: Batching, key: Hashable, alone: bool) -> None:
-        if alone:
-            key = (key, place.order)
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = deque()
-            self._limits[key] = 1 if alone else batching.max
-            self._models[key] = batching.model
-        if place.order < 0:
-            queue.appendleft(place)
-        else:
-            queue.append(place)
-        self._length += 1
+        """Put an entry before all others; of several, put the last one back first."""
+        self._waiting.appendleft(_place(entry, batching, key, samples, alone))
 
     def take(self, lets_pass: Callable[[str, EntryT], bool] = _at_once) -> list[EntryT]:
-        """Remove and return the next batch, in order; empty if nobody waits.
+        """Remove and return the next batch, in order; empty if no entry waits.
 
-        An entry with more samples than a batch may hold comes by itself: the model process cuts it.
+        An entry with more samples than a batch may hold comes alone: the model process cuts it.
 
         Args:
-            lets_pass: Whether the first entry of a line, which waits for this model, lets those
-                of other lines go first.
+            lets_pass: Whether the first entry of a key, which waits for this model, lets those
+                of other keys go first.
         """
-        if not self._queues:
+        if not self._waiting:
             return []
-
-        def rank(key: Hashable) -> tuple[bool, int]:
-            head = self._queues[key][0]
-            return lets_pass(self._models[key], head.entry), head.order
-
-        key = min(self._queues, key=rank)
-        queue, room = self._queues[key], self._limits[key]
-        first = queue.popleft()
-        batch, room = [first.entry], room - first.samples
-        while queue and queue[0].samples <= room:
-            place = queue.popleft()
+        heads: dict[Hashable, _Place[EntryT]] = {}
+        for place in self._waiting:
+            heads.setdefault(place.key, place)
+        first = min(heads.values(), key=lambda place: lets_pass(place.model, place.entry))
+        batch: list[_Place[EntryT]] = []
+        room = first.most
+        for place in self._waiting:
+            if place.key != first.key:
+                continue
+            if batch and place.samples > room:
+                break
             room -= place.samples
-            batch.append(place.entry)
-        if not queue:
-            del self._queues[key], self._limits[key], self._models[key]
-        self._length -= len(batch)
-        return batch
+            batch.append(place)
+        taken = set(map(id, batch))
+        self._waiting = deque(place for place in self._waiting if id(place) not in taken)
+        return [place.entry for place in batch]
 
-    def clear(self) -> Sequence[EntryT]:
-        """Remove and return everybody, longest waiting first."""
-        places = sorted(
-            (place for queue in self._queues.values() for place in queue),
-            key=lambda place: place.order,
-        )
-        self._queues.clear()
-        self._limits.clear()
-        self._models.clear()
-        self._length = 0
-        return [place.entry for place in places]
+
+def _place(
+    entry: EntryT, batching: Batching, key: Hashable, samples: int, alone: bool
+) -> _Place[EntryT]:
+    key, most = (object(), 1) if alone else (key, batching.max)
+    return _Place(entry, batching.model, samples, alone, key, most)
 
 
 # --- models that draw in steps -------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Stand(Generic[EntryT]):
-    entry: EntryT
-    model: str
-    samples: int
-    alone: bool
 
 
 class StepAdmission(Generic[EntryT]):
@@ -200,8 +169,8 @@ class StepAdmission(Generic[EntryT]):
 
     def __init__(self, rooms: Mapping[str, int] | None = None) -> None:
         self.rooms = dict(rooms or {})
-        self._waiting: deque[_Stand[EntryT]] = deque()
-        self._inside: dict[EntryT, _Stand[EntryT]] = {}
+        self._waiting: deque[_Place[EntryT]] = deque()
+        self._inside: dict[EntryT, _Place[EntryT]] = {}
         #: Model → its samples that are inside.
         self._samples: dict[str, int] = {}
 
@@ -210,39 +179,37 @@ class StepAdmission(Generic[EntryT]):
 
     def add(self, entry: EntryT, model: str, samples: int, *, alone: bool = False) -> None:
         """Put an entry at the end of the line."""
-        self._waiting.append(_Stand(entry, model, samples, alone))
+        self._waiting.append(_Place(entry, model, samples, alone))
 
     def put_back(self, entry: EntryT, model: str, samples: int, *, alone: bool = False) -> None:
         """Put an entry before all others; of several, put the last one back first."""
-        self._waiting.appendleft(_Stand(entry, model, samples, alone))
+        self._waiting.appendleft(_Place(entry, model, samples, alone))
 
     def take(self) -> EntryT | None:
         """Return the next entry for the model process, or None if it has no room for any."""
         if self._inside and next(iter(self._inside.values())).alone:
             return None
         full: set[str] = set()
-        for place, stand in enumerate(self._waiting):
-            if stand.alone and self._inside:
+        for index, place in enumerate(self._waiting):
+            if place.alone and self._inside:
                 break
-            if stand.model not in full and self._has_room(stand.model):
-                del self._waiting[place]
-                self._inside[stand.entry] = stand
-                self._samples[stand.model] = self._samples.get(stand.model, 0) + stand.samples
-                return stand.entry
-            full.add(stand.model)
+            inside = self._samples.get(place.model, 0)
+            has_room = not inside or inside < self.rooms.get(place.model, 0)
+            if place.model not in full and has_room:
+                del self._waiting[index]
+                self._inside[place.entry] = place
+                self._samples[place.model] = inside + place.samples
+                return place.entry
+            full.add(place.model)
             if len(full) == len(self.rooms):
                 break
         return None
 
-    def _has_room(self, model: str) -> bool:
-        inside = self._samples.get(model, 0)
-        return not inside or inside < self.rooms.get(model, 0)
-
     def leave(self, entry: EntryT) -> None:
         """Note that an entry has left the model process. One that is not there means nothing."""
-        stand = self._inside.pop(entry, None)
-        if stand is not None:
-            self._samples[stand.model] -= stand.samples
+        place = self._inside.pop(entry, None)
+        if place is not None:
+            self._samples[place.model] -= place.samples
 
     def leave_all(self) -> None:
         """Note that the model process is gone."""

@@ -1,13 +1,12 @@
-"""Pixels to the bytes of a picture's file.
+"""Encodes the pixels of an image into a file.
 
-This file is also a program, `python compress.py SOCKET MEMORY`: an encoding process as
-`encoders.py` starts them. So that many start at once and stay small, it imports Pillow and nothing
-of Swell. Both arguments are numbers of open files. An order comes through the socket, and what it
-is about lies in the shared memory: the pixels, and behind them the note. The file's bytes, or the
-text of an error, are put into the same memory, and the answer tells how many there are.
+This file is also the program of an encoding process (`encoder_pool.py`). It imports Pillow and
+nothing of Swell, so that a process starts quickly and stays small. An order on the standard input
+is a head, pixels and the note. The answer on the standard output is a head, and the file or the
+text of an error.
 
-Milliseconds and KiB of a picture of 1024 x 1024, least of five, one thread of an AMD EPYC, Pillow
-13.0, by `benchmarks/encoders.py formats`; of soft colours with grain, and of drawings:
+Milliseconds and KiB of an image of 1024 x 1024, least of five, one thread of an AMD EPYC, Pillow
+13.0, by `benchmarks/encoders.py formats`:
 
     format                  grain            drawings
     png, level 1            86 ms  1725 KiB   33 ms  489 KiB
@@ -19,9 +18,9 @@ Milliseconds and KiB of a picture of 1024 x 1024, least of five, one thread of a
     avif, 75, speed 6      188 ms    74 KiB  433 ms   35 KiB
 """
 
+import contextlib
 import importlib
 import io
-import mmap
 import os
 import struct
 import sys
@@ -32,10 +31,10 @@ import PIL.Image
 #: Width, height, bytes of the note, index in `MODES`, index in `KINDS`.
 ORDER: Final = struct.Struct("!IIIBB")
 
-#: Whether it went wrong, and how many bytes lie in the memory: a file, or an error in UTF-8.
+#: Whether it failed, and how many bytes follow: a file, or an error in UTF-8.
 ANSWER: Final = struct.Struct("!?Q")
 
-#: What pixels may be; the number of letters is that of bytes per pixel.
+#: Modes of pixels; each letter is a byte per pixel.
 MODES: Final = ("L", "RGB", "RGBA")
 
 #: Formats, and the modules of Pillow that write them.
@@ -46,7 +45,7 @@ _KIND_AT: Final = list(KINDS)
 #: Quality of JPEG and WebP: no visible loss at normal size.
 QUALITY: Final = 90
 
-#: AVIF's scale is another one: this looks like 90 elsewhere.
+#: On the scale of AVIF; it looks like 90 in other formats.
 AVIF_QUALITY: Final = 80
 
 #: From 0 to 10; at 6 a picture takes four times as long and is a tenth smaller.
@@ -62,17 +61,17 @@ PNG_LEVEL: Final = 1
 EXIF_DESCRIPTION: Final = 0x010E
 EXIF_SOFTWARE: Final = 0x0131
 
-#: So much less than its worker and its model an encoding process insists on the processor.
+#: Added to the niceness of an encoding process, so that worker and model come first.
 LOWERED_BY: Final = 5
 
 
 def compress(picture: PIL.Image.Image, kind: str, note: str) -> bytes:
-    """Return a picture as a file.
+    """Return an image as a file.
 
     Args:
-        picture: Of a mode in `MODES`; JPEG has no transparency and leaves it out.
+        picture: Of a mode in `MODES`; JPEG drops transparency.
         kind: One of `KINDS`.
-        note: JSON that tells how the picture came to be; at most 64 KB for JPEG.
+        note: JSON with the origin of the image; at most 64 KB for JPEG.
 
     Raises:
         ValueError: It does not fit the format, or this Pillow cannot write it.
@@ -94,14 +93,14 @@ def compress(picture: PIL.Image.Image, kind: str, note: str) -> bytes:
     elif kind == "webp":
         picture.save(target, "WEBP", quality=QUALITY, method=WEBP_METHOD, exif=exif)
     else:
-        # Pictures run side by side in processes: more threads for one would only disturb others.
+        # Images are encoded in parallel already, by processes.
         options = {"quality": AVIF_QUALITY, "speed": AVIF_SPEED, "max_threads": 1}
         picture.save(target, "AVIF", exif=exif, **options)
     return target.getvalue()
 
 
 def in_ascii(text: str) -> str:
-    """Return JSON with escapes for all that is not ASCII: Exif has no other letters."""
+    """Return JSON with escapes for all that is not ASCII, as Exif needs it."""
     if text.isascii():
         return text
     return "".join(letter if letter.isascii() else _escape(letter) for letter in text)
@@ -113,69 +112,38 @@ def _escape(letter: str) -> str:
 
 
 def _plugin(kind: str) -> Any:
-    """Load what writes a format: by itself Pillow would load every format that it knows."""
+    """Load one format; Pillow would load all of them."""
     plugin = importlib.import_module(f"PIL.{KINDS[kind]}ImagePlugin")
     if kind.upper() not in PIL.Image.SAVE:
         raise ValueError(f"the Pillow of this worker cannot write {kind.upper()}")
     return plugin
 
 
-# --- the program ---------------------------------------------------------------------------------
+# The program
 
 
-class _Memory:
-    """The shared memory, which the other side may enlarge between two orders."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._map: mmap.mmap | None = None
-
-    def view(self, size_bytes: int) -> memoryview:
-        if self._map is None or len(self._map) < size_bytes:
-            # The old map goes when nobody looks at it any more.
-            self._map = mmap.mmap(self._number, size_bytes)
-        return memoryview(self._map)[:size_bytes]
-
-    def write(self, data: bytes) -> None:
-        at = 0
-        while at < len(data):
-            at += os.pwrite(self._number, memoryview(data)[at:], at)
-
-
-def _answer(memory: _Memory, order: bytes) -> bytes:
-    """Do one order, and return the answer to it."""
-    width, height, note_bytes, mode_at, kind_at = ORDER.unpack(order)
+def _answer(order: bytes, pixels: bytes, note: bytes) -> bytes:
+    """Return the answer to one order."""
+    width, height, _, mode_at, kind_at = ORDER.unpack(order)
     mode, is_error = MODES[mode_at], False
-    pixel_bytes = width * height * len(mode)
     try:
-        view = memory.view(pixel_bytes + note_bytes)
-        note = bytes(view[pixel_bytes:]).decode()
-        pixels: Any = view[:pixel_bytes]
         picture = PIL.Image.frombuffer(mode, (width, height), pixels, "raw", mode, 0, 1)
-        data = compress(picture, _KIND_AT[kind_at], note)
+        data = compress(picture, _KIND_AT[kind_at], note.decode())
     except Exception as error:
         data, is_error = f"{error}".encode(errors="replace") or b"no reason was given", True
-    memory.write(data)
-    return ANSWER.pack(is_error, len(data))
-
-
-def _read(number: int, count: int) -> bytes:
-    """Return so many bytes, or fewer if there will be no more."""
-    data = b""
-    while len(data) < count and (more := os.read(number, count - len(data))):
-        data += more
-    return data
+    return ANSWER.pack(is_error, len(data)) + data
 
 
 def main() -> None:
-    """Encode until the other side closes the socket, in whatever way."""
-    socket, memory = int(sys.argv[1]), _Memory(int(sys.argv[2]))
+    """Answer orders until the input closes."""
+    source, target = sys.stdin.buffer, sys.stdout.buffer
     os.nice(LOWERED_BY)
-    try:
-        while len(order := _read(socket, ORDER.size)) == ORDER.size:
-            os.write(socket, _answer(memory, order))
-    except (BrokenPipeError, ConnectionResetError):
-        pass
+    with contextlib.suppress(BrokenPipeError):
+        while len(order := source.read(ORDER.size)) == ORDER.size:
+            width, height, note_bytes, mode_at, _ = ORDER.unpack(order)
+            pixels = source.read(width * height * len(MODES[mode_at]))
+            target.write(_answer(order, pixels, source.read(note_bytes)))
+            target.flush()
     os._exit(0)
 
 

@@ -1,24 +1,24 @@
-"""What the worker holds, and what it still has to tell the backend.
+"""Tasks in flight, and what is still to be reported to the backend.
 
-A task is on the desk from its lease until the report with its outcome is answered: only then is its
-slot free. Plain dictionaries and lists, changed by one thread; nothing here waits but `news`.
+A task is held from its lease until the report with its outcome is answered; only then is its slot
+free. Plain dictionaries and lists, changed by one thread.
 """
 
 import asyncio
 import collections
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from swell.core.startup_phases import Startup
 from swell.core.store_types import Hold
-from swell.core.task import Failed, Outcome, Settlement, Succeeded
+from swell.core.task import Artifact, Failed, Outcome, Settlement, Succeeded
 from swell.core.telemetry import about
 from swell.protocol.worker_messages import Enclosure, LeasedTask, Progress, Switches
 from swell.runtime.ipc_messages import MAX_OUTPUT_BYTES
-from swell.worker.early_outputs import Parts
 from swell.worker.lora_files import HeldLora
 from swell.worker.task_spans import TaskTraces
 
@@ -45,31 +45,66 @@ _ERROR_BYTES: Final = 12_000
 EntryT = TypeVar("EntryT")
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A file that is there. Its pixels are not: they are large, and tasks may have many."""
+
+    #: Which of the task's files it is, from 0, and the seed of its sample.
+    index: int
+    seed: int
+    artifact: Artifact
+    #: Its bytes, where they travel with the reports that tell of it: of the file, and of the end.
+    enclosure: Enclosure | None
+
+
+class Parts:
+    """Files of one attempt that are stored before it ends, by number.
+
+    They are encoded and stored concurrently, and reported in the order of their numbers, each once:
+    a model process that died makes some of them again, and those are dropped. A file that could not
+    be stored fails the attempt at its end, like any other file.
+    """
+
+    def __init__(self) -> None:
+        self._on_way: dict[int, asyncio.Task[Brought]] = {}
+        #: How many were told.
+        self._told = 0
+        #: The names that they have in the object store.
+        self.names: list[str] = []
+        #: How much of them travels inside reports.
+        self.enclosed_bytes = 0
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._on_way
+
+    def add(
+        self, index: int, bring: Awaitable[Brought], tell: Callable[[Brought], None]
+    ) -> "asyncio.Task[Brought]":
+        """Bring a file, and tell it once it and all before it are there."""
+        task = asyncio.ensure_future(bring)
+        self._on_way[index] = task
+        task.add_done_callback(lambda _: self._tell(tell))
+        return task
+
+    def _tell(self, tell: Callable[[Brought], None]) -> None:
+        while (task := self._on_way.get(self._told)) is not None and task.done():
+            if task.cancelled() or task.exception() is not None:
+                # Nothing after it can be told in its order.
+                return
+            self._told += 1
+            tell(task.result())
+
+    async def first(self, n: int) -> list[Brought]:
+        """Return the first `n`, once they are there.
+
+        Raises:
+            Exception: Whatever came up on the way of the first that failed.
+        """
+        return [await self._on_way[index] for index in range(n)]
+
+
 class InflightTask:
     """A leased task on its way through the worker."""
-
-    __slots__ = (
-        "admitted_s",
-        "alone",
-        "checkpoints",
-        "deadline_s",
-        "device_s",
-        "early",
-        "files",
-        "handle",
-        "has_news",
-        "is_heeded",
-        "is_stopped",
-        "key",
-        "load_s",
-        "loras",
-        "paid_micros",
-        "parts",
-        "place",
-        "seed",
-        "sent_s",
-        "task",
-    )
 
     def __init__(self, task: LeasedTask, handle: int, key: Hashable, now_s: float) -> None:
         self.task = task
@@ -126,32 +161,35 @@ class InflightTask:
         self.files, self.checkpoints = {}, {}
 
 
-class ReportPage:
-    """What goes into one report."""
+class ReportPage(NamedTuple):
+    """The contents of one report."""
 
-    __slots__ = ("holds", "progress", "settlements")
-
-    def __init__(
-        self, settlements: list[Settlement], progress: list[Progress], holds: list[Hold]
-    ) -> None:
-        self.settlements = settlements
-        self.progress = progress
-        self.holds = holds
+    settlements: list[Settlement]
+    progress: list[Progress]
+    holds: list[Hold]
+    #: Files that travel with them, by key.
+    files: Mapping[str, Enclosure] = {}
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to tell."""
         return not (self.settlements or self.progress or self.holds)
 
-    def halves(self) -> "list[ReportPage]":
-        """Return what makes the same report in parts: by kind, and one kind in two.
+    def enclosures(self) -> list[Enclosure]:
+        """Return the files that its outcomes and its progress name, each once."""
+        keys = [key for each in self.settlements for key in _file_keys(each)]
+        keys += [each.data["key"] for each in self.progress if "key" in each.data]
+        return [self.files[key] for key in dict.fromkeys(keys) if key in self.files]
 
-        A single entry cannot be parted, and comes back alone.
+    def halves(self) -> "list[ReportPage]":
+        """Return pages that make the same report in parts: by kind, or one kind in two.
+
+        A single entry cannot be divided, and comes back alone.
         """
-        settlements, progress, holds = self.settlements, self.progress, self.holds
+        settlements, progress, holds, files = self
         kinds = [
-            ReportPage(settlements, [], []),
-            ReportPage([], progress, []),
+            ReportPage(settlements, [], [], files),
+            ReportPage([], progress, [], files),
             ReportPage([], [], holds),
         ]
         kinds = [page for page in kinds if not page.is_empty]
@@ -159,10 +197,15 @@ class ReportPage:
             return kinds
         half = (max(len(settlements), len(progress), len(holds)) + 1) // 2
         parts = [
-            ReportPage(settlements[:half], progress[:half], holds[:half]),
-            ReportPage(settlements[half:], progress[half:], holds[half:]),
+            ReportPage(settlements[:half], progress[:half], holds[:half], files),
+            ReportPage(settlements[half:], progress[half:], holds[half:], files),
         ]
         return [page for page in parts if not page.is_empty]
+
+
+def _file_keys(settlement: Settlement) -> list[str]:
+    outcome = settlement.outcome
+    return [each.key for each in outcome.artifacts] if isinstance(outcome, Succeeded) else []
 
 
 class InflightTasks:
@@ -172,26 +215,21 @@ class InflightTasks:
         self.slots = slots
         self._least_slots = slots
         self._traces = traces
-        #: Settlements that were taken, and not told yet, where traces are wanted.
-        self._untold: list[Settlement] = []
         self.held: dict[str, InflightTask] = {}
         self._by_handle: dict[int, InflightTask] = {}
         self._handles = itertools.count(1)
-        self._settlements: list[Settlement] = []
-        #: Files of these and of what is in flight that travel inside the report, by their keys.
+        #: Outcomes that wait for a report, and those in reports that have not been answered.
+        self.outcomes: list[Settlement] = []
+        self._taken: list[Settlement] = []
+        #: Files that travel with outcomes and with progress that wait, by key.
         self._enclosures: dict[str, Enclosure] = {}
-        #: Files that progress tells of, for as long as it is not told.
         self._early: dict[str, Enclosure] = {}
-        #: Of what was taken, and not told yet.
-        self._keys_in_flight: list[str] = []
-        self._early_in_flight: list[str] = []
         #: Tokens of the last leases of stages that were not their pipelines' first.
         self._later_stages: collections.deque[str] = collections.deque(maxlen=MOST_LATER_STAGES)
         #: Pipelines among the settlements that may go on here.
         self._may_go_on: set[str] = set()
-        self._progress: dict[tuple[str, str], Progress] = {}
-        #: Outcomes in a report that has not been answered yet.
-        self._in_flight = 0
+        #: Progress that waits for a report, by task and kind.
+        self.progress: dict[tuple[str, str], Progress] = {}
         self._is_heartbeat_due = False
         #: What reports and calls for work tell of the models, where they take turns on the device.
         self.residents: list[str] | None = None
@@ -222,12 +260,7 @@ class InflightTasks:
     @property
     def free(self) -> int:
         """How many more tasks fit."""
-        return self.slots - len(self.held) - len(self._settlements) - self._in_flight
-
-    @property
-    def has_outcomes(self) -> bool:
-        """Whether outcomes wait for a report."""
-        return bool(self._settlements)
+        return self.slots - len(self.held) - len(self.outcomes) - len(self._taken)
 
     def known(self, in_flight: Iterable[Settlement] = ()) -> list[Hold]:
         """Return the leases of all that was heard of and may not have been settled yet.
@@ -235,7 +268,7 @@ class InflightTasks:
         Args:
             in_flight: Outcomes in a report that has not been answered.
         """
-        untold = itertools.chain(self._settlements, in_flight)
+        untold = itertools.chain(self.outcomes, in_flight)
         return [held.task.hold for held in self.held.values()] + [
             Hold(task_id=each.task_id, attempt=each.attempt, token=each.token) for each in untold
         ]
@@ -302,79 +335,41 @@ class InflightTasks:
             outcome = msgspec.structs.replace(outcome, timings=timings)
         if task.may_go_on and isinstance(outcome, Succeeded):
             self._may_go_on.add(task.task_id)
-        self._settlements.append(
+        self.outcomes.append(
             Settlement(
                 task_id=task.task_id, attempt=task.attempt, token=task.token, outcome=outcome
             )
         )
         self.news.set()
 
-    @property
-    def has_progress(self) -> bool:
-        """Whether progress waits for a report."""
-        return bool(self._progress)
-
     def tell(
-        self, held: InflightTask, kind: str, data: dict[str, Any], *, soon: bool = True
-    ) -> None:
-        """Note progress. What was not told yet of the same kind is replaced.
-
-        Args:
-            held: Of which task.
-            kind: `progress` or `preview`.
-            data: What is told.
-            soon: Whether somebody waits for it.
-        """
-        self._note(held, kind, kind, data, soon=soon)
-
-    def tell_file(
         self,
         held: InflightTask,
-        index: int,
+        kind: str,
         data: dict[str, Any],
-        file: Enclosure | None,
         *,
-        soon: bool,
-    ) -> None:
-        """Note that a file is there before its task has ended.
+        soon: bool = True,
+        slot: str = "",
+    ) -> bool:
+        """Note progress. It replaces unreported progress of the same slot.
 
         Args:
-            held: Of which task.
-            index: Which file.
-            data: What is told.
-            file: Its bytes, where they travel with that.
-            soon: Whether somebody waits for it.
+            held: The task.
+            kind: `progress`, `preview` or `artifact`.
+            data: The data of the event.
+            soon: Whether a client follows the task.
+            slot: By default the kind.
+
+        Returns:
+            Whether the task is still held.
         """
-        slot = f"artifact {index}"
-        if not self._note(held, "artifact", slot, data, soon=soon):
-            return
-        held.early.append(self._progress[held.task.task_id, slot])
-        if file is not None:
-            self._early[file.key] = file
-
-    def resend_files(self) -> None:
-        """Tell once more which files of held tasks are there, before what is not told yet."""
-        again: dict[tuple[str, str], Progress] = {}
-        for held in self.held.values():
-            for told in held.early:
-                slot = (told.task_id, f"artifact {told.data['index']}")
-                if slot not in self._progress:
-                    again[slot] = msgspec.structs.replace(told, again=True)
-        if again:
-            self._progress = again | self._progress
-            self.news.set()
-
-    def _note(
-        self, held: InflightTask, kind: str, slot: str, data: dict[str, Any], *, soon: bool
-    ) -> bool:
-        """Note progress in the place of what has the same slot; return whether it is still held."""
         if held.handle not in self._by_handle:
             return False
         held.place += 1
-        task = held.task
+        task, slot = held.task, slot or kind
         # Put last again, so that places only grow within a report.
-        self._progress.pop((task.task_id, slot), None)
-        self._progress[task.task_id, slot] = Progress(
+        self.progress.pop((task.task_id, slot), None)
+        self.progress[task.task_id, slot] = Progress(
             task_id=task.task_id,
             attempt=task.attempt,
             token=task.token,
@@ -385,6 +380,42 @@ class InflightTasks:
         )
         (self.news if soon else self.small_news).set()
         return True
+
+    def tell_file(
+        self,
+        held: InflightTask,
+        index: int,
+        data: dict[str, Any],
+        file: Enclosure | None,
+        *,
+        soon: bool,
+    ) -> None:
+        """Note that a file of a running task is stored.
+
+        Args:
+            held: The task.
+            index: The number of the file.
+            data: The data of the event.
+            file: Its bytes, if they travel with the event.
+            soon: Whether a client follows the task.
+        """
+        slot = f"artifact {index}"
+        if self.tell(held, "artifact", data, soon=soon, slot=slot):
+            held.early.append(self.progress[held.task.task_id, slot])
+            if file is not None:
+                self._early[file.key] = file
+
+    def resend_files(self) -> None:
+        """Tell once more which files of held tasks are there, before what is not told yet."""
+        again: dict[tuple[str, str], Progress] = {}
+        for held in self.held.values():
+            for told in held.early:
+                slot = (told.task_id, f"artifact {told.data['index']}")
+                if slot not in self.progress:
+                    again[slot] = msgspec.structs.replace(told, again=True)
+        if again:
+            self.progress = again | self.progress
+            self.news.set()
 
     def beat(self) -> None:
         """Have the next report extend the leases, and make it soon."""
@@ -398,39 +429,34 @@ class InflightTasks:
         if self._is_heartbeat_due:
             holds = [held.task.hold for held in self.held.values()]
             self._is_heartbeat_due = False
-        n, size_bytes = _fitting(self._settlements, self._settlement_bytes, 0)
-        settlements, self._settlements = self._settlements[:n], self._settlements[n:]
-        n, _ = _fitting(self._progress.values(), self._progress_bytes, size_bytes)
-        progress = [self._progress.pop(key) for key in list(self._progress)[:n]]
-        if self._settlements or self._progress:
+        n, size_bytes = _fitting(self.outcomes, self._outcome_bytes, 0)
+        settlements, self.outcomes = self.outcomes[:n], self.outcomes[n:]
+        n, _ = _fitting(self.progress.values(), self._progress_bytes, size_bytes)
+        progress = [self.progress.pop(key) for key in list(self.progress)[:n]]
+        if self.outcomes or self.progress:
             self.news.set()
-        self._in_flight = len(settlements)
+        files: dict[str, Enclosure] = {}
+        for each in progress:
+            if (key := each.data.get("key")) in self._early:
+                files[key] = self._early.pop(key)
+        for key in [key for each in settlements for key in _file_keys(each)]:
+            if key in self._enclosures:
+                files[key] = self._enclosures.pop(key)
+        self._taken += settlements
         self._startups_in_flight = len(self.startups)
-        if self._traces is not None:
-            self._untold += settlements
-        self._keys_in_flight += [file.key for file in self.enclosed(settlements)]
-        if self._early:
-            self._early_in_flight += [file.key for file in self.enclosed_early(progress)]
-        return ReportPage(settlements, progress, holds)
+        return ReportPage(settlements, progress, holds, files)
 
     def told(self) -> None:
-        """Note that the page that was taken is durable at the backend."""
-        self._in_flight = 0
+        """Note that the pages that were taken are durable at the backend."""
         for _ in range(self._startups_in_flight):
             self.startups.popleft()
         self._startups_in_flight = 0
         if self._traces is not None:
-            self._traces.reported(self._untold)
-            self._untold.clear()
-        for key in self._keys_in_flight:
-            self._enclosures.pop(key, None)
-        self._keys_in_flight.clear()
-        for key in self._early_in_flight:
-            self._early.pop(key, None)
-        self._early_in_flight.clear()
+            self._traces.reported(self._taken)
+        self._taken = []
         if self._may_go_on:
-            self._may_go_on.intersection_update(each.task_id for each in self._settlements)
-        if not self.held and not self._settlements:
+            self._may_go_on.intersection_update(each.task_id for each in self.outcomes)
+        if not self.held and not self.outcomes:
             self.is_clear.set()
 
     def onward(self, settlements: Iterable[Settlement]) -> int:
@@ -439,33 +465,25 @@ class InflightTasks:
             return 0
         return sum(each.task_id in self._may_go_on for each in settlements)
 
-    def enclosed(self, settlements: Iterable[Settlement]) -> list[Enclosure]:
-        """Return the files that travel with outcomes."""
-        if not self._enclosures:
-            return []
-        return [
-            self._enclosures[artifact.key]
-            for settlement in settlements
-            if isinstance(settlement.outcome, Succeeded)
-            for artifact in settlement.outcome.artifacts
-            if artifact.key in self._enclosures
-        ]
-
-    def enclosed_early(self, progress: Iterable[Progress]) -> list[Enclosure]:
-        """Return the files that travel with progress."""
-        if not self._early:
-            return []
-        keys = [each.data.get("key") for each in progress if each.kind == "artifact"]
-        return [self._early[key] for key in keys if key in self._early]
+    # Three bytes of a file are four characters of base64.
 
     def _progress_bytes(self, progress: Progress) -> int:
-        enclosed = sum(len(file.data) for file in self.enclosed_early([progress])) * 4 // 3
+        file = self._early.get(progress.data.get("key", ""))
+        enclosed = 0 if file is None else len(file.data) * 4 // 3
         return _ENTRY_BYTES + len(progress.data.get("image", "")) + enclosed
 
-    def _settlement_bytes(self, settlement: Settlement) -> int:
-        # Three bytes are four characters of base64.
-        enclosed = sum(len(file.data) for file in self.enclosed([settlement])) * 4 // 3
-        return _outcome_bytes(settlement.outcome) + enclosed
+    def _outcome_bytes(self, settlement: Settlement) -> int:
+        keys = [key for key in _file_keys(settlement) if key in self._enclosures]
+        files = sum(len(self._enclosures[key].data) for key in keys) * 4 // 3
+        match settlement.outcome:
+            case Succeeded(output=output, artifacts=artifacts, warnings=warnings):
+                # An enclosure names its artifact once more.
+                entries = 1 + len(artifacts) + 4 * len(warnings)
+                return memoryview(output).nbytes + _ENTRY_BYTES * entries + files
+            case Failed():
+                return _ERROR_BYTES + _ENTRY_BYTES
+            case _:
+                return _ENTRY_BYTES
 
     def all_held(self) -> Sequence[InflightTask]:
         """Return every held task, oldest first."""
@@ -483,15 +501,3 @@ def _fitting(
             break
         n, taken_bytes = n + 1, taken_bytes + size_bytes
     return n, taken_bytes
-
-
-def _outcome_bytes(outcome: Outcome) -> int:
-    match outcome:
-        case Succeeded(output=output, artifacts=artifacts, warnings=warnings):
-            # An enclosure names its artifact once more.
-            entries = 1 + len(artifacts) + 4 * len(warnings)
-            return memoryview(output).nbytes + _ENTRY_BYTES * entries
-        case Failed():
-            return _ERROR_BYTES + _ENTRY_BYTES
-        case _:
-            return _ENTRY_BYTES

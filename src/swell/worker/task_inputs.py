@@ -1,23 +1,231 @@
-"""What a task needs before it can run: input files, LoRAs, and what an earlier attempt has left."""
+"""Inputs of a task before it runs: files, LoRAs, and the checkpoint of an earlier attempt.
 
+The schema says which properties are files (`x-file`). Data URIs are left to the model process, and
+`lora_files.py` downloads LoRAs. A checkpoint file holds the checkpoints of a task's samples, and
+what must be equal for the next attempt to end with the same picture; other files are refused.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
 import structlog
 
-from swell.core.errors import InvalidInput, SwellError
+from swell.core.errors import InvalidInput, SwellError, TooLarge
 from swell.core.task import Failed
-from swell.protocol.worker_messages import Dispatch
+from swell.net.url_policy import bare_url
+from swell.protocol.worker_messages import Dispatch, LeasedTask
 from swell.runtime.ipc_messages import MAX_INPUT_FILES_BYTES
 from swell.runtime.unicode_repair import describe_error
 from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import CacheFull
 from swell.weights.lora import WrongLora
-from swell.worker.checkpoint_handoff import CONTENT_TYPE, packed, unpacked
 from swell.worker.inflight import InflightTask
-from swell.worker.input_files import fetch_files
 from swell.worker.lora_files import Loras
-from swell.worker.task_results import failed
-from swell.worker.upload import Uploader
+from swell.worker.task_results import Uploader, failed
 
 _log = structlog.get_logger("swell.worker")
+
+#: What `x-file` says of a LoRA.
+_LORA: Final = "lora"
+
+#: Files of one task, how many of them come at once, and how many of the largest size they may
+#: be together: they lie in memory until the task has run. While they come, each of those on their
+#: way may be of the largest size beside them.
+MOST_FILES: Final = 100
+FETCHES: Final = 8
+MOST_TOGETHER: Final = 4
+
+
+class FileFields(msgspec.Struct, frozen=True):
+    """Names of the input properties that are files, or lists of files."""
+
+    names: tuple[str, ...]
+    #: Of those that are LoRAs.
+    loras: tuple[str, ...] = ()
+
+    def urls(self, raw: msgspec.Raw) -> list[str]:
+        """Return the URLs that an input names, each once."""
+        return self._found(raw, self.names)
+
+    def lora_files(self, raw: msgspec.Raw) -> list[str]:
+        """Return what an input names as files of LoRAs, each once: URLs, digests, names."""
+        return self._found(raw, self.loras)
+
+    def _found(self, raw: msgspec.Raw, names: tuple[str, ...]) -> list[str]:
+        if not names:
+            return []
+        try:
+            fields = msgspec.json.decode(raw, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return []
+        found = [url for name in names for url in _strings(fields.get(name))]
+        return list(dict.fromkeys(url for url in found if not url.startswith("data:")))
+
+
+def file_fields(schema: Mapping[str, Any]) -> FileFields:
+    """Return which properties of an input schema are files."""
+    kinds = {name: _kinds(prop) for name, prop in schema.get("properties", {}).items()}
+    return FileFields(
+        tuple(name for name, found in kinds.items() if found - {_LORA}),
+        tuple(name for name, found in kinds.items() if _LORA in found),
+    )
+
+
+def _kinds(prop: Any) -> set[str]:
+    """Return the kinds of files that a property may be."""
+    if not isinstance(prop, Mapping):
+        return set()
+    found = {str(prop["x-file"])} if "x-file" in prop else set()
+    found |= _kinds(prop.get("items"))
+    for key in ("anyOf", "allOf", "oneOf"):
+        for part in prop.get(key, ()):
+            found |= _kinds(part)
+    return found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
+    elif isinstance(value, dict):
+        yield from _strings(value.get("file"))
+
+
+async def fetch_files(
+    dispatch: Dispatch, urls: list[str], limit_bytes: int, own_files: Mapping[str, str]
+) -> dict[str, tuple[bytes, str]]:
+    """Return bytes and media type by URL.
+
+    `own_files` tells where to read those that are the backend's own (`LeasedTask.own_files`).
+
+    Raises:
+        InvalidInput: There are more than `MOST_FILES`.
+        TooLarge: One is larger than `limit_bytes`, or all together than `MOST_TOGETHER` such.
+        SwellError: One cannot be fetched. The others are given up at once.
+    """
+    if len(urls) > MOST_FILES:
+        raise InvalidInput(f"the input names {len(urls)} files: give at most {MOST_FILES}")
+    slots, total = asyncio.Semaphore(FETCHES), 0
+
+    async def one(url: str) -> tuple[bytes, str]:
+        nonlocal total
+        async with slots:
+            data, content_type = await dispatch.fetch(own_files.get(url, url))
+            # Without the query, which may hold a signature.
+            _check_size(len(data), limit_bytes, f"the input file {bare_url(url)} has more")
+            total += len(data)
+            _check_size(total, limit_bytes * MOST_TOGETHER, "the input files have together more")
+        return data, content_type
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            fetching = [group.create_task(one(url)) for url in urls]
+    except ExceptionGroup as errors:
+        # The first is why the others ended.
+        raise errors.exceptions[0] from None
+    return {url: each.result() for url, each in zip(urls, fetching, strict=True)}
+
+
+def _check_size(size_bytes: int, limit_bytes: int, told: str) -> None:
+    if size_bytes > limit_bytes:
+        raise TooLarge(f"{told} than the {limit_bytes:,} bytes that are taken")
+
+
+CONTENT_TYPE: Final = "application/octet-stream"
+
+#: Of the format.
+_VERSION: Final = 1
+
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+
+
+class UnusableCheckpoint(ValueError):
+    """A file is broken, or holds nothing that this task could go on from."""
+
+
+class Left(msgspec.Struct, frozen=True, array_like=True):
+    """What lies in the file."""
+
+    version: int
+    task_id: str
+    model: str
+    model_version: str
+    #: Such as `cpu` or `cuda`: another kind of device rounds otherwise.
+    device: str
+    #: Whether each step was to have the same number of rows; else it rounds as its neighbours will.
+    #: A sample for which memory had no room for so many says so in its checkpoint.
+    exact: bool
+    count: int
+    #: Of the first sample; a task without one of its own got it by chance.
+    seed: int
+    #: Sample → its checkpoint. One that is not there had not begun.
+    samples: dict[int, bytes]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Left).decode
+
+
+def packed(
+    task: LeasedTask, device: str, exact: bool, seed: int, samples: Mapping[int, bytes]
+) -> bytes:
+    """Return the file: SHA-256 of all that follows, then MessagePack."""
+    left = Left(
+        _VERSION,
+        task.task_id,
+        task.model,
+        task.version,
+        _kind(device),
+        exact,
+        task.count,
+        seed,
+        dict(samples),
+    )
+    body = _encode(left)
+    return hashlib.sha256(body).digest() + body
+
+
+def unpacked(raw: bytes, task: LeasedTask, device: str, exact: bool) -> Left:
+    """Return what was left for a task that is to be drawn on this device, in this mode.
+
+    Raises:
+        UnusableCheckpoint: It is broken, or of something else; the text says what.
+    """
+    digest, body = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise UnusableCheckpoint("the file is broken")
+    try:
+        left = _decode(body)
+    except msgspec.MsgspecError as error:
+        raise UnusableCheckpoint(f"the file is of another format: {error}") from error
+    told = {
+        "format": (left.version, _VERSION),
+        "task": (left.task_id, task.task_id),
+        "model": (left.model, task.model),
+        "version": (left.model_version, task.version),
+        "device": (left.device, _kind(device)),
+        "exact": (left.exact, exact),
+        "count": (left.count, task.count),
+    }
+    for what, (theirs, ours) in told.items():
+        if theirs != ours:
+            raise UnusableCheckpoint(f"it was drawn with {what} {theirs}, and not {ours}")
+    # What a sample was drawn with, its seed among it, stands in its checkpoint: only the model
+    # knows whether its input has a seed of its own. So it is with packs, which have more samples
+    # than the task's count: those that the model does not have are left alone.
+    if any(index < 0 for index in left.samples):
+        raise UnusableCheckpoint("it has samples with numbers below 0")
+    return left
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]
+
 
 _NOT_FETCHED = "An input file cannot be fetched"
 

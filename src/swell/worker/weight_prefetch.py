@@ -13,7 +13,6 @@ from swell.core.clock import Clock
 from swell.core.errors import InvalidRequest, NotFound
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.declared_weights import listing_beside
-from swell.weights.fetch_intents import FetchIntents
 from swell.weights.manifest import note_manifest, noted_manifest
 from swell.weights.store_download import fetch
 from swell.weights.store_reader import Source, until_answered
@@ -40,12 +39,6 @@ class Wish:
     manifest: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     is_optional: bool = False
-
-    @property
-    def names(self) -> set[str]:
-        """The names under which models wait for it."""
-        pinned = set() if self.manifest is None else {self.manifest}
-        return {f"{self.model}@{self.version}", *pinned, *self.files.values()}
 
     def is_in(self, cache: WeightCache) -> bool:
         """Return whether a cache is known to have all files."""
@@ -193,10 +186,9 @@ class Provision:
             wanted += [] if wish.is_in(self._cache) else [wish]
         if not wanted:
             return
-        with contextlib.closing(self._source), FetchIntents(self._cache.folder) as wishing:
-            # One after another, since each fills the network. All are announced from the start.
-            for at, wish in enumerate(wanted):
-                wishing.tell({name for each in wanted[at:] for name in each.names})
+        with contextlib.closing(self._source), self._cache.fetching():
+            # One after another, since each fills the network.
+            for wish in wanted:
                 await self._bring(wish)
 
     async def _bring(self, wish: Wish) -> None:

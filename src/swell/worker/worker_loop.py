@@ -1,14 +1,13 @@
-"""The worker: takes tasks, has its model process run them, delivers, reports.
+"""The worker: leases tasks, runs them in its model process, uploads and reports the results.
 
-    lease → fetch inputs → batch → run (model process) → encode (others) → upload → report
+    lease → input files → batch → run (model process) → encode (processes) → upload → report
 
 Tasks of a model that draws in steps are not batched: they go to the model process one by one, as
-soon as it has room for them, and join whatever is being drawn there.
+soon as it has room for them, and join the running steps.
 
-The loop thread never computes: it moves bytes. What decides is elsewhere and pure (`batch.py`),
-what is held and still to be told is in one place (`desk.py`), what the model process has in another
-(`at_work.py`); `supply.py` brings what tasks need, `outcomes.py` takes results out, and `link.py`
-talks to the backend.
+The event loop only moves bytes. `batching.py` decides what runs together, `inflight.py` holds tasks
+and unreported outcomes, `model_process_state.py` what the model process has; `task_inputs.py` loads
+inputs, `task_results.py` uploads outputs, and `backend_session.py` talks to the backend.
 """
 
 import asyncio
@@ -44,6 +43,7 @@ from swell.runtime.ipc_messages import (
     Fault,
     Frame,
     HandedOver,
+    HandOver,
     Moved,
     Moving,
     Order,
@@ -52,11 +52,14 @@ from swell.runtime.ipc_messages import (
     Preview,
     Ready,
     Results,
+    Run,
     Step,
     StepEngineConfig,
+    Stop,
     StopAcknowledged,
     Swapped,
     Turn,
+    Watch,
 )
 from swell.runtime.model_process_client import (
     ModelProcess,
@@ -70,17 +73,14 @@ from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import WeightCache
 from swell.worker.backend_session import BackendSession, BackendWatchdog
 from swell.worker.batching import Batching, BatchQueue, StepAdmission, batching_of, room_of
-from swell.worker.early_outputs import Brought, Parts
 from swell.worker.encoder_pool import Encoders
 from swell.worker.heartbeat import keep_beating
-from swell.worker.inflight import InflightTask, InflightTasks
-from swell.worker.input_files import FileFields, file_fields
+from swell.worker.inflight import Brought, InflightTask, InflightTasks, Parts
 from swell.worker.lora_files import Loras
 from swell.worker.model_process_state import ModelProcessState
-from swell.worker.task_inputs import TaskInputs
-from swell.worker.task_results import Delivery, failed, faulty, stopped, success
+from swell.worker.task_inputs import FileFields, TaskInputs, file_fields
+from swell.worker.task_results import Delivery, Uploader, failed, faulty, stopped, success
 from swell.worker.task_spans import TaskTraces
-from swell.worker.upload import Uploader
 
 _log = structlog.get_logger("swell.worker")
 
@@ -133,14 +133,6 @@ class _Why(Enum):
     DEAF = "worker: the model kept running a stopped task, so its process was killed"
     #: A call of the model took longer than it may.
     SLOW = "a run of the model took too long: its process was killed"
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """Why the model process is being killed, and which batch it had then."""
-
-    why: _Why
-    batch: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +221,8 @@ class Worker:
         #: Tasks that killed a model process; a later attempt is drawn alone.
         self._blamed: deque[str] = deque(maxlen=MOST_BLAMED)
         self._deaths = 0
-        self._verdict: _Verdict | None = None
+        #: Why the model process is being killed, and the batch that it had then.
+        self._verdict: tuple[_Why, int | None] | None = None
         #: Models on the device, and what bringing each would take, as the model process said last.
         self._residents: list[str] = []
         self._expected_s: dict[str, float] = {}
@@ -343,7 +336,9 @@ class Worker:
         )
         self._desk = InflightTasks(slots, self.traces)
         self._tell_of_models()
-        self._desk.on_first_outcome = self._note_first_outcome
+        self._desk.on_first_outcome = lambda: self._desk.startups.append(
+            self._startups.first_outcome()
+        )
         self._link = BackendSession(
             *(self._dispatch, self._clock, self._desk, registration, self),
             *(self._startups.registering, self._watchdog),
@@ -401,7 +396,7 @@ class Worker:
         )
         if any(card.step_bucket for card in cards):
             step_costs = None if self._step_costs is None else str(self._step_costs)
-            self._process.draw_like(StepEngineConfig(self._is_exact, step_costs))
+            self._process.send(StepEngineConfig(self._is_exact, step_costs))
         ready = await self._process.ready()
         if not self._process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
@@ -431,9 +426,6 @@ class Worker:
         if self._settings.run_limit_s is not None:
             self._start_loop(self._limit_runs(self._settings.run_limit_s))
         self.is_up.set()
-
-    def _note_first_outcome(self) -> None:
-        self._desk.startups.append(self._startups.first_outcome())
 
     def _start_loop(self, loop: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(loop)
@@ -557,8 +549,13 @@ class Worker:
         try:
             async with asyncio.timeout(self._settings.handover_s):
                 await self._stop_drawing()
+
+                async def leave(held: InflightTask) -> None:
+                    if key := await self._supply.leave(held):
+                        left[held.handle] = key
+
                 drawn = [
-                    self._leave_drawn(held, left)
+                    leave(held)
                     for held in self._desk.all_held()
                     if held.has_news and not held.is_stopped and held.handle not in self._deliveries
                 ]
@@ -571,18 +568,13 @@ class Worker:
         if not self._at.drawn:
             return
         if self.can_run:
-            self._process.hand_over()
+            self._process.send(HandOver())
             try:
                 async with asyncio.timeout(self._settings.handover_s / 2):
                     await self._handed_over.wait()
             except TimeoutError:
                 _log.warning("worker: a step takes too long, handing over the last checkpoint")
         self._take_checkpoints()
-
-    async def _leave_drawn(self, held: InflightTask, left: dict[int, str]) -> None:
-        key = await self._supply.leave(held)
-        if key is not None:
-            left[held.handle] = key
 
     # --- what the backend says -------------------------------------------------------------------
 
@@ -618,7 +610,7 @@ class Worker:
         }
         new = self._at.watch(followed)
         if new:
-            self._process.watch(new)
+            self._process.send(Watch(new))
 
     def cancel(self, task_ids: Sequence[str]) -> None:
         """Stop tasks. See `Guest.cancel`."""
@@ -635,7 +627,7 @@ class Worker:
                 # It waits, or it is being delivered: whatever comes after this is not looked at.
                 self._desk.settle(held, stopped(held))
         if told:
-            self._process.stop(told)
+            self._process.send(Stop(told))
             self._run_errand(self._insist(self._process, told))
 
     async def _insist(self, process: ModelProcess, handles: list[int]) -> None:
@@ -677,7 +669,7 @@ class Worker:
             await self._clock.sleep(left_s)
 
     def _kill(self, why: _Why) -> None:
-        self._verdict = _Verdict(why, self._at.current)
+        self._verdict = why, self._at.current
         self._process.end()
 
     # --- on the way to the model -----------------------------------------------------------------
@@ -699,30 +691,17 @@ class Worker:
         self._enqueue(held)
         self._feed()
 
-    def _enqueue(self, held: InflightTask) -> None:
-        if self._served[held.task.model].draws:
-            held.alone = held.task.task_id in self._blamed
-            self._line.add(held, held.task.model, held.task.count, alone=held.alone)
-            return
-        self._backlog.add(
-            held,
-            self._served[held.task.model].batching,
-            held.key,
-            samples=held.task.count,
-            alone=held.alone,
-        )
-
-    def _put_back(self, held: InflightTask) -> None:
-        if self._served[held.task.model].draws:
-            self._line.put_back(held, held.task.model, held.task.count, alone=held.alone)
-            return
-        self._backlog.put_back(
-            held,
-            self._served[held.task.model].batching,
-            held.key,
-            samples=held.task.count,
-            alone=held.alone,
-        )
+    def _enqueue(self, held: InflightTask, *, back: bool = False) -> None:
+        """Put a task at the end of its queue, or back at its head."""
+        task, served = held.task, self._served[held.task.model]
+        if served.draws:
+            if not back:
+                held.alone = task.task_id in self._blamed
+            put = self._line.put_back if back else self._line.add
+            put(held, task.model, task.count, alone=held.alone)
+        else:
+            place = self._backlog.put_back if back else self._backlog.add
+            place(held, served.batching, held.key, samples=task.count, alone=held.alone)
 
     def _feed(self) -> None:
         """Give the model process what it can take now, unless its pictures pile up."""
@@ -739,7 +718,7 @@ class Worker:
             live = [held for held in batch if self._is_worth_running(held, now_s)]
             count = _that_fit(live)
             for held in reversed(live[count:]):
-                self._put_back(held)
+                self._enqueue(held, back=True)
             if live:
                 self._send(live[:count], now_s)
 
@@ -759,38 +738,14 @@ class Worker:
         return True
 
     def _send(self, batch: list[InflightTask], now_s: float) -> None:
-        model = batch[0].task.model
-        for held in batch:
-            held.sent_s = now_s
         number = self._at.begin_batch({held.handle: held for held in batch}, now_s)
         wanted = self._backlog.models if len(self._served) > 1 else ()
-        orders = [
-            Order(
-                held.handle,
-                bytes(held.task.input),
-                held.seed,
-                held.task.count,
-                held.files,
-                loras=_paths(held),
-            )
-            for held in batch
-        ]
-        self._process.run(number, model, orders, sorted(wanted))
+        orders = [_order(held, now_s) for held in batch]
+        self._process.send(Run(number, batch[0].task.model, orders, sorted(wanted)))
 
     def _draw(self, held: InflightTask, now_s: float) -> None:
         self._at.begin_drawing(held.handle, held, now_s)
-        held.sent_s = now_s
-        order = Order(
-            held.handle,
-            bytes(held.task.input),
-            held.seed,
-            held.task.count,
-            held.files,
-            None if held.deadline_s is None else held.deadline_s - now_s,
-            held.checkpoints,
-            _paths(held),
-        )
-        self._process.run(DRAWN, held.task.model, [order])
+        self._process.send(Run(DRAWN, held.task.model, [_order(held, now_s)]))
 
     # --- what the model process says -------------------------------------------------------------
 
@@ -812,14 +767,15 @@ class Worker:
             case Step():
                 self._on_step(frame)
             case Preview():
-                self._on_preview(frame)
+                if held := self._desk.find(frame.handle):
+                    image = f"data:image/jpeg;base64,{base64.b64encode(frame.jpeg).decode()}"
+                    self._desk.tell(held, "preview", {"image": image, "index": frame.index})
             case Part():
                 self._on_part(frame)
             case _:
-                self._on_word(frame)
+                self._on_rare_frame(frame)
 
-    def _on_word(self, frame: Frame) -> None:
-        """Hear what comes seldom."""
+    def _on_rare_frame(self, frame: Frame) -> None:
         match frame:
             case Paid():
                 self._desk.pay(frame.handle, frame.micros)
@@ -827,29 +783,25 @@ class Worker:
                 for held in filter(None, map(self._desk.find, frame.handles)):
                     held.is_heeded = True
             case HandedOver():
-                self._on_handed_over(frame)
+                for handle, held in self._at.drawn.items():
+                    held.device_s = frame.device_s.get(handle, 0.0)
+                self._handed_over.set()
             case Turn():
                 self._at.turn_to(frame.batch, self._clock.monotonic_s())
-            case Moving() | Moved() | Swapped():
-                self._on_change(frame)
+            case Swapped():
+                new = frame.count - self.lora_swaps.get(frame.model, 0)
+                self.lora_swaps[frame.model] = frame.count
+                self._count_switches(frame.model, "loras", new)
+                self._tell_of_models()
+                _log.debug("LoRAs changed", model=frame.model, swaps=frame.count)
+            case Moving():
+                self._at.busy_for = frame.model
+                self._moving_since_s = self._clock.monotonic_s()
+            case Moved():
+                self._on_moved(frame)
 
-    def _on_change(self, change: Moving | Moved | Swapped) -> None:
-        """Note which models or LoRAs are on the device now."""
-        if isinstance(change, Swapped):
-            new = change.count - self.lora_swaps.get(change.model, 0)
-            self.lora_swaps[change.model] = change.count
-            self._count_switches(change.model, "loras", new)
-            self._tell_of_models()
-            _log.debug("LoRAs changed", model=change.model, swaps=change.count)
-        else:
-            self._on_move(change)
-
-    def _on_move(self, moved: Moving | Moved) -> None:
-        """Note which models are on the device now; what was at work begins to count again."""
-        if isinstance(moved, Moving):
-            self._at.busy_for = moved.model
-            self._moving_since_s = self._clock.monotonic_s()
-            return
+    def _on_moved(self, moved: Moved) -> None:
+        """Note which models are on the device now; running tasks begin to count again."""
         self._desk.startups.append(
             self._startups.switched(
                 moved.model, self._moving_since_s, self._process, is_there=bool(moved.kind)
@@ -881,9 +833,7 @@ class Worker:
             held = self._come_back(results.batch, done.handle)
             self.traces.ran(held.task, done.run_s, held.load_s + done.load_s)
             if done.files or done.sent:
-                errand = self._run_errand(self._deliver(held, done))
-                self._deliveries[held.handle] = errand
-                errand.add_done_callback(partial(self._on_delivered, held.handle))
+                self._deliveries[held.handle] = self._run_errand(self._deliver(held, done))
             else:
                 self._desk.settle(held, success(held, done))
         for fault in results.faults:
@@ -907,11 +857,6 @@ class Worker:
         if results.batch == DRAWN or results.is_last:
             self._feed()
 
-    def _on_handed_over(self, frame: HandedOver) -> None:
-        for handle, held in self._at.drawn.items():
-            held.device_s = frame.device_s.get(handle, 0.0)
-        self._handed_over.set()
-
     def _on_fault(self, held: InflightTask, fault: Fault) -> None:
         load_s = held.load_s + fault.load_s
         self.traces.ran(held.task, fault.run_s, load_s, error=fault.code)
@@ -921,9 +866,6 @@ class Worker:
             )
         else:
             _log.debug("refused by the model", **held.about, code=fault.code)
-
-    def _on_delivered(self, handle: int, _: "asyncio.Task[None]") -> None:
-        del self._deliveries[handle]
 
     def _come_back(self, batch: int, handle: int) -> InflightTask:
         held = self._at.come_back(batch, handle)
@@ -951,12 +893,6 @@ class Worker:
             fraction = step.done / step.total if step.total > 0 else 0.0
             data = {"step": step.done, "steps": step.total, "fraction": round(fraction, 4)}
             self._desk.tell(held, "progress", data, soon=self._at.is_watched(step.handle))
-
-    def _on_preview(self, preview: Preview) -> None:
-        held = self._desk.find(preview.handle)
-        if held is not None:
-            image = f"data:image/jpeg;base64,{base64.b64encode(preview.jpeg).decode()}"
-            self._desk.tell(held, "preview", {"image": image, "index": preview.index})
 
     def _on_part(self, part: Part) -> None:
         """Bring a file of a task that has not ended, unless it is on its way already."""
@@ -993,15 +929,13 @@ class Worker:
             return
         self._take_checkpoints()
         verdict, self._verdict = self._verdict, None
-        why = _Why.BROKEN if code == DEVICE_BROKEN else _Why.DIED
-        if verdict is not None:
-            why = verdict.why
-        if verdict is None:
-            _log.warning(why.value, how=describe_exit(code), task_ids=self._at_work())
-        else:
-            _log.warning(why.value, task_ids=self._at_work())
+        why, batch = verdict or (_Why.BROKEN if code == DEVICE_BROKEN else _Why.DIED, None)
+        how = {} if verdict else {"how": describe_exit(code)}
+        found = filter(None, map(self._desk.find, {*self._at.running, *self._at.drawn}))
+        task_ids = [held.task.task_id for held in found][:MOST_TOLD]
+        _log.warning(why.value, **how, task_ids=task_ids)
         # The stopped task has ended, or the run that was too long has.
-        blameless = why is _Why.DEAF or (verdict is not None and verdict.batch != self._at.current)
+        blameless = why is _Why.DEAF or (verdict is not None and batch != self._at.current)
         # Until it turned to its batch others had the device; while it brings a model nobody has.
         since_s = self._at.since_s
         now_s = self._clock.monotonic_s()
@@ -1014,7 +948,11 @@ class Worker:
         if len(lost.suspects) == 1 and is_blamed and not lost.suspects[0].is_stopped:
             self._blame(lost.suspects[0], why, code, ran_s)
         else:
-            self._run_alone(lost.suspects)
+            # They run one at a time, so that the next death has one cause. Drawn tasks resume from
+            # their checkpoints.
+            for held in lost.suspects:
+                held.alone = True
+            self._return(lost.suspects)
         if why is not _Why.DEAF:
             self._deaths += 1
         if why is _Why.BROKEN and self._deaths >= _BROKEN_DEVICES:
@@ -1023,20 +961,6 @@ class Worker:
             return
         self._is_starting = True
         self._start_loop(self._revive())
-
-    def _at_work(self) -> list[str]:
-        """Return the tasks that the model process runs or draws, as far as a line has room."""
-        found = map(self._desk.find, {*self._at.running, *self._at.drawn})
-        return [held.task.task_id for held in found if held is not None][:MOST_TOLD]
-
-    def _run_alone(self, suspects: Sequence[InflightTask]) -> None:
-        """Put tasks back that shared a process when it died, to run one at a time.
-
-        The next death then has one cause. Drawn tasks resume from their checkpoints.
-        """
-        for held in suspects:
-            held.alone = True
-        self._return(suspects)
 
     def _blame(self, held: InflightTask, why: _Why, code: int, ran_s: float) -> None:
         """Fail the attempt of a task that was alone when its process died."""
@@ -1083,7 +1007,7 @@ class Worker:
             if held.is_stopped:
                 self._desk.settle(held, stopped(held))
             else:
-                self._put_back(held)
+                self._enqueue(held, back=True)
 
     async def _revive(self) -> None:
         """Start a new model process, after a wait that grows with each death without a result."""
@@ -1156,7 +1080,10 @@ class Worker:
             _log.error("an errand failed", exc_info=error)
 
     async def _deliver(self, held: InflightTask, done: Done) -> None:
-        self._desk.settle(held, *await self._delivery.outcome(held, done))
+        try:
+            self._desk.settle(held, *await self._delivery.outcome(held, done))
+        finally:
+            del self._deliveries[held.handle]
 
 
 def _that_fit(batch: Sequence[InflightTask]) -> int:
@@ -1169,5 +1096,15 @@ def _that_fit(batch: Sequence[InflightTask]) -> int:
     return len(batch)
 
 
-def _paths(held: InflightTask) -> dict[str, tuple[str, str]]:
-    return {name: (lora.path, lora.digest) for name, lora in held.loras.items()}
+def _order(held: InflightTask, now_s: float) -> Order:
+    held.sent_s = now_s
+    return Order(
+        held.handle,
+        bytes(held.task.input),
+        held.seed,
+        held.task.count,
+        held.files,
+        None if held.deadline_s is None else held.deadline_s - now_s,
+        held.checkpoints,
+        {name: (lora.path, lora.digest) for name, lora in held.loras.items()},
+    )

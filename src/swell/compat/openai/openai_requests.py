@@ -13,11 +13,10 @@ from swell.compat.request_inputs import form_parts, json_object, upload_part, wi
 from swell.compat.result_files import file_url
 from swell.server.common_schemas import PLAIN, doc
 from swell.server.decoding import convert_fields
-from swell.server.json_limits import check_values
 from swell.server.models.model_cards import Target
 from swell.server.multipart_forms import Part
 from swell.server.problem_details import field_error
-from swell.server.request import Call, too_large
+from swell.server.request import Call, check_values, too_large
 from swell.server.serializers import encode
 from swell.server.service import Service
 from swell.server.tasks.task_schemas import TaskRequest

@@ -214,6 +214,8 @@ class PostgresDatabase(GroupWriter):
             self._was_refused = False
         if self.broadcast is not None and (left := session.left):
             await self.broadcast([PeerMessage(kind=MessageKind.READY, ids=tuple(left))])
+        for write in served:
+            write.end()
 
     async def _roll_back(self, session: PostgresSession, error: BaseException) -> None:
         if session.has_begun and not (isinstance(error, LOST) or self._is_lost):

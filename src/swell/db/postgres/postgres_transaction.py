@@ -76,14 +76,8 @@ class PostgresState(State):
 
     def __init__(self) -> None:
         super().__init__()
-        #: Queues that other backends may have changed since their tasks were counted.
-        self.unsure: set[str] = set()
         #: When queues with ready tasks may be counted again, by the clock of the event loop.
         self.recount_at_s = 0.0
-
-    def may_have_ready(self, queue: str) -> bool:
-        """Whether a task may be ready in a queue."""
-        return queue in self.lines or queue in self.unsure
 
     def recount(self, queues: Iterable[str], lines: Iterable[Any]) -> None:
         """Replace the counts of some queues by the rows of `ready_lines_of`.

@@ -23,7 +23,7 @@ from typing import Any, Final, Self, TypeVar
 from swell.core.clock import Clock
 from swell.core.errors import Conflict, Internal, SwellError, Unavailable
 from swell.core.task import Task, next_wake_at, size_bytes
-from swell.db.columns import Rows
+from swell.db.columns import EPOCH, MICROSECOND
 from swell.db.group_commit import CLOSING, GroupWriter, Write
 from swell.db.schema_files import load_migrations
 from swell.db.sql import Row
@@ -91,7 +91,8 @@ class SqliteSession(Session):
             if task is None:
                 missing.append(task_id)
             else:
-                self._note(task)
+                self._before.setdefault(task_id, task)
+                self.tasks[task_id] = task
         if missing:
             for found in self._execute("tasks_by_id", {"ids": missing}):
                 self._note(STORED_ROWS.task(found))
@@ -129,19 +130,19 @@ class SqliteSession(Session):
 
     def flush(self) -> None:
         """Send changes to the database, for statements that must see them."""
-        new = [self._row(NEW_ROWS, each, next(self.state.seqs)) for each in self._added]
-        changed = [self._row(CHANGED_ROWS, each, each) for each in self._changed]
-        for statement, rows in ((INSERT, new), (UPDATE, changed)):
+        tasks = self.tasks
+        new = [(tasks[each], next(self.state.seqs)) for each in self._added]
+        changed = [(tasks[each], each) for each in self._changed]
+        for statement, rows, of in ((INSERT, new, NEW_ROWS.of), (UPDATE, changed, CHANGED_ROWS.of)):
             if rows:
-                self.state.connection.executemany(statement, rows)
+                wakes = [(task, key, next_wake_at(task)) for task, key in rows]
+                values = [
+                    of(task, key, at and (at - EPOCH) // MICROSECOND) for task, key, at in wakes
+                ]
+                self.state.connection.executemany(statement, values)
         self._added, self._changed = {}, set()
         for query, parameters in self._take_statements():
             fetch_rows(self.state.connection, query, parameters)
-
-    def _row(self, rows: Rows, task_id: str, key: int | str) -> tuple[Any, ...]:
-        task = self.tasks[task_id]
-        wake_at = next_wake_at(task)
-        return rows.of(task, key, None if wake_at is None else micros(wake_at))
 
     def remember(self) -> None:
         """After the commit: keep the tasks that have not ended for the next transactions."""

@@ -400,11 +400,6 @@ class Parts:
         for module in self.modules[self.described.facts.family.network].modules():
             module._compiled_call_impl = None
 
-    def keep_compiled(self) -> None:
-        """Keep what was compiled for the next process."""
-        if self._compiled is not None:
-            self._compiled.keep()
-
     def quantize(self) -> None:
         """Have linear layers of the network compute in float8, on a GPU that can.
 

@@ -214,7 +214,6 @@ class LatentDiffusion(StepModel):
             error = self._first_run()
         if error is not None:
             raise error
-        self.parts.keep_compiled()
 
     def _first_run(self) -> Exception | None:
         """Draw a picture in one step, and compile for all row counts; return the error."""

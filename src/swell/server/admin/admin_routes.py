@@ -181,7 +181,9 @@ async def drain_worker(service: Service, call: Call) -> Reply:
         raise NotFound(f"there is no worker {worker_id[:60]!r}: GET /v1/workers lists them")
     worker = service.fleet.workers.get(worker_id)
     state = "gone" if info.gone_at else "draining"
-    return Reply(200, encode(_worker_view(service, info, state, worker.held if worker else 0)))
+    return Reply(
+        200, encode(_worker_view(service, info, state, worker.meter.held if worker else 0))
+    )
 
 
 @admin_route(

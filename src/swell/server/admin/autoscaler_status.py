@@ -86,6 +86,8 @@ class Scaling:
         self._has_unwritten = False
         self._swept_s = float("-inf")
         self._status: ScalingStatus | None = None
+        #: Pool → its last reported status, however old.
+        self.pools: dict[str, PoolScaling] = {}
         #: When the status was read, in monotonic seconds.
         self._read_s = float("-inf")
         #: Pool → model → samples per second; rates of workers that have left stay valid.
@@ -100,6 +102,9 @@ class Scaling:
         """Read the status."""
         self._read_s = self._clock.monotonic_s()
         self._status = read(await self._registry.note(STATUS), ScalingStatus)
+        self.pools = (
+            {} if self._status is None else {each.pool: each for each in self._status.pools}
+        )
 
     async def can_launch(self, model: str) -> bool:
         """Whether the autoscaler starts workers for a model."""
@@ -126,11 +131,6 @@ class Scaling:
         """Return after how many seconds how many more workers will take tasks of a model."""
         known, age_s = self._model(model), self._age_s()
         return [] if known is None else [(max(0.0, in_s - age_s), n) for in_s, n in known.coming]
-
-    def pool(self, name: str) -> PoolScaling | None:
-        """Return the last reported status of a pool, however old."""
-        pools = () if self._status is None else self._status.pools
-        return next((each for each in pools if each.pool == name), None)
 
     def prices(self, model: str) -> list[int]:
         """Return the known prices of a worker hour in the pools of a model."""

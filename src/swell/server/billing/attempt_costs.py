@@ -44,36 +44,24 @@ PAID: Final = "paid"
 _MOST_PAID: Final = 10_000
 
 
-def account_of(info: WorkerInfo) -> str:
-    """Return the account of a worker's time."""
-    return info.account or info.id
-
-
 def share_s(timings: Timings, most_s: float) -> float:
     """Return an attempt's share of the device in seconds, as reported, from 0 to `most_s`."""
     seconds = timings.run_s if timings.device_s is None else timings.device_s
     return min(seconds, most_s) if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
-def charged(task: Task, attempt: int) -> tuple[str, int]:
-    """Return the model that an attempt is charged to, and the samples it made.
-
-    In a pipeline these are of the stage that the attempt ran.
-    """
-    run = task.run
-    if run is None:
-        return task.model, pictures_in(task.artifacts) or task.count
-    done = run.done_by(attempt)
-    if done is None:
-        return task.stage_model, 0
-    return done.model, images_of_stage(run, done, task.count)
-
-
 def attempt_entry(
     info: WorkerInfo, task: Task, attempt: int, *, is_good: bool = False, **fields: Any
 ) -> LedgerEntry:
-    """Return an entry for an attempt at a worker. A failed one has no images."""
-    model, images = charged(task, attempt)
+    """Return an entry for an attempt at a worker. A failed one has no images.
+
+    In a pipeline, the model and the images are of the stage that the attempt ran.
+    """
+    run, (model, _, _), images = task.run, task.queue.partition(":"), 0
+    if run is None:
+        images = (pictures_in(task.artifacts) if task.artifacts else 0) or task.count
+    elif (done := run.done_by(attempt)) is not None:
+        model, images = done.model, images_of_stage(run, done, task.count)
     return LedgerEntry(
         id=f"{task.id}-{attempt}",
         kind=EntryKind.ATTEMPT if is_good else EntryKind.FAILED,
@@ -81,7 +69,7 @@ def attempt_entry(
         models=model,
         worker_id=info.id,
         ref=task.id,
-        account=account_of(info),
+        account=info.account or info.id,
         key_id=task.key_id,
         user=(task.user or "") if info.hour_micros is not None else "",
         attempts=1,
@@ -106,41 +94,38 @@ class Tariffs:
         self._registry = registry
         self._scaling = scaling
         self._settings = settings
-        self._steps: Mapping[str, Sequence[Step]] = {}
+        #: Pool → the changes of its price; pools with a constant price are not in it.
+        self.steps: Mapping[str, Sequence[Step]] = {}
 
     async def refresh(self) -> None:
         """Read the changes of prices."""
         tariffs = read(await self._registry.note(TARIFFS), dict[str, PoolTariff])
         if tariffs is not None:
-            self._steps = {pool: each.steps for pool, each in tariffs.items() if each.steps}
-
-    def steps(self, pool: str) -> Sequence[Step]:
-        """Return the changes of a pool's price; empty if it is constant."""
-        return self._steps.get(pool, ())
+            self.steps = {pool: each.steps for pool, each in tariffs.items() if each.steps}
 
     def now_micros(self, pool: str) -> int | None:
         """Return the price of an hour of a new worker, in millionths of a dollar."""
-        if steps := self.steps(pool):
+        if steps := self.steps.get(pool):
             return steps[-1].hour_micros
-        scaled = self._scaling.pool(pool)
+        scaled = self._scaling.pools.get(pool)
         return self._settings.hour_micros.get(pool, scaled.hour_micros if scaled else None)
 
     def launch_micros(self, pool: str) -> int:
         """Return the extra cost of the launch of a worker, in millionths of a dollar."""
-        scaled = self._scaling.pool(pool)
+        scaled = self._scaling.pools.get(pool)
         return self._settings.launch_micros.get(pool, scaled.launch_micros if scaled else 0)
 
     def least_billed_s(self, pool: str) -> float:
         """Return the minimum billing of a worker, in seconds."""
-        scaled = self._scaling.pool(pool)
+        scaled = self._scaling.pools.get(pool)
         return self._settings.least_billed_s.get(pool, scaled.least_billed_s if scaled else 0)
 
     def priced(self, info: WorkerInfo) -> WorkerInfo:
         """Return a worker with the price of its pool, if it registered without a price."""
-        micros = self.now_micros(info.pool)
-        if info.hour_micros is not None or micros is None:
+        micros = self.now_micros(info.pool) if info.hour_micros is None else None
+        if micros is None:
             return info
-        if steps := self.steps(info.pool):
+        if steps := self.steps.get(info.pool):
             micros = price_at(steps, info.registered_at, steps[0].hour_micros)
         return replace(
             info,
@@ -151,7 +136,7 @@ class Tariffs:
 
     def hour_micros(self, info: WorkerInfo) -> int | None:
         """Return the current price of an hour of a worker, in millionths of a dollar."""
-        if steps := self.steps(info.pool):
+        if steps := self.steps.get(info.pool):
             return steps[-1].hour_micros
         return self.priced(info).hour_micros
 

@@ -19,7 +19,7 @@ from swell.core.startup_phases import Startup, StartupKind
 from swell.core.task import Task, TaskState
 from swell.db.instance_notices import Spent, keep_spent, last_spent, tell_end, told_ends
 from swell.protocol.autoscaler_messages import read
-from swell.server.billing.attempt_costs import KEEP_EVERY_S, Tariffs, account_of, attempt_entry
+from swell.server.billing.attempt_costs import KEEP_EVERY_S, Tariffs, attempt_entry
 from swell.server.billing.billing_schemas import (
     CostKinds,
     CostMicros,
@@ -76,7 +76,7 @@ async def _bills(
     """
     by_account: dict[str, list[WorkerInfo]] = {}
     for info in workers:
-        by_account.setdefault(account_of(info), []).append(info)
+        by_account.setdefault(info.account or info.id, []).append(info)
     lives = [_life(each, infos, service.tariffs, now) for each, infos in by_account.items()]
     charged = await service.registry.charged(list(by_account))
     return list(zip(lives, charged, strict=True))
@@ -98,7 +98,7 @@ def _life(account: str, infos: Sequence[WorkerInfo], tariffs: Tariffs, now: date
         launched_at=min(info.launched_at or info.registered_at for info in infos),
         heard_at=heard_at,
         ended_at=ended_at,
-        steps=tariffs.steps(newest.pool),
+        steps=tariffs.steps.get(newest.pool, ()),
     )
 
 
@@ -218,7 +218,7 @@ async def charge_lost(service: Service, tasks: Sequence[Task]) -> None:
     now, tariffs = service.clock.now(), service.tariffs
     workers = await service.registry.workers()
     workers = [tariffs.priced(info) for info in workers if info.id in by_worker]
-    charged = await service.registry.charged([account_of(info) for info in workers])
+    charged = await service.registry.charged([info.account or info.id for info in workers])
     entries: list[LedgerEntry] = []
     for info, known in zip(workers, charged, strict=True):
         lost = by_worker[info.id]

@@ -75,10 +75,11 @@ class Quotas:
         self._price = price
         self._samples = samples
         self._sample_micros = sample_micros
-        self._keys: frozenset[str] = frozenset()
+        #: Keys with quotas, and until when that is fresh, in monotonic seconds.
+        self.keys: frozenset[str] = frozenset()
+        self.fresh_until_s = -math.inf
         #: Keys that had quotas since this process started: their tasks may have reservations.
-        self._ever: frozenset[str] = frozenset()
-        self._read_at_s = -math.inf
+        self.ever: frozenset[str] = frozenset()
         self._reading = asyncio.Lock()
         #: Number of calls of `forget`.
         self._changes = 0
@@ -88,19 +89,19 @@ class Quotas:
     def forget(self) -> None:
         """Read which keys have quotas before the next task is accepted."""
         self._changes += 1
-        self._read_at_s = -math.inf
+        self.fresh_until_s = -math.inf
 
     async def _limits(self, key_id: str) -> bool:
         async with self._reading:
-            while self._clock.monotonic_s() - self._read_at_s > _FRESH_S:
-                at_s, changes = self._clock.monotonic_s(), self._changes
+            while (at_s := self._clock.monotonic_s()) >= self.fresh_until_s:
+                changes = self._changes
                 keys = await self._registry.quota_keys()
-                self._ever |= keys
+                self.ever |= keys
                 # A quota that was set during the read may be missing from the answer.
                 if changes == self._changes:
-                    self._keys, self._read_at_s = keys, at_s
+                    self.keys, self.fresh_until_s = keys, at_s + _FRESH_S
                     break
-        return key_id in self._keys
+        return key_id in self.keys
 
     async def accept(
         self, call: Call, news: Sequence[NewTask], make: Make
@@ -151,9 +152,8 @@ class Quotas:
         self._ended += [Settled(each.id or "", was_task=False) for each in reserved]
 
     def ended(self, task: Task) -> None:
-        """Have the reservation of an ended task settled."""
-        if task.key_id in self._ever:
-            self._ended.append(self._settled(task))
+        """Have the reservation of an ended task settled; its key must have one."""
+        self._ended.append(self._settled(task))
 
     async def settle(self) -> None:
         """Settle the reservations of tasks that have ended since the last call."""

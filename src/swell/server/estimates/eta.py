@@ -223,7 +223,7 @@ def learn(known: Pace | None, seen: Window, slots: int) -> Pace | None:
     if known is None:
         return pace
     is_better = pace.task_s * known.count < known.task_s * pace.count
-    if not is_better and seen.held_s / seen.busy_s < _BUSY * known.at_once:
+    if not is_better and seen.held_s / seen.busy_s < _BUSY * max(1.0, known.run_s / known.task_s):
         return known
     part = seen.n / (seen.n + _PACE_WINDOW)
     return Pace(
@@ -292,21 +292,19 @@ class ServiceTimes:
         self, model: str, service_s: float, count: int = 1, device: str = "", version: str = ""
     ) -> None:
         """Record that a task ran for `service_s` seconds."""
-        for name in self._names(model, version):
-            history = self._history(name)
+        for history in self._changing(model, version):
             history.times.append((max(0.0, service_s), count, device))
             del history.times[: -self._window]
             history.stats = None
 
     def observe_pace(self, model: str, window: Window, slots: int, version: str = "") -> None:
         """Record a measurement of a worker with some slots."""
-        for name in self._names(model, version):
-            history = self._history(name)
+        for history in self._changing(model, version):
             history.pace = learn(history.pace, window, slots)
 
     def observe_size(self, model: str, size: float) -> None:
         """Record the relative size of a task that has succeeded."""
-        history = self._history(model)
+        [history] = self._changing(model)
         before = size if history.size is None else history.size
         history.size = before + (size - before) * _NEW_SIZE
 
@@ -361,20 +359,29 @@ class ServiceTimes:
         except msgspec.MsgspecError:
             return
         for name, old in found.items():
-            history = self._history(name)
+            [history] = self._changing(name)
             history.times[:0] = old.times
             del history.times[: -self._window]
             history.size = old.size if history.size is None else history.size
             history.pace = old.pace if history.pace is None else history.pace
             history.stats = None
 
-    def _names(self, model: str, version: str) -> tuple[str, ...]:
-        """Return the names under which a version's tasks are remembered."""
-        live = self._live_versions.get(model)
-        if live is None or not version:
-            return (model,)
-        own = f"{model}:{version}"
-        return (model, own) if version == live else (own,)
+    def _changing(self, model: str, version: str = "") -> list[_History]:
+        """Return where the tasks of a model or version are remembered, to change that."""
+        names, live = [model], self._live_versions.get(model)
+        if live is not None and version:
+            own = f"{model}:{version}"
+            names = [model, own] if version == live else [own]
+        found = []
+        for name in names:
+            history = self._histories.pop(name, None) or _History()
+            # The last entry is the one that was used last.
+            self._histories[name] = history
+            if len(self._histories) > MOST_HISTORIES:
+                del self._histories[next(iter(self._histories))]
+            found.append(history)
+        self.has_changed = True
+        return found
 
     def _name(self, model: str, version: str | None) -> str:
         """Return the name under which to look up a version; None is the live one."""
@@ -382,15 +389,6 @@ class ServiceTimes:
         own = f"{model}:{version or live}"
         is_known = own in self._histories and len(self._histories[own].times) >= _ENOUGH
         return own if live is not None and is_known else model
-
-    def _history(self, name: str) -> _History:
-        history = self._histories.pop(name, None) or _History()
-        # The last entry is the one that was used last.
-        self._histories[name] = history
-        if len(self._histories) > MOST_HISTORIES:
-            del self._histories[next(iter(self._histories))]
-        self.has_changed = True
-        return history
 
     def _stats_of(self, name: str) -> ServiceStats | None:
         history = self._histories.get(name)
@@ -515,7 +513,7 @@ class Calibration:
     def __init__(self) -> None:
         self._trackers: dict[tuple[str, Situation], _Tracker] = {}
         #: Task ID → its estimate, oldest first.
-        self._open: dict[str, IssuedEstimate] = {}
+        self.open: dict[str, IssuedEstimate] = {}
         #: Model → the number of its open estimates.
         self._n_open: Counter[str] = Counter()
 
@@ -536,12 +534,8 @@ class Calibration:
         """
         self._close(task_id)
         if issued.forecast.finish.median > 0 and self._n_open[issued.model] < MOST_OPEN:
-            self._open[task_id] = issued
+            self.open[task_id] = issued
             self._n_open[issued.model] += 1
-
-    def open_tasks(self) -> list[str]:
-        """Return the tasks that are expected to end."""
-        return list(self._open)
 
     def ended(self, task_id: str, clock: Clock, *, has_succeeded: bool = True) -> None:
         """Learn from a task that has ended now; others than succeeded ones are ignored."""
@@ -555,7 +549,7 @@ class Calibration:
         self._trackers.setdefault(key, _Tracker()).learn(issued, took_s)
 
     def _close(self, task_id: str) -> IssuedEstimate | None:
-        issued = self._open.pop(task_id, None)
+        issued = self.open.pop(task_id, None)
         if issued is not None:
             self._n_open[issued.model] -= 1
         return issued

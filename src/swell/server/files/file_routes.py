@@ -62,7 +62,7 @@ _UNKNOWN_TYPE: Final = "application/octet-stream"
 _HOME: Final = "/v1/artifacts/"
 
 #: Every URL that we sign holds this, and escapes of JSON leave it as it is.
-_SIGNED: Final = b"signature="
+SIGNED: Final = b"signature="
 
 #: A string of JSON.
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -435,9 +435,9 @@ def name_files(objects: Objects, raw: msgspec.Raw) -> dict[str, str]:
 
 def _signed_strings(raw: msgspec.Raw) -> list[str]:
     data = bytes(raw)
-    if _SIGNED not in data:
+    if SIGNED not in data:
         return []
-    found = [each for each in _STRING.findall(data) if _SIGNED in each]
+    found = [each for each in _STRING.findall(data) if SIGNED in each]
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
         return [msgspec.json.decode(each, type=str) for each in found[:_MAX_FILES]]
     return []

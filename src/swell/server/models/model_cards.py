@@ -22,9 +22,8 @@ from swell.core.rollouts.rollout_state import Canary, Life, is_of_canary
 from swell.db.registry import Registry
 from swell.db.rollouts import read_lives
 from swell.sdk.multi_sample_inputs import packs_in, size_of
-from swell.server.json_limits import count_values
 from swell.server.problem_details import closest, field_error
-from swell.server.request import Call
+from swell.server.request import Call, count_values
 
 #: Cards are read again after this time, in seconds, and for an unknown name after the shorter one.
 _FRESH_S: Final = 5.0
@@ -159,6 +158,9 @@ class Cards:
         Raises:
             NotFound: There is no such model or version.
         """
+        target = self._targets.get(ref)
+        if target is not None and self._clock.monotonic_s() - self._read_at_s < _FRESH_S:
+            return target
         for older_than_s in (_FRESH_S, _RETRY_S):
             await self.refresh(older_than_s)
             target = self._targets.get(ref) or self._target(ref)
@@ -183,8 +185,10 @@ class Cards:
         if await read_lives(self._registry) != self.lives:
             await self.refresh()
 
-    def check_input(self, call: Call, target: Target, raw: msgspec.Raw, at: str = "/input") -> None:
-        """Check an input against its model's schema.
+    def check_input(
+        self, call: Call, target: Target, raw: msgspec.Raw, at: str = "/input"
+    ) -> dict[str, Any]:
+        """Return a decoded input, after a check against its model's schema.
 
         Raises:
             InvalidInput: The input breaks the schema, or it or all inputs of the request take too
@@ -193,19 +197,19 @@ class Cards:
         """
         schema = self._schema(target.card)
         try:
-            value = _decode(raw)
+            value: Any = _decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequest(f"the value at {at} is not JSON in UTF-8: {error}") from error
         if type(value) is not dict:
             detail = 'an input is an object of the model\'s fields, such as {"prompt": "…"}'
             raise InvalidInput(detail, errors=[FieldError(pointer=at, detail=detail, code="type")])
         if schema.takes_anything:
-            return
+            return value
         if reason := schema.refusal(raw, call):
             raise _refused_whole(target, at, reason, "too_large")
         try:
             if schema.validator.is_valid(value):
-                return
+                return value
             if schema.can_explain(raw):
                 self._explain(target, schema, value, at)
         except ValueError as error:
@@ -331,7 +335,7 @@ class Cards:
             self._read_at_s = asked_at_s
 
 
-def own_seed(card: ModelCard, raw: msgspec.Raw) -> int | None:
+def own_seed(card: ModelCard, value: Mapping[str, Any]) -> int | None:
     """Return the seed in a checked input, or the default of its model; None for none.
 
     Seeds below 0 count as none, as in a worker.
@@ -339,9 +343,7 @@ def own_seed(card: ModelCard, raw: msgspec.Raw) -> int | None:
     field = (card.input_schema.get("properties") or {}).get("seed")
     if not isinstance(field, dict):
         return None
-    found: Any = field.get("default")
-    if b'"seed"' in bytes(raw):
-        found = _decode(raw).get("seed", found)
+    found = value.get("seed", field.get("default"))
     is_seed = isinstance(found, int) and not isinstance(found, bool)
     return found if is_seed and 0 <= found <= _MAX_SEED else None
 

@@ -42,7 +42,7 @@ class Canaries:
 
 def is_canary_served(service: "Service", model: str, canary: Canary) -> bool:
     """Whether a live worker has a canary; otherwise its queue is the live version's."""
-    return service.fleet.is_served(model, canary.version, within_s=lost_after_s(service))
+    return bool(service.fleet.live(model, canary.version, within_s=lost_after_s(service)))
 
 
 def queues_served(service: "Service", model: str, version: str) -> tuple[str, ...]:

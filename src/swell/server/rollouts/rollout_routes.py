@@ -188,7 +188,7 @@ async def _cards(service: Service, model: str) -> list[ModelCard]:
 
 
 def _check_served(service: Service, model: str, version: str) -> None:
-    if not service.fleet.is_served(model, version):
+    if not service.fleet.live(model, version):
         raise Conflict(
             f"no live worker has {model}:{version}: start one first with `swell worker --models …`"
         )
@@ -207,7 +207,7 @@ def _other_served(service: Service, cards: Sequence[ModelCard], version: str) ->
     """
     model = cards[0].name
     for card in cards:
-        if card.version != version and service.fleet.is_served(model, card.version):
+        if card.version != version and service.fleet.live(model, card.version):
             return card.version
     raise Conflict(
         f"no live worker has another version of {model} than {version}, so that nothing would be "
@@ -255,7 +255,7 @@ def _notice(service: Service, life: Life | None, live: str) -> str:
             "the newest version gets all tasks that name no version: to keep it so when another "
             f"one is registered, promote {live}"
         )
-    if not service.fleet.is_served(life.model, live, within_s=lost_after_s(service)):
+    if not service.fleet.live(life.model, live, within_s=lost_after_s(service)):
         return (
             f"no live worker has the live version {live}: start one, or promote a version "
             "that is served"

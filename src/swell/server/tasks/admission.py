@@ -73,7 +73,8 @@ async def check(
     if repeat is not None and repeat.is_known:
         # A repeat returns its task, even if a new one would be refused.
         return new_task(call, request, request.model, repeat, place)
-    request = service.classes.apply(call.caller, request)
+    if call.caller.classes or request.class_name is not None:
+        request = service.classes.apply(call.caller, request)
     target, new = await draft(service, call, request, repeat, place)
     admitted = await admit(service, call, request, target, new, rank_of=rank_of)
     if admitted is not new:
@@ -208,13 +209,13 @@ async def check_can_run(service: Service, target: Target, new: NewTask) -> None:
     if new.run is not None:
         for stage in stages_ahead(new.run, new.input):
             needed = await service.cards.target(stage.queue)
-            if not service.fleet.is_served(needed.model, needed.needed_version):
+            if not service.fleet.live(needed.model, needed.needed_version):
                 await _look_for_workers(service, needed)
         return
-    has_workers = service.fleet.is_served(target.model, target.needed_version)
+    has_workers = service.fleet.live(target.model, target.needed_version)
     canary = service.cards.canaries.get(target.model)
     if not has_workers and canary is not None and is_of_canary(new.queue):
-        has_workers = service.fleet.is_served(target.model, canary.version)
+        has_workers = service.fleet.live(target.model, canary.version)
     if not has_workers:
         await _look_for_workers(service, target)
 
@@ -268,7 +269,7 @@ async def _look_for_workers(service: Service, target: Target) -> None:
     model, version = target.model, target.needed_version
     # A worker may just have registered at another backend.
     await service.fleet.look_again()
-    if service.fleet.is_served(model, version) or await _can_launch(service, model, version):
+    if service.fleet.live(model, version) or await _can_launch(service, model, version):
         return
     named = model if version is None else f"{model}:{version}"
     advice = "start one with `swell worker`, or try again"

@@ -13,12 +13,12 @@ from typing import Final
 import msgspec
 
 from swell.core.errors import FieldError, InvalidInput, InvalidRequest, SwellError
-from swell.core.events import TERMINAL_ID
+from swell.core.events import TERMINAL_ID, TaskSummary, event_of, summary_of, summary_of_stage
 from swell.core.quality_fallback import with_changes
 from swell.core.store_types import Accepted
-from swell.core.task import NewTask, Task
+from swell.core.task import NewTask, Task, TaskState
 from swell.server.common_schemas import MAX_METADATA_BYTES
-from swell.server.files.file_routes import check_files
+from swell.server.files.file_routes import SIGNED, check_files
 from swell.server.models.model_cards import Target, own_seed
 from swell.server.request import Call
 from swell.server.rollouts.version_routing import split
@@ -63,13 +63,14 @@ async def draft(
     """
     at, _ = place
     target = await service.cards.target(request.model)
-    service.cards.check_input(call, target, request.input, at + "/input")
+    value = service.cards.check_input(call, target, request.input, at + "/input")
     new = new_task(call, request, target.queue, repeat, place)
     if target.card.pipeline is not None:
         new = at_first_stage(new, target, at)
-    if (seed := own_seed(target.card, new.input)) is not None:
+    if (seed := own_seed(target.card, value)) is not None:
         new = msgspec.structs.replace(new, seed=seed)
-    if files := check_files(service.objects, new.input, at + "/input"):
+    if SIGNED in bytes(new.input):
+        files = check_files(service.objects, new.input, at + "/input")
         new = msgspec.structs.replace(new, files=files)
     if target.model in service.cards.canaries:
         new = split(service, call, new)
@@ -254,6 +255,57 @@ async def note_new(service: Service, accepted: list[Accepted]) -> None:
             arrivals[task.queue] = arrivals.get(task.queue, 0) + task.count
         if service.publisher is not None:
             service.publisher.publish(fresh)
+
+
+def publish_changes(service: Service, tasks: list[Task]) -> None:
+    """Publish the states of tasks, after the store has written them."""
+    if service.publisher is not None:
+        service.publisher.publish(tasks)
+    service.bus.publish([event_of(task) for task in tasks])
+    if service.traces is not None:
+        service.traces.delivered(tasks)
+
+
+def count_end(service: Service, task: Task) -> None:
+    """Count and learn from a task that has ended."""
+    has_succeeded = task.state is TaskState.SUCCEEDED
+    service.limits.ended(task)
+    if task.id in service.calibration.open:
+        service.calibration.ended(task.id, service.clock, has_succeeded=has_succeeded)
+    if task.finished_at is None:
+        return
+    if has_succeeded and task.started_at is not None:
+        if service.cards.packed or service.cards.drawing:
+            service.estimates.observe_size(task)
+        learn(service, summary_of(task))
+    metrics, model, timings = service.metrics, task.model, task.timings
+    if task.dead:
+        metrics.count("swell_tasks_dead_total", model)
+    metrics.values["swell_tasks_total"][model, task.state.value] += 1
+    total_s = (task.finished_at - task.created_at).total_seconds()
+    metrics.observe(
+        model,
+        swell_task_queue_seconds=timings.queue_s if timings else 0.0,
+        swell_task_run_seconds=timings.run_s if timings else 0.0,
+        swell_task_total_seconds=total_s,
+    )
+
+
+def stage_passed(service: Service, task: Task) -> None:
+    """Learn from an ended stage of a pipeline, and count the arrival of the next one."""
+    assert task.run is not None, "it has stages"
+    service.estimates.observe_size(task)
+    learn(service, summary_of_stage(task, task.run.done[-1]))
+    arrivals, queue = service.scaling.arrivals.fresh, task.queue
+    arrivals[queue] = arrivals.get(queue, 0) + task.count
+
+
+def learn(service: Service, summary: TaskSummary) -> None:
+    """Learn from a task that has succeeded, here or at another backend."""
+    worker = service.fleet.workers.get(summary.worker_id or "")
+    device = "" if worker is None else worker.info.device
+    service.times.observe(summary.model, summary.took_s, summary.count, device, summary.version)
+    service.fleet.end(summary)
 
 
 @functools.lru_cache(maxsize=256)

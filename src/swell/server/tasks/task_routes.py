@@ -47,8 +47,15 @@ from swell.server.serializers import encode, task_view
 from swell.server.service import Service
 from swell.server.tasks.admission import check, check_can_run_again
 from swell.server.tasks.partial_artifacts import early_artifacts
-from swell.server.tasks.submit import accept, follow, note_new, prefer_wait_s, repeat_of
-from swell.server.tasks.task_changes import count_end, publish_changes
+from swell.server.tasks.submit import (
+    accept,
+    count_end,
+    follow,
+    note_new,
+    prefer_wait_s,
+    publish_changes,
+    repeat_of,
+)
 from swell.server.tasks.task_schemas import (
     BatchRequest,
     BatchView,
@@ -251,7 +258,7 @@ async def cancel_task(service: Service, before: Task) -> Task:
     if task.state.is_terminal:
         if not canceled.again:
             count_end(service, task)
-            await publish_changes(service, [task])
+            publish_changes(service, [task])
     elif task.cancel_requested:
         service.fleet.stop([task])
         # Its worker may call another backend.

@@ -31,7 +31,6 @@ from swell.core.startup_phases import (
 from swell.protocol.autoscaler_messages import DECISIONS, Decision, read
 from swell.protocol.worker_messages import Registration, StartingAnswer
 from swell.server.auth import check_worker
-from swell.server.billing.attempt_costs import account_of
 from swell.server.billing.billing_schemas import LedgerEntryView, LedgerList, LedgerQuery
 from swell.server.decoding import read_body, read_query
 from swell.server.models.model_cards import is_model_name
@@ -187,7 +186,7 @@ def _count(service: Service, startup: Startup, kept: KeptStartup) -> None:
     for (model, phase), seen in observations(startup, service.clock.now()).items():
         if phase in phases and seen.is_over:
             labels = (startup.pool, model, phase)
-            metrics.observe("swell_cold_start_seconds", labels, seen.seconds)
+            metrics.observe(labels, swell_cold_start_seconds=seen.seconds)
 
 
 def _entry(
@@ -203,7 +202,7 @@ def _entry(
     launch_micros = tariffs.launch_micros(pool)
     if info is not None:
         info = tariffs.priced(info)
-        account, hour_micros = account_of(info), tariffs.hour_micros(info)
+        account, hour_micros = info.account or info.id, tariffs.hour_micros(info)
         launch_micros = info.launch_micros
     if startup.kind is StartupKind.COLD:
         if not _is_step(startup, before):

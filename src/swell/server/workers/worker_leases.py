@@ -1,8 +1,7 @@
 """Leases of workers: `POST /worker/v1/lease`, extensions, and leases that never arrived."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -16,14 +15,14 @@ from swell.core.store_types import Hold, Start
 from swell.core.task import Released, Settlement, Task, TaskState, new_token
 from swell.protocol.worker_messages import Ask, Grant, LeasedTask, ReportAnswer
 from swell.server.decoding import Reader
-from swell.server.files.file_routes import READ_URL_S, name_files
+from swell.server.files.file_routes import READ_URL_S, SIGNED, name_files
 from swell.server.peer_messages import must_stop
 from swell.server.request import Call, Reply
 from swell.server.rollouts.version_routing import staged_queues
 from swell.server.route import Response, worker_route
 from swell.server.service import Service
 from swell.server.tasks.stage_inputs import leased_stage
-from swell.server.tasks.task_changes import publish_changes
+from swell.server.tasks.submit import publish_changes
 from swell.server.workers.worker_tracker import Worker
 
 _log = structlog.get_logger("swell.api")
@@ -69,7 +68,8 @@ async def own_worker(service: Service, call: Call, worker_id: str) -> Worker:
                 "register again"
             )
         call.of_others, call.target = True, worker_id
-    worker.mark_seen(service.clock.monotonic_s())
+    worker.seen_s = service.clock.monotonic_s()
+    worker.was_seen = worker.has_called = True
     return worker
 
 
@@ -86,11 +86,7 @@ async def lease_tasks(
 ) -> Grant:
     """Grant tasks, cancellations or a drain as soon as there are some.
 
-    Args:
-        service: The backend.
-        worker: The worker.
-        ask: What the worker wants, and how long it waits.
-        call: Its request, with a key that must still work after the wait; None for any.
+    The key of the call must still work after the wait.
 
     Raises:
         Unauthenticated: The key was revoked during the wait.
@@ -111,10 +107,18 @@ async def lease_tasks(
     elif has_news or wait_s <= 0 or service.is_ending:
         tasks = await take_tasks(service, worker, n)
     else:
-        with _poll(worker, wait_s) as until:
+        # Done after a while, or when there is news for the worker.
+        loop = asyncio.get_running_loop()
+        until: asyncio.Future[None] = loop.create_future()
+        worker.polls.add(until)
+        timer = loop.call_later(wait_s, _end_poll, until)
+        try:
             tasks = await take_tasks(service, worker, n, until=until)
             if n <= 0:
                 await until
+        finally:
+            timer.cancel()
+            worker.polls.discard(until)
     try:
         # The key, the clock and the object store may have changed during the wait.
         if call is not None:
@@ -139,7 +143,8 @@ async def lease_tasks(
 
 def refusal_of(service: Service) -> str:
     """Return why no tasks are handed out; empty while they are."""
-    return service.skew.refusal or service.writable.refusal
+    skew = service.skew
+    return (skew.refusal if skew.right_s is not None else "") or service.writable.refusal
 
 
 async def take_cancels(
@@ -204,31 +209,34 @@ async def take_tasks(
 
 def lease_request(service: Service, worker: Worker, n: int) -> LeaseRequest:
     """Return the request for up to `n` tasks that a worker may run."""
+    staged = staged_queues(service, worker.info) if service.cards.lives else {}
     return LeaseRequest(
         worker_id=worker.info.id,
-        models=worker.info.models,
+        queues={
+            queue: version
+            for model, version in worker.info.models.items()
+            for queue in staged.get(model) or (model, f"{model}:{version}")
+        },
         n=min(n, _MAX_LEASE),
         lease_s=service.settings.delivery.lease_s,
         residents=worker.residents or (),
-        staged=staged_queues(service, worker.info) if service.cards.lives else {},
     )
 
 
 async def _start(service: Service, worker: Worker, task_ids: Sequence[str]) -> list[Task]:
     """Start tasks that a worker took from an external queue by their ids, if it serves them."""
     request = lease_request(service, worker, len(task_ids))
-    versions = {queue: version for queue, _, version in request.queues}
     starts = [
         Start(
             task_id=task.id,
             queue=task.queue,
             worker_id=worker.info.id,
-            version=versions[task.queue],
+            version=request.queues[task.queue],
             token=new_token(),
             lease_s=request.lease_s,
         )
         for task in await service.store.get(task_ids)
-        if task is not None and task.queue in versions
+        if task is not None and task.queue in request.queues
     ]
     tasks = [task for task in await service.store.start(starts) if task is not None]
     await _note_started(service, worker, tasks)
@@ -239,9 +247,9 @@ async def _note_started(service: Service, worker: Worker, tasks: Sequence[Task])
     if not tasks:
         return
     service.fleet.hold(worker, tasks)
-    service.metrics.observe("swell_lease_tasks", (), len(tasks))
+    service.metrics.observe((), swell_lease_tasks=len(tasks))
     try:
-        await service.bus.publish([event_of(task) for task in tasks])
+        service.bus.publish([event_of(task) for task in tasks])
     except BaseException:
         await undo_leases(service, holds_of(tasks))
         raise
@@ -266,7 +274,7 @@ async def undo_leases(service: Service, holds: Sequence[Hold]) -> None:
     try:
         released = await service.store.settle(settlements)
         service.fleet.release([(each.task_id, each.attempt) for each in holds])
-        await publish_changes(service, [task for task in released if task is not None])
+        publish_changes(service, [task for task in released if task is not None])
     except SwellError as error:
         _log.warning("leases: cannot undo leases after a lost response", detail=error.detail)
 
@@ -303,20 +311,6 @@ async def learn_holds(service: Service, worker: Worker, holds: Sequence[Hold]) -
         await extend_leases(service, worker, unknown)
 
 
-@contextlib.contextmanager
-def _poll(worker: Worker, wait_s: float) -> Iterator["asyncio.Future[None]"]:
-    """Yield a future that ends a worker's wait: after a while, or when there is news for it."""
-    loop = asyncio.get_running_loop()
-    until: asyncio.Future[None] = loop.create_future()
-    worker.polls.add(until)
-    timer = loop.call_later(wait_s, _end_poll, until)
-    try:
-        yield until
-    finally:
-        timer.cancel()
-        worker.polls.discard(until)
-
-
 def _end_poll(until: "asyncio.Future[None]") -> None:
     if not until.done():
         until.set_result(None)
@@ -334,13 +328,13 @@ def leased_task(service: Service, worker: Worker, task: Task) -> LeasedTask:
         task_id=task.id,
         attempt=task.attempt,
         token=task.lease_token or "",
-        model=task.stage_model,
+        model=task.queue.partition(":")[0],
         version=task.version,
         input=task.input,
         count=task.count,
         seed=task.seed,
         finish_within_s=left_s,
-        own_files=name_files(service.objects, task.input),
+        own_files=name_files(service.objects, task.input) if SIGNED in bytes(task.input) else {},
         checkpoint=checkpoint,
         traceparent=None if service.traces is None else service.traces.leased(task),
     )

@@ -14,7 +14,7 @@ from swell.core.event_bus import MessageKind, PeerMessage
 from swell.core.events import ATTEMPT_STRIDE, Event
 from swell.core.records import WorkerInfo
 from swell.core.store_types import Ended, Hold, Onward
-from swell.core.task import Settlement, Task
+from swell.core.task import Settlement, Succeeded, Task
 from swell.protocol.worker_messages import Progress, Report, ReportAnswer
 from swell.server.billing.attempt_costs import with_costs
 from swell.server.decoding import Reader
@@ -23,7 +23,7 @@ from swell.server.rollouts.canary_monitor import note_settled
 from swell.server.route import Response, worker_route
 from swell.server.service import Service
 from swell.server.tasks.stage_inputs import going_on
-from swell.server.tasks.task_changes import count_end, publish_changes, stage_passed
+from swell.server.tasks.submit import count_end, publish_changes, stage_passed
 from swell.server.workers.reported_files import EVENT_KINDS, with_checked_files, without_lost_files
 from swell.server.workers.startups import keep_startups
 from swell.server.workers.worker_leases import (
@@ -74,7 +74,10 @@ async def take_report(service: Service, worker: Worker, report: Report) -> Repor
     if report.goodbye:
         # Tasks that it returns must not go to its own lease call, which may still wait.
         worker.leave()
-    report = await with_checked_files(service, worker, report)
+    outcomes = [each.outcome for each in report.settlements]
+    checked = [each for each in outcomes if not isinstance(each, Succeeded) or each.artifacts]
+    if report.enclosures or report.progress or checked:
+        report = await with_checked_files(service, worker, report)
     if report.settlements:
         info = service.tariffs.priced(worker.info)
         report = _with_costs(service, info, report)
@@ -115,7 +118,7 @@ async def _publish(
     if report.progress:
         await _publish_progress(service, worker, report.progress, lacks_files=tell_files)
     if settled:
-        await publish_changes(service, [task for task in ended if task is not None])
+        publish_changes(service, [task for task in ended if task is not None])
         # A refused settlement does not end another lease.
         service.fleet.release(
             [
@@ -182,7 +185,7 @@ async def _write(
             request = lease_request(service, worker, report.onward)
             onward = Onward(
                 worker_id=request.worker_id,
-                versions={queue: version for queue, _, version in request.queues},
+                versions=request.queues,
                 n=request.n,
                 lease_s=request.lease_s,
             )
@@ -217,7 +220,7 @@ async def _settle(
         if task is None:
             continue
         if place in ended.again:
-            if task.finished_at is not None:
+            if task.finished_at is not None and task.key_id in service.quotas.ever:
                 # The process that wrote it may have died before this; twice does no harm.
                 service.quotas.ended(task)
             continue
@@ -290,6 +293,6 @@ async def _publish_progress(
             if each.again or not (lacks_files and each.files):
                 events.append(event)
     if events:
-        await service.bus.publish(events)
+        service.bus.publish(events)
     if passing:
         service.hooks.pass_on(passing)

@@ -5,7 +5,7 @@ In memory only, and rebuilt from the registry after a restart. The store has the
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -59,16 +59,6 @@ class Worker:
         #: Its lease calls that wait now.
         self.polls: set[asyncio.Future[None]] = set()
 
-    @property
-    def held(self) -> int:
-        """How many tasks it holds."""
-        return self.meter.held
-
-    def mark_seen(self, now_s: float) -> None:
-        """Note a call of the worker."""
-        self.seen_s = now_s
-        self.was_seen = self.has_called = True
-
     def count_switches(self, reported: Sequence[Switches]) -> list[Switches]:
         """Take the worker's counts of loaded models; return the increase since its last report.
 
@@ -108,7 +98,7 @@ class Rival(NamedTuple):
     versions: frozenset[str]
 
 
-class _Lease(NamedTuple):
+class _Lease(msgspec.Struct, frozen=True):
     attempt: int
     #: Empty if another backend granted the lease.
     token: str
@@ -134,12 +124,14 @@ class LeaseTracker:
         #: Task id → its last attempt that has ended.
         self._over: OrderedDict[str, int] = OrderedDict()
 
-    def hold(self, worker: Worker, tasks: Iterable[Task]) -> None:
+    def hold(self, worker: Worker, tasks: Sequence[Task]) -> None:
         """Note the leases that this backend has granted to a worker."""
         for task in tasks:
-            token = task.lease_token or ""
-            lease = _Lease(task.attempt, token, worker.info.id, task.stage_model)
-            self._add_lease(task.id, lease)
+            if task.id in self._leases:
+                self._drop_lease(task.id, task.attempt)
+            token, (model, _, _) = task.lease_token or "", task.queue.partition(":")
+            self._leases[task.id] = _Lease(task.attempt, token, worker.info.id, model)
+        worker.meter.take(len(tasks), self._clock.monotonic_s())
 
     def note_lease(self, task_id: str, summary: TaskSummary) -> None:
         """Note a lease that another backend has granted.
@@ -345,21 +337,14 @@ class Fleet(LeaseTracker):
             version: Its version; None for any.
             within_s: How long ago the last sign of life may be; None for the default.
         """
-        return list(self._live(model, version, within_s))
-
-    def is_served(
-        self, model: str, version: str | None = None, *, within_s: float | None = None
-    ) -> bool:
-        """Whether a model has a live worker; arguments as of `live`."""
-        return next(self._live(model, version, within_s), None) is not None
-
-    def _live(self, model: str, version: str | None, within_s: float | None) -> Iterator[Worker]:
         oldest_s = self._clock.monotonic_s() - (self._alive_s if within_s is None else within_s)
-        for worker in self._by_model.get(model, ()):
-            is_alive = worker.polls or worker.seen_s >= oldest_s
-            info = worker.info
-            if is_alive and not info.draining and version in (None, info.models.get(model)):
-                yield worker
+        return [
+            worker
+            for worker in self._by_model.get(model, ())
+            if (worker.polls or worker.seen_s >= oldest_s)
+            and not worker.info.draining
+            and version in (None, worker.info.models.get(model))
+        ]
 
     def pace(self, model: str, version: str | None, default: Pace) -> tuple[int, float, Pace]:
         """Return how fast the live workers of a model process its tasks.
@@ -400,7 +385,7 @@ class Fleet(LeaseTracker):
 
     def held(self) -> dict[str, int]:
         """Return worker → number of held tasks, without workers that hold none."""
-        return {each.info.id: each.held for each in self.workers.values() if each.held}
+        return {each.info.id: each.meter.held for each in self.workers.values() if each.meter.held}
 
     def rivals(
         self, model: str, version: str | None = None, *, staged: Container[str] = ()
@@ -448,7 +433,7 @@ class Fleet(LeaseTracker):
         found = []
         for info in await self._registry.workers():
             worker = self.workers.get(info.id)
-            held = 0 if worker is None else worker.held
+            held = 0 if worker is None else worker.meter.held
             found.append((info, worker_state(info, held, now, self._lost_s), held))
         return found
 

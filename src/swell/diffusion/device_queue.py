@@ -6,7 +6,7 @@ synchronously queues nothing.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -14,12 +14,15 @@ import msgspec
 from swell.core.clock import Clock
 from swell.diffusion.batch_buffers import SampleState
 from swell.diffusion.batch_scheduler import Decision, Scheduler
-from swell.diffusion.batch_step import Foreseen
-from swell.sdk.step_model import Mark
+from swell.sdk.step_model import Array, Mark
 
 #: The next step is queued when this share of the present one is left: early enough to leave no gap,
 #: and late enough for samples that have just arrived.
 LEAD: Final = 0.1
+
+
+#: A sample, and a function that returns the latents for its preview.
+Foreseen = tuple[SampleState, Callable[[], Array]]
 
 
 class Queued(msgspec.Struct, frozen=True):
@@ -43,25 +46,18 @@ class DeviceQueue:
     def __init__(self, clock: Clock, scheduler: Scheduler) -> None:
         self._clock = clock
         self._scheduler = scheduler
-        self._queued: deque[Queued] = deque()
+        self.queued: deque[Queued] = deque()
         #: When the device last finished something.
         self._reached_s = 0.0
         #: Sample → seconds of the device: its part of each step, by rows.
-        self._spent_s: dict[str, float] = {}
+        self.spent_s: dict[str, float] = {}
         #: Model → duration of its latest decoding.
         self._decoding_s: dict[str, float] = {}
 
-    def __len__(self) -> int:
-        return len(self._queued)
-
-    def append(self, work: Queued) -> None:
-        """Remember work that was queued on the device."""
-        self._queued.append(work)
-
     def finished(self, ahead: int) -> Iterator[Queued]:
         """Wait until at most `ahead` pieces of work are left; yield the others as they finish."""
-        while len(self._queued) > ahead:
-            work = self._queued.popleft()
+        while len(self.queued) > ahead:
+            work = self.queued.popleft()
             work.mark.wait()
             now_s = self._clock.monotonic_s()
             # The device began it when it had finished the work before.
@@ -82,7 +78,7 @@ class DeviceQueue:
         Args:
             host_s: Time that the host needs to queue a step.
         """
-        running = next((work for work in self._queued if work.decision is not None), None)
+        running = next((work for work in self.queued if work.decision is not None), None)
         if running is None or running.decision is None:
             return 0.0
         begun_s = max(running.begun_s, self._reached_s)
@@ -91,28 +87,17 @@ class DeviceQueue:
 
     # Device time
 
-    def begin(self, sample_id: str) -> None:
-        """Start counting the device time of a sample."""
-        self._spent_s[sample_id] = 0.0
-
     def spend(self, seconds: float, rows: Mapping[str, int]) -> None:
         """Divide device time among samples in proportion to their rows."""
         each_s = seconds / max(1, sum(rows.values()))
         for sample_id, n in rows.items():
-            if sample_id in self._spent_s:
-                self._spent_s[sample_id] += each_s * n
-
-    def spent_s(self, sample_id: str) -> float:
-        """Return the device time of a sample so far."""
-        return self._spent_s.get(sample_id, 0.0)
+            if sample_id in self.spent_s:
+                self.spent_s[sample_id] += each_s * n
 
     def take_spent_s(self, sample_id: str) -> float:
         """Return the device time of a sample, queued work included, and stop counting it."""
-        return self._spent_s.pop(sample_id, 0.0) + self._still_takes_s(sample_id)
-
-    def _still_takes_s(self, sample_id: str) -> float:
-        seconds = 0.0
-        for work in self._queued:
+        seconds = self.spent_s.pop(sample_id, 0.0)
+        for work in self.queued:
             if work.decoded is not None and work.decoded[0] == sample_id:
                 seconds += self._decoding_s.get(work.decoded[1], 0.0)
             if work.decision is not None and sample_id in work.rows:
