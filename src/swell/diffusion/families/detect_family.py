@@ -190,10 +190,9 @@ def look(
 
     Args:
         folder: Of weights, with `model_index.json`.
-        sampler: A sampler in place of the folder's own; empty for that one.
-        few: How it was distilled to few steps; empty if it was not.
-        steps: The default; None for the family's.
-        guidance: The default; None for the family's.
+        sampler: A sampler in place of the folder's own, if not empty.
+        few: How it was distilled to few steps, if it was.
+        steps, guidance: The defaults; None for the family's.
         loop: The arguments of a pipeline that is not in `LOOPS`, if they are known.
 
     Raises:
@@ -214,25 +213,15 @@ def look(
     check_sampler(sampler, few, flows=_flows(family, config), name=pipeline)
     usual = family.defaults(pipeline, network)
     if few:
-        config, *distilled = few_step(config, few)
-        usual = usual or (int(distilled[0]), distilled[1])
-    if usual is None and is_other and loop is not None:
-        scale = family.guidance if loop.guidance is None else loop.guidance
-        usual = (loop.steps or family.steps, scale)
-    usual_steps, usual_guidance = usual or (family.steps, family.guidance)
+        config, few_steps, few_guidance = few_step(config, few)
+        usual = usual or (few_steps, few_guidance)
+    usual_steps, usual_guidance = usual or _defaults(family, loop)
     if sampler:
         config = with_sampler(config, sampler)
     if not is_other:
         _check_settings(family, network, vae)
     scale_px = 1 if is_other and _CODERS.isdisjoint(parts_of(index)) else _scale(vae)
-    # Today's transformers outside of the families have 2 x 2 latents as one token.
-    is_transformer = is_other and file.startswith("transformer") and bool(network)
-    stride_px = family.stride_px(network, scale_px)
-    if is_transformer:
-        stride_px = 16 if scale_px == 1 else 2 * scale_px
-    size = family.sample_size(network)
-    size = _USUAL_PX // scale_px if size is None and is_transformer else size
-    side_px = _side(family, size, scale_px, file)
+    stride_px, side_px = _sizes(family, network, scale_px, file)
     facts = Facts(
         family=family,
         index=index,
@@ -321,6 +310,13 @@ def _in_own_loop(facts: Facts, loop: Loop | None, why: str) -> Facts:
     return replace(facts, family=OTHER, obstacle="" if facts.family is OTHER else why, loop=loop)
 
 
+def _defaults(family: Family, loop: Loop | None) -> tuple[int, float]:
+    if family is not OTHER or loop is None:
+        return family.steps, family.guidance
+    guidance = family.guidance if loop.guidance is None else loop.guidance
+    return loop.steps or family.steps, guidance
+
+
 def _usual_sampler(family: Family) -> str:
     return "flow_euler" if family.is_flow else "dpmpp_2m"
 
@@ -378,6 +374,16 @@ def _scale(vae: Mapping[str, Any]) -> int:
         return 8
     stages = counts_of(vae, name, length=8, least=1, most=1 << 14, file=_VAE)
     return int(2 ** (len(stages) - 1))
+
+
+def _sizes(family: Family, network: Mapping[str, Any], scale_px: int, file: str) -> tuple[int, int]:
+    """Return the number that sides are multiples of, and the side of training pictures, in px."""
+    size, stride_px = family.sample_size(network), family.stride_px(network, scale_px)
+    # Today's transformers outside of the families have 2 x 2 latents as one token.
+    if family is OTHER and file.startswith("transformer") and network:
+        stride_px = 16 if scale_px == 1 else 2 * scale_px
+        size = _USUAL_PX // scale_px if size is None else size
+    return stride_px, _side(family, size, scale_px, file)
 
 
 def _side(family: Family, size: Any, scale_px: int, file: str) -> int:
