@@ -192,7 +192,8 @@ def look(
         folder: Of weights, with `model_index.json`.
         sampler: A sampler in place of the folder's own, if not empty.
         few: How it was distilled to few steps, if it was.
-        steps, guidance: The defaults; None for the family's.
+        steps: The default number of steps; None for the family's.
+        guidance: The default guidance scale; None for the family's.
         loop: The arguments of a pipeline that is not in `LOOPS`, if they are known.
 
     Raises:
