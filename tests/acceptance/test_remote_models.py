@@ -166,7 +166,7 @@ def write_theirs(swell: Swell, **attributes: object) -> None:
     """Write a file with `remote/theirs`, of a shape like OpenAI's."""
     lines = ['"""Drawn elsewhere."""', 'name = "remote/theirs"']
     lines += [f"{name} = {value!r}" for name, value in attributes.items()]
-    head = "from swell.models import remote\n\nclass Theirs(remote.OpenAIImages):\n"
+    head = "from swell.engines import external_api\n\nclass Theirs(external_api.OpenAIImages):\n"
     (swell.folder / "theirs.py").write_text(head + "".join(f"    {each}\n" for each in lines))
 
 

@@ -362,7 +362,7 @@ def test_a_file_that_names_models_of_cog_and_ones_own_has_both(tmp_path: Path) -
             f"""
             from pydantic import BaseModel
             import swell
-            from swell.models import cog
+            from swell.engines import cog
 
             Theirs = cog.program("demo/theirs", "true", schema_file={str(schema)!r})
 
@@ -406,7 +406,7 @@ def test_a_server_ends_with_the_process_that_started_it(project: Path, tmp_path:
         textwrap.dedent(
             f"""
             import time
-            from swell.models import cog
+            from swell.engines import cog
             made = cog.program("demo/foxes", {str(COG / "python")!r}, "-m", "cog.server.http",
                                folder={str(project)!r}, env={variables()!r})()
             made.load("cpu")
@@ -485,7 +485,7 @@ async def test_an_image_is_served_by_a_worker(
     models.write_text(
         textwrap.dedent(
             """
-            from swell.models import cog
+            from swell.engines import cog
 
             how = cog.ContainerOptions(
                 engine="podman", env={"HF_TOKEN": "canary"}, volumes=("/a:/b",)
@@ -534,7 +534,7 @@ async def test_the_three_ways_of_the_page_are_served_by_a_worker(
 async def test_the_options_of_the_page_reach_the_container(
     engine: Path, tmp_path: Path, dispatch: MemoryDispatch
 ) -> None:
-    (tmp_path / "theirs.py").write_text(f"from swell.models import cog\n{BLOCKS[1]}")
+    (tmp_path / "theirs.py").write_text(f"from swell.engines import cog\n{BLOCKS[1]}")
     async with working(dispatch, str(tmp_path / "theirs.py")):
         task = await dispatch.ended(await dispatch.submit("owner/name", {"prompt": "a"}, seed=3))
     assert output_of(task) == [{"$artifact": 0}]

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import pytest
 
 from swell.cli.service import Service, open_service
 from swell.core.clock import SystemClock
-from swell.core.events import Event, EventKind
 from swell.core.records import Scope
 from swell.server.auth import create_key
+from swell.server.workers import worker_reports
 from swell.settings.load import load
 
 CARD = {"name": "demo/upper", "version": "1", "input_schema": {"type": "object"}}
@@ -34,20 +34,36 @@ class Gate:
     """Stops a backend where a lease is written and its answer is not."""
 
     def __init__(self) -> None:
+        self.is_written = False
         self.reached = asyncio.Event()
         self.opened = asyncio.Event()
 
-    def put_into(self, service: Service) -> None:
-        bus: Any = service.app.service.bus
-        publish = bus.publish
+    async def wait(self) -> None:
+        if self.is_written:
+            self.reached.set()
+            await self.opened.wait()
 
-        async def publish_late(events: Sequence[Event]) -> None:
-            if any(event.kind is EventKind.STARTED for event in events):
-                self.reached.set()
-                await self.opened.wait()
-            await publish(events)
+    def put_into(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Wait where a lease looks at its key again, and where a report is published."""
+        broker, keys = service.app.service.broker, service.app.service.keys
+        lease, find, publish = broker.lease, keys.find, worker_reports._publish
 
-        bus.publish = publish_late
+        async def lease_noted(*args: Any, **options: Any) -> Any:
+            tasks = await lease(*args, **options)
+            self.is_written = self.is_written or bool(tasks)
+            return tasks
+
+        async def find_late(*args: Any) -> Any:
+            await self.wait()
+            return await find(*args)
+
+        async def publish_late(*args: Any) -> Any:
+            await self.wait()
+            return await publish(*args)
+
+        monkeypatch.setattr(broker, "lease", lease_noted)
+        monkeypatch.setattr(keys, "find", find_late)
+        monkeypatch.setattr(worker_reports, "_publish", publish_late)
 
 
 @asynccontextmanager
@@ -102,10 +118,12 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("path", ["lease", "report"])
-async def test_a_worker_that_hangs_up_before_the_answer(tmp_path: Path, path: str) -> None:
+async def test_a_worker_that_hangs_up_before_the_answer(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate()
     async with serving(tmp_path, asyncio.Event()) as (service, session, worker_id):
-        gate.put_into(service)
+        gate.put_into(service, monkeypatch)
         task = await post(session, "/v1/tasks", TASK)
         call = asyncio.create_task(post(session, f"/worker/v1/{path}", asking(path, worker_id)))
         await asyncio.wait_for(gate.reached.wait(), 30)
@@ -121,15 +139,18 @@ async def test_a_worker_that_hangs_up_before_the_answer(tmp_path: Path, path: st
 
 
 @pytest.mark.parametrize("path", ["lease", "report"])
-async def test_a_backend_that_stops_before_the_answer(tmp_path: Path, path: str) -> None:
+async def test_a_backend_that_stops_before_the_answer(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate, hurry = Gate(), asyncio.Event()
     async with serving(tmp_path, hurry) as (service, session, worker_id):
-        gate.put_into(service)
+        gate.put_into(service, monkeypatch)
         task = await post(session, "/v1/tasks", TASK)
         call = asyncio.create_task(post(session, f"/worker/v1/{path}", asking(path, worker_id)))
         await asyncio.wait_for(gate.reached.wait(), 30)
         hurry.set()
     [lost] = await asyncio.gather(call, return_exceptions=True)
+    gate.opened.set()
     assert isinstance(lost, aiohttp.ClientError), "the worker never heard of it"
     async with serving(tmp_path, asyncio.Event()) as (service, session, worker_id):
         lease = {"worker_id": worker_id, "n": 1}

@@ -24,9 +24,9 @@ from pydantic import BaseModel, ValidationError
 pytest.importorskip("onnxruntime")
 pytest.importorskip("swell_models")
 
-from swell.models.nsfw_classifier import Safety, SafetyScore
 from swell.models.onnx_sessions import weights
 from swell.models.pictures import closed, opened, resized, sample
+from swell.models.safety import Safety, SafetyScore
 from swell.models.upscale import Upscale, Upscaler
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image
@@ -403,7 +403,7 @@ import io, resource, sys
 import PIL.Image
 from swell.sdk.context import Item
 from swell.sdk.media import Image
-from swell.models.nsfw_classifier import Safety
+from swell.models.safety import Safety
 
 file = io.BytesIO()
 PIL.Image.new("1", (6000, 6000)).save(file, "PNG")

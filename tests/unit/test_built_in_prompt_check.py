@@ -10,7 +10,7 @@ from swell.sdk.context import Item
 pytest.importorskip("swell_models")
 
 from swell.models.onnx_sessions import weights
-from swell.models.prompt_filter import CATEGORIES, PromptCheck, PromptWords
+from swell.models.prompt_check import CATEGORIES, PromptCheck, PromptWords
 
 #: A child together with something sexual, however it is said; never to be drawn.
 MINORS = """

@@ -2,7 +2,7 @@
 
 Name one in a file of models:
 
-    from swell.models import cog
+    from swell.engines import cog
 
     Theirs = cog.image("owner/name", "r8.example/owner/name@sha256:…")
     Other = cog.server("owner/other", "http://127.0.0.1:5000")

@@ -3,7 +3,7 @@
 For comparison with one's own, and for what a fleet cannot take at the moment, within a budget.
 Derive from `OpenAIImages` or `Predictions` in a file of models:
 
-    class Theirs(remote.OpenAIImages):
+    class Theirs(external_api.OpenAIImages):
         "What the card says."
         name = "remote/theirs"
         url = "https://api.example/v1"

@@ -17,10 +17,10 @@ from swell import ui
 from swell.core.clock import SystemClock
 from swell.core.records import Speed
 from swell.models.icons import Floats, Icons, Prompt
-from swell.models.nsfw_classifier import UNSAFE_FROM, SafetyScore
 from swell.models.onnx_sessions import weights
 from swell.models.pictures import Pixels, resized
-from swell.models.prompt_filter import CATEGORIES, PromptWords
+from swell.models.prompt_check import CATEGORIES, PromptWords
+from swell.models.safety import UNSAFE_FROM, SafetyScore
 from swell.sdk.context import Item, Reject
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan, StepModel

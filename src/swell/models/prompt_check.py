@@ -5,7 +5,7 @@ for letters, letters of other scripts that look alike, signs that nobody sees, l
 spaced out or starred out, words in two pieces. Whole words and beginnings of words, so that a
 Scunthorpe is a town, and phrases that mean something else first, so that a naked mole rat is an
 animal. Nothing is learnt here, and nothing that words alone do not say is found: the picture is
-checked too (`swell.models.nsfw_classifier`).
+checked too (`swell.models.safety`).
 """
 
 # Letters that look like others are what this is about.
