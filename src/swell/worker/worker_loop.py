@@ -261,7 +261,7 @@ class Worker:
 
     @property
     def can_run(self) -> bool:
-        """Whether a model process is alive with its models loaded. See `Guest.can_run`."""
+        """Return whether a model process is alive with its models loaded."""
         return self._process.is_ready and not self._is_starting
 
     @property
@@ -304,7 +304,7 @@ class Worker:
             await self._close()
 
     def _on_provision(self, brought: "asyncio.Task[None]") -> None:
-        """Go where weights cannot be had: nothing may be made with what is not right."""
+        """End the worker if weights are missing: without them it must not produce results."""
         if brought.cancelled() or self._ended.done():
             return
         error = brought.exception()
@@ -462,7 +462,7 @@ class Worker:
             loop.add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
-        # Draining alone says nothing: whoever ends a machine has often told its worker before.
+        # Draining alone says nothing: a provider often asks for it before it ends the machine.
         was_signalled, self._was_signalled = self._was_signalled, True
         if was_signalled:
             self.release()
@@ -474,7 +474,7 @@ class Worker:
             self._start_loop(self._release_after(max(0.0, left_s)))
 
     def drain(self) -> None:
-        """Finish what is held, take nothing new, go. See `Guest.drain`."""
+        """Finish the held tasks, take no new ones, and end."""
         if self._is_draining:
             return
         self._is_draining = True
@@ -579,7 +579,7 @@ class Worker:
     # --- what the backend says -------------------------------------------------------------------
 
     def admit(self, tasks: Sequence[LeasedTask]) -> None:
-        """Take leased tasks in. See `Guest.admit`."""
+        """Take in leased tasks."""
         if not self._startups.has_task:
             self._startups.task_came()
         now_s = self._clock.monotonic_s()
@@ -587,7 +587,7 @@ class Worker:
             if self._desk.is_duplicate_lease(task):
                 continue
             if task.task_id in self._desk.held:
-                # The lease of an earlier attempt was lost; nobody waits for that one any more.
+                # The lease of an earlier attempt was lost; that attempt no longer counts.
                 self.cancel([task.task_id])
             served = self._served.get(task.model)
             if self._is_draining or served is None:
@@ -604,7 +604,7 @@ class Worker:
         self._feed()
 
     def watch(self, task_ids: Sequence[str]) -> None:
-        """Have previews made of these tasks. See `Guest.watch`."""
+        """Make previews of these tasks."""
         followed = {
             self._desk.held[task_id].handle for task_id in self._desk.held.keys() & task_ids
         }
@@ -613,7 +613,7 @@ class Worker:
             self._process.send(Watch(new))
 
     def cancel(self, task_ids: Sequence[str]) -> None:
-        """Stop tasks. See `Guest.cancel`."""
+        """Stop tasks."""
         running, sent = set(self._at.running), self._at.sent
         told: list[int] = []
         for task_id in task_ids:
