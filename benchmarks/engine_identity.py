@@ -87,7 +87,7 @@ class Composition:
             if neighbours and self.rng.random() < 0.1:
                 self.denoiser.cancel(str(self.rng.randrange(neighbours)))
             left = self.denoiser.boundary()
-            state = self.denoiser._states.get(WANTED)
+            state = self.denoiser.samples.get(WANTED)
             if state is not None and state.row >= 0:
                 self.rows.add(state.row)
             boundary += 1

@@ -190,7 +190,7 @@ def checkpoint_after(loaded: Loaded, asked: dict[str, Any], steps: int) -> bytes
     """Draw one sample for some steps, and return its checkpoint."""
     engine = StepEngine(SystemClock(), lambda _id, _result: None)
     engine.add([_request(loaded, 0, asked, {})])
-    while engine.step_of("0") < steps:
+    while engine.samples["0"].step < steps:
         if not engine.boundary():
             raise RuntimeError("the sample ended before its checkpoint")
     taken = engine.checkpoint("0")

@@ -26,8 +26,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from manual_clock import ManualClock
-from swell.diffusion import conditioning_cache
-from swell.diffusion import step_engine as denoise
+from swell.diffusion import conditioning_cache, device_models, step_engine
 from swell.diffusion.batch_buffers import BatchBuffers, InvalidCheckpoint
 from swell.diffusion.run_locally import Runs
 from swell.diffusion.solvers import Noise
@@ -133,10 +132,10 @@ def test_a_variation_goes_on_from_its_checkpoint_to_the_same_picture() -> None:
     whole, first, second = Studio(), Studio(), Studio()
     for studio in (whole, first):
         studio.denoiser.add([request(studio)])
-    while first.denoiser.step_of("a") < 2:
+    while first.denoiser.samples["a"].step < 2:
         assert first.denoiser.boundary()
     second.denoiser.add([request(second, first.denoiser.checkpoint("a"))])
-    assert second.denoiser.step_of("a") == 2
+    assert second.denoiser.samples["a"].step == 2
     for studio in (whole, second):
         while studio.denoiser.boundary():
             pass
@@ -248,7 +247,7 @@ def test_short_samples_do_not_pile_up_before_the_decoder(decode_s: float, most: 
         studio.add(str(number), steps=1)
     waiting = 0
     while studio.denoiser.boundary():
-        waiting = max(waiting, len(studio.denoiser._finished))
+        waiting = max(waiting, len(studio.denoiser._decoder.waiting))
     assert waiting <= 8 + most
     assert len(studio.ended) == 200
 
@@ -371,7 +370,7 @@ def test_no_memory_means_fewer_rows_from_then_on(error: type[Exception]) -> None
 def test_what_had_fewer_rows_than_exact_mode_has_is_known(limit: str, is_alike: bool) -> None:
     class Asks(Studio):
         def end(self, name: str, result: Any) -> None:
-            super().end(name, self.denoiser.is_narrowed(name))
+            super().end(name, self.denoiser.samples[name].is_narrowed)
 
     studio = Asks()
     studio.add("before")
@@ -444,18 +443,18 @@ def test_rows_of_a_key_with_nothing_to_draw_make_room_for_those_of_another() -> 
     arrays = studio.model.arrays = Tight(99)
     studio.add("a")
     studio.finish()
-    [key] = studio.denoiser._keys.values()
-    make_room = studio.denoiser._drop_arenas
+    [key] = studio.denoiser.models.keys.values()
+    make_room = studio.denoiser.models._drop_buffers
     arrays.most = 0
 
     def drop(keys: Any) -> bool:
         arrays.most = 99
         return make_room(keys)
 
-    studio.denoiser._drop_arenas = drop  # type: ignore[method-assign]
+    studio.denoiser.models._drop_buffers = drop  # type: ignore[method-assign]
     studio.add("b", shape=(4, 4))
     assert isinstance(studio.finish()["b"], bytes)
-    assert key.arena is None
+    assert key.buffers is None
     assert key.most_rows == 8
 
 
@@ -589,7 +588,7 @@ def test_words_of_those_who_are_here_outlast_a_lack_of_memory() -> None:
     assert isinstance(studio.model, Crowded)
     studio.add("a", words="rain")
     studio.denoiser.boundary()
-    studio.denoiser._make_room()
+    studio.denoiser.models.make_room()
     studio.add("b", words="rain")
     studio.add("c", words="fox")
     studio.model.encoded.clear()
@@ -714,7 +713,7 @@ def test_words_are_not_forgotten_before_those_who_need_them_are_gone(
     assert [sorted(words) for words in studio.model.encoded] == [["aaa", "bbb", "ccc"]]
     studio.denoiser.cancel("c")
     studio.finish()
-    [resident] = studio.denoiser._residents.values()
+    [resident] = studio.denoiser.models.by_name.values()
     assert len(resident.conditions._known) == 1
 
 
@@ -757,7 +756,7 @@ def test_step_costs_are_kept_also_for_forgotten_keys() -> None:
         studio.finish()
     costs = studio.denoiser.step_costs()
     assert len(costs) == 30
-    assert len(studio.denoiser._keys) <= denoise.MOST_IDLE_KEYS + 1
+    assert len(studio.denoiser.models.keys) <= device_models.MOST_IDLE_KEYS + 1
     assert all(cost.measured == (4,) for cost in costs.values())
     later = Studio(step_costs=costs)
     later.add("a", key=7, steps=4)
@@ -767,7 +766,7 @@ def test_step_costs_are_kept_also_for_forgotten_keys() -> None:
 def test_of_unused_keys_the_latest_step_costs_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(denoise, "MOST_KEPT", 5)
+    monkeypatch.setattr(device_models, "MOST_KEPT", 5)
     studio = Studio()
     other = Toy(studio.model.clock, "test/other")
     studio.denoiser.add([Request(id="other", model=other, item=Item({"key": 99}))])
@@ -787,7 +786,7 @@ def test_what_a_finished_sample_heard_is_held_by_nobody_else() -> None:
     studio.add("long", words="long", guidance=2.0, steps=9)
     while "short" not in studio.ended:
         studio.denoiser.boundary()
-    studio.denoiser._residents[crowd.name].conditions.evict_all_but(frozenset())
+    studio.denoiser.models.by_name[crowd.name].conditions.evict_all_but(frozenset())
     gc.collect()
     # Those of the long one, which the rows of the batch go on to hear.
     assert sum(each() is not None for each in crowd.given) < len(crowd.given)
@@ -889,7 +888,7 @@ def test_progress_is_told_now_and_then_and_always_at_the_end() -> None:
     took_s = studio.model.clock.monotonic_s()
     assert ears.heard[-1] == (40, 40)
     assert ears.heard == sorted(set(ears.heard))
-    assert len(ears.heard) <= took_s / denoise.PROGRESS_EVERY_S + 2
+    assert len(ears.heard) <= took_s / step_engine.PROGRESS_EVERY_S + 2
 
 
 def test_previews_are_offered_now_and_then_and_made_by_who_wants_them() -> None:
@@ -897,7 +896,7 @@ def test_previews_are_offered_now_and_then_and_made_by_who_wants_them() -> None:
     studio.add("a", ears, steps=80)
     studio.finish()
     took_s = studio.model.clock.monotonic_s()
-    assert 1 < len(ears.previews) <= took_s / denoise.PREVIEW_EVERY_S + 1
+    assert 1 < len(ears.previews) <= took_s / step_engine.PREVIEW_EVERY_S + 1
     pictures = [make() for make in ears.previews]
     assert len(set(pictures)) == len(pictures)
 
@@ -974,7 +973,7 @@ def test_paused_samples_are_kept_as_well_and_new_ones_need_nothing() -> None:
     studio.add("short", steps=3)
     studio.add("new", steps=5)
     studio.denoiser.boundary()
-    kept = {name: studio.denoiser.checkpoint(name) for name in studio.denoiser.ids}
+    kept = {name: studio.denoiser.checkpoint(name) for name in studio.denoiser.samples}
     assert {name for name, raw in kept.items() if raw} == {"long", "short"}
     assert studio.denoiser.checkpoint("nobody") is None
     there = Studio()
@@ -1000,7 +999,7 @@ def test_a_checkpoint_may_be_made_later_and_is_of_then(solver: str) -> None:
     for _ in range(3):
         here.denoiser.boundary()
     assert here.model.device.left_s > 0
-    assert here.denoiser.step_of("a") == 3
+    assert here.denoiser.samples["a"].step == 3
     drawn = here.denoiser.drawn_since("a", 0)
     assert drawn is not None
     assert (drawn.step, drawn.is_at_hand) == (3, False)
@@ -1022,7 +1021,7 @@ def test_who_hears_that_a_sample_has_ended_can_still_ask_for_its_checkpoint(leav
 
     here.denoiser._ended = ended
     here.add("a", steps=3)
-    while leaves and here.denoiser.step_of("a") < 3:
+    while leaves and here.denoiser.samples["a"].step < 3:
         here.denoiser.boundary()
     here.denoiser.decode_finished()
     here.finish()
@@ -1308,7 +1307,7 @@ class Weighed(Studio):
 
     def end(self, name: str, result: Any) -> None:
         super().end(name, result)
-        self.share_s[name] = self.denoiser.take_share(name)
+        self.share_s[name] = self.denoiser.device_s(name)
 
 
 @pytest.mark.slow
@@ -1355,12 +1354,12 @@ def test_a_sample_that_is_dropped_has_had_what_it_had() -> None:
     studio = Weighed(bucket=1)
     studio.add("a", steps=9)
     studio.denoiser.boundary()
-    had_s = studio.denoiser.share_so_far("a")
+    had_s = studio.denoiser.device_s("a")
     assert had_s == pytest.approx(0.011)
     studio.denoiser.cancel("a")
     studio.finish()
     assert studio.share_s == {"a": had_s}
-    assert studio.denoiser.take_share("a") == 0.0
+    assert studio.denoiser.device_s("a") == 0.0
 
 
 def test_shares_of_a_device_that_works_by_itself_are_its_time_too() -> None:

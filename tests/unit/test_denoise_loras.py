@@ -161,7 +161,7 @@ def test_sets_take_turns_by_gain_rather_than_step_by_step(bucket: int | None) ->
     for number, name in enumerate(names):
         studio.add(name, [[], [LoRA(INK)], [LoRA(CHALK)]][number % 3], steps=4)
     studio.finish()
-    swaps = studio.denoiser.swaps["test/painter"]
+    swaps = studio.denoiser.models.swaps["test/painter"]
     # In the order of their arrival, or step by step, it would be 23 or more.
     assert swaps.count == len(studio.model.adapted_to) == 2
     assert swaps.seconds == pytest.approx(2 * Timed.swap_s)
@@ -181,7 +181,7 @@ def test_where_a_swap_takes_longer_than_a_sample_most_samples_come_without_one(
         if not studio.denoiser.boundary():
             studio.clock.advance(0.005)
     studio.finish()
-    swaps = studio.denoiser.swaps["test/painter"]
+    swaps = studio.denoiser.models.swaps["test/painter"]
     assert len(studio.ended) == 100
     assert 2 <= swaps.count <= 50, "each has another set than the one before"
 
@@ -339,12 +339,12 @@ def test_a_model_that_comes_back_has_swapped_nothing_where_nobody_wants_a_lora()
         studio.finish()
         studio.denoiser.set_residency(studio.model, loaded=False, load_s=0.5)
     assert studio.model.adapted_to == [0, 0]
-    assert studio.denoiser.swaps == {}
+    assert studio.denoiser.models.swaps == {}
     studio.add("d", [LoRA(INK)])
     studio.finish()
     studio.add("e")
     studio.finish()
-    swaps = studio.denoiser.swaps["test/painter"]
+    swaps = studio.denoiser.models.swaps["test/painter"]
     # On, after what came back without was told so, and off.
     assert studio.model.adapted_to == [0, 0, 0, 1, 0]
     assert (swaps.count, swaps.seconds) == (2, pytest.approx(3 * Timed.swap_s))

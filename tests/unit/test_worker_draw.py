@@ -238,7 +238,7 @@ def test_latents_that_lie_at_hand_are_left_as_they_are_after_each_step(atelier: 
         atelier.drawer.step()
         for handle in (1, 2):
             name, kept = f"{handle}.0", atelier.kept(handle)
-            if name in atelier.drawer.engine.ids and handle in atelier.drawer._jobs:
+            if name in atelier.drawer.engine.samples and handle in atelier.drawer._jobs:
                 assert kept[0] == atelier.drawer.engine.checkpoint(name)
                 steps.append((handle, decode_checkpoint(kept[0]).step))
     assert [step for handle, step in steps if handle == 1][:6] == [1, 2, 3, 4, 5, 6]

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swell.diffusion import solvers
+from swell.diffusion.batch_scheduler import Sample
 from swell.diffusion.solvers import AlphaBars, Noise, Sigmas, Solver, Table, blend
 from swell.runtime.checkpoint_shm import FORMAT, decode_checkpoint, encode_checkpoint
 from swell.sdk.step_model import Array, Arrays, NoiseStream, Plan, Sampler
@@ -153,12 +154,14 @@ def _taken(options: dict[str, Any], function: Callable[..., Any]) -> dict[str, A
 # --- samples -------------------------------------------------------------------------------------
 
 
-class SampleState:
-    """State of one sample.
+class SampleState(Sample):
+    """One sample, from its arrival until it is decoded.
 
     Its latents are in a row of the batch buffers while it runs (`row` is not -1), and in `x` while
     it is paused or finished. It has none before its first step.
     """
+
+    key: BatchKey
 
     def __init__(
         self,
@@ -170,14 +173,20 @@ class SampleState:
         *,
         stream: Callable[[int, Plan], NoiseStream] | None = None,
     ) -> None:
-        self.id = sample_id
-        self.item = item
-        self.plan = plan
-        self.key = key
-        self.table = table
-        self.seed: int = item.seed if plan.seed is None else plan.seed
         #: Whether it has a second row.
         self.is_guided = plan.guidance is not None
+        super().__init__(
+            id=sample_id,
+            key=key,
+            remaining=len(table),
+            steps=len(table),
+            weight=1 / max(1, item.count),
+            rows=2 if self.is_guided else 1,
+        )
+        self.item = item
+        self.plan = plan
+        self.table = table
+        self.seed: int = item.seed if plan.seed is None else plan.seed
         #: Number of finished steps.
         self.step = 0
         #: Whether one of them had fewer rows than its key, for lack of memory. Its bits may differ.
@@ -195,12 +204,16 @@ class SampleState:
         #: Conditions of each of its rows; None before they are encoded.
         self.with_words: Conditions | None = None
         self.without_words: Conditions | None = None
+        #: Time of the latest progress report and preview.
         self.told_s = self.previewed_s = -np.inf
+        #: Device time of its finished work, in seconds.
+        self.device_s = 0.0
+        self.has_ended = False
 
     @property
     def is_finished(self) -> bool:
         """Whether no step is left."""
-        return self.step >= len(self.table)
+        return self.step >= self.steps
 
     def begin(self, arrays: Arrays) -> Array:
         """Return the latents before its first step, and start its stream of noise."""
@@ -249,9 +262,10 @@ class SampleState:
         sizes = len(kept.x), len(kept.h or b"")
         if kept.format != FORMAT or kept.identity != mine or sizes != (size, size * history):
             raise InvalidCheckpoint(f"a checkpoint of {kept.identity}, not of {mine}")
-        if not 0 < kept.step <= len(self.table):
-            raise InvalidCheckpoint(f"step {kept.step} of {len(self.table)}")
+        if not 0 < kept.step <= self.steps:
+            raise InvalidCheckpoint(f"step {kept.step} of {self.steps}")
         self.step, self.is_narrowed = kept.step, kept.is_narrowed
+        self.remaining = self.steps - self.step
         self.x = arrays.put(_unpacked(kept.x, shape))
         self.h = kept.h and arrays.put(_unpacked(kept.h, (history, *shape)))
         # The state of a stream is how much was drawn from it.
@@ -264,7 +278,7 @@ class SampleState:
         """Text that is equal for the same sample in every process."""
         key = msgspec.structs.replace(self.key, bucket=None)
         loras = f" {key.loras}" if key.loras else ""
-        return f"{key}{loras}, {len(self.table)} steps, seed {self.seed}"
+        return f"{key}{loras}, {self.steps} steps, seed {self.seed}"
 
 
 class Drawn(NamedTuple):

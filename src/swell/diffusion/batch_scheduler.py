@@ -48,7 +48,8 @@ class Policy(msgspec.Struct, frozen=True):
     lead_s: float = 0.2
 
 
-class Sample(msgspec.Struct, kw_only=True, eq=False):
+@dataclass(kw_only=True, eq=False)
+class Sample:
     """One sample of a task. Only the scheduler changes `remaining`."""
 
     id: str
@@ -57,7 +58,7 @@ class Sample(msgspec.Struct, kw_only=True, eq=False):
     remaining: int
     steps: int
     #: Arrival and deadline, on the clock of `decide`.
-    arrived_s: float
+    arrived_s: float = 0.0
     deadline_s: float | None = None
     #: With 1 / samples of the task, the task that can be finished soonest goes first.
     weight: float = 1.0

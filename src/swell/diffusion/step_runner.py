@@ -288,8 +288,10 @@ class StepRunner:
             checkpoint=checkpoint,
         )
         self.engine.add([request])
-        # The worker has the checkpoint that it came with.
-        sample.steps = sample.kept = self.engine.step_of(sample.id)
+        state = self.engine.samples.get(sample.id)
+        if state is not None:
+            # The worker has the checkpoint that it came with.
+            sample.steps = sample.kept = state.step
 
     def _ended(self, name: str, result: Any) -> None:
         sample = self._samples.pop(name)
@@ -299,8 +301,9 @@ class StepRunner:
             sys.stderr.write(f"a sample is drawn again: {result}\n")
             self._begin(sample, None)
             return
-        job.device_s += self.engine.take_share(name)
-        if self.engine.is_narrowed(name):
+        job.device_s += self.engine.device_s(name)
+        state = self.engine.samples.get(name)
+        if state is not None and state.is_narrowed:
             # As in fast mode, so its file must not claim exact mode.
             job.engine = {**self._build, "batching": "fast"}
         if not isinstance(result, Exception):
@@ -353,7 +356,7 @@ class StepRunner:
         if self._words:
             words, self._words = self._words, []
             self._pipe.send_made(partial(_spoken, words))
-        for model, swaps in self.engine.swaps.items():
+        for model, swaps in self.engine.models.swaps.items():
             if swaps.count != self._told_swaps.get(model):
                 self._told_swaps[model] = swaps.count
                 self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
@@ -430,7 +433,7 @@ class StepRunner:
         # It is sent after all that the thread was given.
         device_s = {job.handle: job.device_s for job in self._jobs.values()}
         for name, sample in self._samples.items():
-            device_s[sample.job.handle] += self.engine.share_so_far(name)
+            device_s[sample.job.handle] += self.engine.device_s(name)
         self._pipe.send(HandedOver(device_s))
         self._is_over = True
 
