@@ -96,7 +96,7 @@ class Probe:
         self._first = _digests(result)
         self._makes_files = bool(result.files)
         self._together = together
-        #: Whether the output beside the files is always the same; it may contain durations.
+        #: Whether the output without its files is always the same; it may contain durations.
         self._is_steady = True
         self._times = times
         self._clock = clock

@@ -179,13 +179,13 @@ class _Download:
                 )
             await _finish(lambda: self._cache.keep(part, name, entry.sha256, is_synced=is_small))
             if not is_small:
-                # If this is cancelled, the thread goes on; a kill leaves the file in doubt.
+                # A cancellation does not stop the thread; after a kill the file counts as unsynced.
                 await aside(partial(self._cache.sync, entry.sha256))
         finally:
             part.close()
 
     async def _append(self, part: PartialFile, label: str, entry: Entry) -> None:
-        """Append what is missing of a file."""
+        """Append the missing bytes of a file."""
         async with contextlib.aclosing(self._ranges(label, entry, part.size_bytes)) as ranges:
             async for data in ranges:
                 await _finish(partial(part.write, data))
