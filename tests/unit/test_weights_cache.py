@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weights_harness import write
 
-from swell.weights import cache as module
 from swell.weights.cache import CacheFull, DigestMismatch, NotCached, WeightCache
+from swell.weights.known_urls import recall, remember
 from swell.weights.weight_errors import BrokenWeights, RefusedFormat
 from swell.weights.weight_index import Entry, InvalidListing, Listing
 
@@ -111,21 +111,21 @@ def test_contents_cannot_be_written_to_by_accident(cache: WeightCache, tmp_path:
 
 def test_a_listing_is_noted_and_found(cache: WeightCache, tmp_path: Path) -> None:
     noted = listing(add(cache, tmp_path))
-    cache.note(noted)
-    assert cache.listing("acme/poster", "v1") == noted
-    assert cache.listings() == [noted]
+    cache.listings.write(noted)
+    assert cache.listings.get("acme/poster", "v1") == noted
+    assert cache.listings.all() == [noted]
 
 
 def test_a_listing_that_was_never_pulled_says_what_to_do(cache: WeightCache) -> None:
     with pytest.raises(NotCached, match="swell models pull"):
-        cache.listing("acme/poster", "v1")
+        cache.listings.get("acme/poster", "v1")
 
 
 def test_a_damaged_listing_is_told(cache: WeightCache, tmp_path: Path) -> None:
-    cache.note(listing(add(cache, tmp_path)))
+    cache.listings.write(listing(add(cache, tmp_path)))
     (cache.folder / "listings" / "acme" / "poster" / "v1.json").write_text("{")
     with pytest.raises(NotCached, match="damaged"):
-        cache.listing("acme/poster", "v1")
+        cache.listings.get("acme/poster", "v1")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_listing_that_leads_elsewhere_is_refused(
     cache: WeightCache, model: str, version: str, name: str, digest: str
 ) -> None:
     with pytest.raises((InvalidListing, RefusedFormat)):
-        cache.note(Listing(model, version, {name: Entry(digest, 1)}))
+        cache.listings.write(Listing(model, version, {name: Entry(digest, 1)}))
 
 
 def test_a_folder_of_links_has_the_files_under_their_names(
@@ -231,11 +231,11 @@ def test_a_file_in_use_by_another_process_stays_until_that_process_ends(
     cache: WeightCache, tmp_path: Path
 ) -> None:
     entry = add(cache, tmp_path)
-    cache.note(listing(entry))
+    cache.listings.write(listing(entry))
     program = (
         "import sys; from pathlib import Path; from swell.weights.cache import WeightCache\n"
         "cache = WeightCache(Path(sys.argv[1]))\n"
-        "held = cache.use(cache.listing('acme/poster', 'v1'))\n"
+        "held = cache.use(cache.listings.get('acme/poster', 'v1'))\n"
         "print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(cache.folder)]
@@ -273,7 +273,7 @@ def test_a_disk_that_fills_meanwhile_is_told_and_the_beginning_kept(
 ) -> None:
     """/dev/full answers every write as a full disk does."""
     key = "1" * 64
-    partial = cache.partial(key)
+    partial = cache.partials.open(key)
     partial.write(b"begin")
     partial._file.close()
     partial._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
@@ -281,7 +281,7 @@ def test_a_disk_that_fills_meanwhile_is_told_and_the_beginning_kept(
         partial.write(b"more")
     assert isinstance(told.value.__cause__, OSError)
     assert told.value.__cause__.errno == errno.ENOSPC
-    with contextlib.closing(cache.partial(key)) as again:
+    with contextlib.closing(cache.partials.open(key)) as again:
         assert again.size_bytes == 5
 
 
@@ -347,12 +347,12 @@ def test_processes_that_add_the_same_files_at_once_agree(
 def test_who_does_not_want_to_wait_for_a_lock_is_told(cache: WeightCache) -> None:
     key = "2" * 64
     with (
-        cache.locked(key),
+        cache.partials.lock(key),
         pytest.raises(BlockingIOError),
-        cache.locked(key, wait=False),
+        cache.partials.lock(key, wait=False),
     ):
         pass
-    with cache.locked(key, wait=False):
+    with cache.partials.lock(key, wait=False):
         pass
 
 
@@ -363,29 +363,29 @@ def test_what_an_address_led_to_is_remembered_while_it_is_here(tmp_path: Path) -
     cache = WeightCache(tmp_path / "cache")
     path = write(tmp_path / "a.safetensors")
     entry, at = cache.add(path, path.name), datetime(2026, 1, 1, tzinfo=UTC)
-    assert cache.recall("0" * 64) is None
-    cache.remember("0" * 64, entry, at)
-    assert WeightCache(cache.folder).recall("0" * 64) == (entry, at)
+    assert recall(cache, "0" * 64) is None
+    remember(cache, "0" * 64, entry, at)
+    assert recall(WeightCache(cache.folder), "0" * 64) == (entry, at)
     assert cache.entry(entry.sha256) == entry
     assert cache.entry("0" * 64) is None
     (cache.folder / "addresses" / ("1" * 64)).write_bytes(b"{")
-    assert cache.recall("1" * 64) is None
+    assert recall(cache, "1" * 64) is None
     cache.evict(0)
-    assert cache.recall("0" * 64) is None
+    assert recall(cache, "0" * 64) is None
 
 
 def test_of_many_addresses_the_oldest_are_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_ADDRESSES", 8)
+    monkeypatch.setattr("swell.weights.known_urls._MOST_URLS", 8)
     cache = WeightCache(tmp_path / "cache")
     path = write(tmp_path / "a.safetensors")
     entry, at = cache.add(path, path.name), datetime(2026, 1, 1, tzinfo=UTC)
     for number in range(20):
         key = f"{number:064x}"
-        cache.remember(key, entry, at)
+        remember(cache, key, entry, at)
         os.utime(cache.folder / "addresses" / key, (number, number))
-        assert cache.recall(key) is not None
+        assert recall(cache, key) is not None
         assert len(list((cache.folder / "addresses").iterdir())) <= 8
 
 
@@ -394,6 +394,6 @@ def test_versions_that_were_pulled_are_told_in_order(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors")
     entry = cache.add(path, path.name)
     for version in ("v2", "v1"):
-        cache.note(Listing("acme/ink", version, {"a.safetensors": entry}))
-    assert cache.versions("acme/ink") == ["v1", "v2"]
-    assert cache.versions("acme/none") == []
+        cache.listings.write(Listing("acme/ink", version, {"a.safetensors": entry}))
+    assert cache.listings.versions("acme/ink") == ["v1", "v2"]
+    assert cache.listings.versions("acme/none") == []

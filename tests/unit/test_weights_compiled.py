@@ -1,13 +1,11 @@
-"""Folders of compiled programs: private, shared by processes, cleared after a crash."""
+"""Folders of compiled programs: private, within a budget."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from swell.weights.compile_cache import CompileCache, NotPrivate, all_tried_out, processor
+from swell.weights.compile_cache import CompileCache, NotPrivate, processor
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -60,39 +58,6 @@ def test_the_longest_unused_goes_when_the_budget_is_spent(folder: Path) -> None:
     assert cache.open(OTHER)[1]
     assert not first.exists()
     assert second.exists()
-
-
-DIES = """
-import os, sys
-from pathlib import Path
-from swell.weights.compile_cache import CompileCache, all_tried_out
-
-assert CompileCache(Path(sys.argv[1])).open(sys.argv[2])[1]
-if sys.argv[3] == "is warm":
-    all_tried_out()
-os.abort()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("how", "is_left"), [("loads", False), ("is warm", True)])
-def test_programs_that_a_process_died_over_are_removed_by_the_next(
-    folder: Path, how: str, is_left: bool
-) -> None:
-    compiled(CompileCache(folder))
-    compiled(CompileCache(folder), OTHER)
-    subprocess.run([sys.executable, "-c", DIES, str(folder), KEY, how], check=False)
-    assert CompileCache(folder).open(OTHER)[1]
-    assert CompileCache(folder).open(KEY)[1] == is_left
-    all_tried_out()
-    assert not list((folder / "trials").iterdir())
-
-
-def test_programs_that_a_living_process_tries_out_are_used_by_others(folder: Path) -> None:
-    compiled(CompileCache(folder))
-    for _ in range(2):
-        assert CompileCache(folder).open(KEY)[1]
-    all_tried_out()
 
 
 def test_a_processor_has_a_name() -> None:

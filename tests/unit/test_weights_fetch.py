@@ -44,7 +44,7 @@ async def test_what_was_pushed_comes_whole_and_each_range_once(
     listing = pushed(server, source)
     await get(listing, cache, server)
     assert cache.path(listing.files[NAME].sha256).read_bytes() == source.read_bytes()
-    assert cache.listing("acme/poster", "v1") == listing
+    assert cache.listings.get("acme/poster", "v1") == listing
     assert set(server.asked.values()) == {1}
     assert len(server.asked) == ranges(source)
     assert not list((cache.folder / "partial").iterdir())
@@ -312,7 +312,7 @@ async def test_a_worker_that_was_killed_leaves_what_came_to_the_next(
     server.tricks[held] = hold(server)
     process = fetcher(server, listing, cache)
     async with asyncio.timeout(30):
-        while not server.stuck.is_set() or cache.begun_bytes(digest) < held:
+        while not server.stuck.is_set() or cache.partials.size_bytes(digest) < held:
             await asyncio.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -373,15 +373,15 @@ async def test_what_came_before_is_not_read_again_unless_it_is_damaged(
     digest = listing.files[NAME].sha256
     begun = source.read_bytes()[: 5 * RANGE + 100]
     for damaged in (False, True):
-        cache.part_path(digest).parent.mkdir(parents=True, exist_ok=True)
-        cache.part_path(digest).write_bytes(b"x" + begun[1:] if damaged else begun)
+        cache.partials.path(digest).parent.mkdir(parents=True, exist_ok=True)
+        cache.partials.path(digest).write_bytes(b"x" + begun[1:] if damaged else begun)
         await get(listing, cache, server)
         assert cache.path(digest).read_bytes() == source.read_bytes()
         assert min(start for _, start in server.asked) == (0 if damaged else len(begun))
         server.asked.clear()
         assert cache.drop(digest)
     # Longer than the file.
-    cache.part_path(digest).write_bytes(source.read_bytes() + b"x")
+    cache.partials.path(digest).write_bytes(source.read_bytes() + b"x")
     await get(listing, cache, server)
     assert not cache.missing(listing)
 
@@ -392,8 +392,7 @@ async def test_a_content_that_had_not_reached_the_disk_is_fetched_again_after_a_
     source = write(tmp_path / NAME, size=20_000)
     listing = pushed(server, source)
     entry = listing.files[NAME]
-    cache.doubt(entry.sha256)
-    partial = cache.partial(entry.sha256)
+    partial = cache.partials.open(entry.sha256)
     partial.write(source.read_bytes())
     cache.keep(partial, NAME, entry.sha256, is_synced=False)
     partial.close()

@@ -192,7 +192,7 @@ async def test_a_file_in_xet_storage_goes_on_where_it_broke_off(
     hub.repositories["acme/poster"].xet = tmp_path / "xet"
     name = "unet/diffusion_pytorch_model.safetensors"
     content = (hub.repositories["acme/poster"].commits[NEW] / name).read_bytes()
-    growing = cache.partial(hashlib.sha256(content).hexdigest())
+    growing = cache.partials.open(hashlib.sha256(content).hexdigest())
     growing.write(content[:30_000])
     growing.close()
     starts: list[int] = []
@@ -254,8 +254,8 @@ async def test_a_pull_from_xet_storage_that_is_cancelled_ends_and_keeps_what_cam
         await pulling
     assert is_aborted.is_set()
     key = hashlib.sha256(content).hexdigest()
-    assert cache.part_path(key).read_bytes() == content[:100]
-    assert not cache.is_locked(key)
+    assert cache.partials.path(key).read_bytes() == content[:100]
+    assert not cache.partials.is_locked(key)
 
 
 @pytest.mark.parametrize(

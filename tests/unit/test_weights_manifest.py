@@ -20,6 +20,7 @@ from swell.weights.cache import CacheUnusable, NotCached, WeightCache
 from swell.weights.declared_weights import Provided
 from swell.weights.manifest import (
     manifest_digest,
+    manifest_paths,
     note_manifest,
     noted_manifest,
     read_manifest,
@@ -148,7 +149,7 @@ async def test_one_that_a_crash_has_cut_off_is_fetched_again(
 ) -> None:
     manifest = pushed(server, write(tmp_path / NAME))
     digest = manifest_digest(manifest)
-    [path] = cache.manifest_paths(digest)
+    [path] = manifest_paths(cache, digest)
     path.parent.mkdir(parents=True)
     path.write_bytes(text)
     with pytest.raises(NotCached):
@@ -171,7 +172,7 @@ def test_one_that_was_damaged_in_an_image_is_noted_beside_it(tmp_path: Path) -> 
     below = WeightCache(tmp_path / "baked")
     digest = note_manifest(below, manifest)
     cache = WeightCache(tmp_path / "cache", below=below.folder)
-    own, baked = cache.manifest_paths(digest)
+    own, baked = manifest_paths(cache, digest)
     note_manifest(cache, manifest)
     assert not own.exists(), "it is there already"
     baked.write_bytes(b"{")
@@ -187,7 +188,7 @@ def test_one_that_this_version_cannot_use_says_so_and_is_not_fetched_again_and_a
 ) -> None:
     text = b'{"format":2}'
     digest = hashlib.sha256(text).hexdigest()
-    [path] = cache.manifest_paths(digest)
+    [path] = manifest_paths(cache, digest)
     path.parent.mkdir(parents=True)
     path.write_bytes(text)
     with pytest.raises(InvalidListing):
@@ -196,7 +197,7 @@ def test_one_that_this_version_cannot_use_says_so_and_is_not_fetched_again_and_a
 
 def test_a_folder_in_its_place_is_told(cache: WeightCache) -> None:
     manifest = manifest_of(a=b"1")
-    [path] = cache.manifest_paths(manifest_digest(manifest))
+    [path] = manifest_paths(cache, manifest_digest(manifest))
     path.mkdir(parents=True)
     (path / "something").write_text("")
     with pytest.raises(CacheUnusable, match="move it away") as told:

@@ -46,7 +46,7 @@ assert not list((cache.folder / "partial").iterdir())
 wanted = Wanted("acme/poster", "v1", {}, manifest_digest(listing))
 weights = Provided(wanted, cache, SystemClock(), 0.0)
 folder = weights.folder()
-with cache.use(cache.listing("acme/poster", "v1")) as held:
+with cache.use(cache.listings.get("acme/poster", "v1")) as held:
     print(len(held.paths), sum(path.stat().st_size for path in folder.iterdir()))
 """
 

@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from weights_harness import NAME, pushed, write
+from weights_harness import write
 
 from added_harness import NEW, add, dreams, hub_of_dreams, models, remove
 from hub_server import HubServer
-from swell.core.clock import SystemClock
 from swell.diffusion.families.model_config import path_of, read
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.download import pull
-from swell.weights.manifest import manifest_digest, note_manifest
 from swell.weights.prune import Fate, Pruned, prune
-from swell.weights.store_download import fetch
 from swell.weights.weight_index import Entry, Listing
-from weight_server import WeightServer
 
 NETWORK = "unet/diffusion_pytorch_model.safetensors"
 
@@ -47,7 +43,7 @@ def kept(cache: WeightCache, folder: Path, seed: int, used_at_s: int = 1_000) ->
 
 def note(cache: WeightCache, model: str, *entries: Entry) -> Listing:
     listing = Listing(model, "v1", {f"part-{n}.safetensors": e for n, e in enumerate(entries)})
-    cache.note(listing)
+    cache.listings.write(listing)
     return listing
 
 
@@ -84,7 +80,7 @@ def test_a_listing_that_is_not_whole_names_nothing_and_goes(
     assert found.contents == (left,)
     assert found.names[left.sha256] == "acme/broken/part-1.safetensors"
     assert found.listings == (broken,)
-    assert [each.model for each in cache.listings()] == ["acme/whole"]
+    assert [each.model for each in cache.listings.all()] == ["acme/whole"]
     assert cache.has(shared)
     assert not list((cache.folder / "folders").glob("acme/broken/*"))
 
@@ -93,11 +89,11 @@ def test_a_dry_run_tells_the_same_and_removes_nothing(cache: WeightCache, tmp_pa
     gone, left = kept(cache, tmp_path, 0), kept(cache, tmp_path, 1)
     broken = note(cache, "acme/broken", gone, left)
     cache.drop(gone.sha256)
-    with cache.locked("3" * 64):
-        cache.partial("3" * 64).close()
+    with cache.partials.lock("3" * 64):
+        cache.partials.open("3" * 64).close()
     would = pruned(cache, is_dry_run=True)
     assert cache.has(left)
-    assert cache.listings() == [broken]
+    assert cache.listings.all() == [broken]
     assert len(list((cache.folder / "partial").iterdir())) == 1
     assert pruned(cache) == would
 
@@ -136,13 +132,13 @@ def test_what_is_in_use_linked_or_used_lately_stays(cache: WeightCache, tmp_path
 
 def test_what_came_in_part_goes_unless_somebody_fetches_it(cache: WeightCache) -> None:
     for key in ("1" * 64, "2" * 64, "3" * 64):
-        partial = cache.partial(key)
+        partial = cache.partials.open(key)
         partial.write(b"begin")
         partial.path.with_suffix(".etag").write_text('"1"')
         partial.close()
         os.utime(partial.path, (1_000, 1_000))
     os.utime(partial.path, (BEFORE.timestamp(),) * 2)
-    with cache.locked("2" * 64):
+    with cache.partials.lock("2" * 64):
         found = pruned(cache)
     assert (found.partials, found.partial_bytes, found.freed_bytes) == (1, 5, 5)
     names = {path.name[0] for path in (cache.folder / "partial").iterdir()}
@@ -166,105 +162,28 @@ def test_a_pull_that_took_long_has_fresh_files_when_it_is_noted(
         assert cache.path(entry.sha256).stat().st_mtime >= began_s - 1
 
 
-# --- what told of it -----------------------------------------------------------------------------
-
-
-def names_in(cache: WeightCache, *folders: str) -> list[str]:
-    found = [path for name in folders for path in (cache.folder / name).rglob("*")]
-    return sorted(path.name for path in found if path.is_file())
-
-
-async def test_manifests_go_with_the_last_of_their_files_and_locks_with_whoever_held_them(
-    server: WeightServer, cache: WeightCache, tmp_path: Path
-) -> None:
-    whole = pushed(server, write(tmp_path / "1" / NAME, 1, 9_000), model="acme/whole")
-    cut_off = pushed(server, write(tmp_path / "2" / NAME, 2, 9_000), model="acme/cut-off")
-    wished = pushed(server, write(tmp_path / "3" / NAME, 3, 9_000), model="acme/wished")
-    for manifest in (whole, cut_off):
-        note_manifest(cache, manifest)
-        await fetch(manifest, cache, server, SystemClock())
-    digests = [manifest_digest(each) for each in (whole, cut_off, wished)]
-    note_manifest(cache, wished)
-    (cache.folder / "manifests" / f"{'1' * 64}.json").write_text("{")
-    cache.drop(cut_off.files[NAME].sha256)
-    assert names_in(cache, "locks")
-    with cache.fetching(), cache.locked("2" * 64):
-        would = pruned(cache, is_dry_run=True)
-        assert names_in(cache, "manifests") == sorted(
-            f"{digest}.json" for digest in (*digests, "1" * 64)
-        )
-        assert pruned(cache) == would
-        assert names_in(cache, "manifests") == sorted(f"{digest}.json" for digest in digests)
-        assert names_in(cache, "locks") == ["2" * 64]
-    assert cache.has(whole.files[NAME])
-    assert [each.model for each in would.listings] == ["acme/cut-off"]
-    pruned(cache)
-    assert names_in(cache, "manifests") == [f"{digests[0]}.json"]
-    cache.drop(whole.files[NAME].sha256)
-    assert pruned(cache).traces == 1
-    assert names_in(cache, "manifests", "locks", "listings") == []
-
-
-def test_notes_of_files_that_are_gone_go_and_those_of_a_fetch_that_goes_on_stay(
-    cache: WeightCache, tmp_path: Path
-) -> None:
-    coming, gone = "1" * 64, "2" * 64
-    cache.partial(coming).close()
-    orphan = cache.part_path(gone).with_suffix(".etag")
-    orphan.write_text("x")
-    with cache.locked(coming):
-        would = pruned(cache, is_dry_run=True)
-        assert orphan.exists()
-        assert pruned(cache) == would
-        assert (would.partials, would.traces) == (0, 1)
-        assert not orphan.exists()
-        assert cache.part_path(coming).exists()
-        assert names_in(cache, "locks") == [coming]
-    assert pruned(cache).partials == 1
-    assert names_in(cache, "partial", "locks") == []
-    # What may not have reached the disk is told as long as it is here.
-    here = kept(cache, tmp_path, 0)
-    note(cache, "acme/poster", here)
-    for digest in (gone, here.sha256):
-        cache.doubt(digest)
-    pruned(cache)
-    assert names_in(cache, "unsynced") == [here.sha256]
-
-
-def test_drafts_of_whoever_was_killed_go(cache: WeightCache, tmp_path: Path) -> None:
-    note(cache, "acme/poster", kept(cache, tmp_path, 0))
-    places = ["listings/acme/poster", "manifests", "addresses"]
-    for place in places:
-        (cache.folder / place).mkdir(parents=True, exist_ok=True)
-        (cache.folder / place / f".draft.{'0' * 16}").write_text("")
-    assert prune(cache, set(), datetime(2000, 1, 1, tzinfo=UTC)).traces == 0
-    assert pruned(cache).traces >= len(places)
-    assert names_in(cache, "addresses", "manifests") == []
-    assert names_in(cache, "listings") == ["v1.json"]
-
-
 @pytest.mark.slow
-def test_whoever_waits_for_a_lock_that_is_removed_gets_another_one(cache: WeightCache) -> None:
+def test_a_process_that_waits_for_a_removed_lock_gets_a_new_one(cache: WeightCache) -> None:
     key = "4" * 64
     held, got = threading.Event(), list[bool]()
 
     def wait() -> None:
         held.wait(20)
-        with cache.locked(key):
-            got.append(cache.is_locked(key))
+        with cache.partials.lock(key):
+            got.append(cache.partials.is_locked(key))
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    with cache.locked(key):
+    with cache.partials.lock(key):
         held.set()
         # As pruning does, by the one who holds it.
         time.sleep(0.2)
         (cache.folder / "locks" / key).unlink()
     waiting.join(20)
     assert got == [True]
-    assert not cache.is_locked(key)
-    assert not cache.is_locked("5" * 64)
-    assert names_in(cache, "locks") == [key], "asking leaves nothing behind"
+    assert not cache.partials.is_locked(key)
+    assert not cache.partials.is_locked("5" * 64)
+    assert [path.name for path in (cache.folder / "locks").iterdir()] == [key]
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -309,7 +228,7 @@ def test_what_removed_models_left_goes_and_what_others_need_stays(
     gone = {each["sha256"] for each in done["removed"]}
     assert gone == before - contents(data)
     assert gone, "texts of which the folder had a copy of its own"
-    [listing] = WeightCache(data / "weights").listings()
+    [listing] = WeightCache(data / "weights").listings.all()
     assert contents(data) == {entry.sha256 for entry in listing.files.values()}
     assert done["freed_bytes"] == sum(each["bytes"] for each in done["removed"])
 

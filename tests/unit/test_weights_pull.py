@@ -131,7 +131,7 @@ def digest_of(path: Path) -> str:
 
 def begin(cache: WeightCache, digest: str, content: bytes) -> None:
     """Leave what a pull that broke off would have left."""
-    partial = cache.partial(digest)
+    partial = cache.partials.open(digest)
     partial.write(content)
     partial.close()
 
@@ -152,7 +152,7 @@ async def test_a_file_of_this_machine_is_pulled(
     assert listing.files["a model.safetensors"].sha256 == digest_of(path)
     with cache.use(listing) as held:
         assert load(held.paths["a model.safetensors"])["b"].shape == (3, 5)
-    assert cache.listing(listing.model, listing.version) == listing
+    assert cache.listings.get(listing.model, listing.version) == listing
 
 
 @pytest.mark.parametrize("name", ["a.json", "in/a.safetensors"])

@@ -10,7 +10,7 @@ from weights_harness import NAME, RANGE, pushed, write
 
 from swell.core.clock import SystemClock
 from swell.core.errors import SwellError
-from swell.weights.cache import CacheFull, CacheUnusable, Partial, WeightCache
+from swell.weights.cache import CacheFull, CacheUnusable, PartialFile, WeightCache
 from swell.weights.manifest import manifest_digest
 from swell.weights.store_download import fetch
 from swell.weights.weight_index import Listing
@@ -27,7 +27,7 @@ async def get(listing: Listing, cache: WeightCache, server: WeightServer) -> Non
 def begin(cache: WeightCache, listing: Listing, data: bytes) -> str:
     """Leave the beginning of its only file; return its digest."""
     digest = listing.files[NAME].sha256
-    partial = cache.partial(digest)
+    partial = cache.partials.open(digest)
     partial.write(data)
     partial.close()
     return digest
@@ -38,10 +38,10 @@ def test_what_came_in_part_counts_and_goes_when_nobody_fetches_it(
 ) -> None:
     source = write(tmp_path / NAME, size=100_000)
     digest = begin(cache, pushed(server, source), source.read_bytes()[:10_000])
-    assert cache.size_bytes() == cache.begun_bytes(digest) == 10_000
-    with cache.locked(digest):
+    assert cache.size_bytes() == cache.partials.size_bytes(digest) == 10_000
+    with cache.partials.lock(digest):
         assert cache.evict(0).in_use == 1
-    os.utime(cache.part_path(digest), (1_000, 1_000))
+    os.utime(cache.partials.path(digest), (1_000, 1_000))
     content = cache.add(write(tmp_path / "a.safetensors", 1), "a.safetensors")
     evicted = cache.evict(content.size_bytes)
     assert (evicted.freed_bytes, evicted.left_bytes) == (10_000, content.size_bytes)
@@ -70,7 +70,7 @@ async def test_what_others_left_in_part_makes_room(server: WeightServer, tmp_pat
     digest = begin(cache, old, sources[0].read_bytes()[:-RANGE])
     await get(new, cache, server)
     assert not cache.missing(new)
-    assert not cache.part_path(digest).exists()
+    assert not cache.partials.path(digest).exists()
 
 
 async def test_that_there_is_no_room_is_told_before_anything_comes(
@@ -115,9 +115,9 @@ async def test_a_disk_that_fills_in_the_middle_is_told_and_the_next_try_goes_on(
 ) -> None:
     source = write(tmp_path / NAME, size=20_000)
     listing = pushed(server, source)
-    write_all, room = Partial.write, [8]
+    write_all, room = PartialFile.write, [8]
 
-    def short(self: Partial, data: bytes) -> None:
+    def short(self: PartialFile, data: bytes) -> None:
         room[0] -= 1
         if room[0] > 0:
             write_all(self, data)
@@ -126,12 +126,12 @@ async def test_a_disk_that_fills_in_the_middle_is_told_and_the_next_try_goes_on(
         write_all(self, data[: len(data) // 2])
         raise CacheFull("make room")
 
-    monkeypatch.setattr(Partial, "write", short)
+    monkeypatch.setattr(PartialFile, "write", short)
     with pytest.raises(CacheFull, match="make room"):
         await get(listing, cache, server)
     monkeypatch.undo()
     assert not cache.entries()
-    begun = cache.begun_bytes(listing.files[NAME].sha256)
+    begun = cache.partials.size_bytes(listing.files[NAME].sha256)
     assert begun == 7 * RANGE + RANGE // 2
     server.asked.clear()
     await get(listing, cache, server)
@@ -172,7 +172,7 @@ async def test_a_folder_where_a_file_grows_is_told_and_leaves_nothing_open(
     server: WeightServer, cache: WeightCache, tmp_path: Path
 ) -> None:
     listing = pushed(server, write(tmp_path / NAME, size=20_000))
-    path = cache.part_path(listing.files[NAME].sha256)
+    path = cache.partials.path(listing.files[NAME].sha256)
     path.mkdir(parents=True)
     (path / "something").write_text("")
     before = len(os.listdir("/dev/fd"))

@@ -67,7 +67,7 @@ async def test_while_a_server_keeps_still_and_what_came_is_not_fetched_again(
     server.tricks[15 * RANGE] = hold(server)
     fetching = asyncio.ensure_future(fetch(listing, cache, server, SystemClock()))
     async with cancelled_at_once(fetching), asyncio.timeout(20):
-        while not server.stuck.is_set() or cache.begun_bytes(digest) < 15 * RANGE:
+        while not server.stuck.is_set() or cache.partials.size_bytes(digest) < 15 * RANGE:
             await asyncio.sleep(0.01)
     server.asked.clear()
     server.tricks.clear()
@@ -98,7 +98,7 @@ async def test_while_another_worker_fetches_it(
     server: WeightServer, cache: WeightCache, tmp_path: Path
 ) -> None:
     listing = pushed(server, write(tmp_path / NAME, size=20_000))
-    with cache.locked(listing.files[NAME].sha256):
+    with cache.partials.lock(listing.files[NAME].sha256):
         fetching = asyncio.ensure_future(fetch(listing, cache, server, SystemClock()))
         async with cancelled_at_once(fetching):
             await asyncio.sleep(0.3)

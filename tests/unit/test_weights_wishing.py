@@ -26,7 +26,7 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from swell.weights.cache import WeightCache
-with WeightCache(Path(sys.argv[1])).fetching():
+with WeightCache(Path(sys.argv[1])).partials.announce():
     print("announced", flush=True)
     time.sleep(600)
 """
@@ -84,9 +84,9 @@ async def test_who_waits_does_so_while_the_worker_that_will_fetch_it_lives(
 async def test_a_cache_that_cannot_be_announced_in_is_told(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     cache = WeightCache(tmp_path / "cache")
-    with pytest.raises(CacheUnusable, match="something else"), cache.fetching():
+    with pytest.raises(CacheUnusable, match="something else"), cache.partials.announce():
         pass
-    assert not cache.is_fetching()
+    assert not cache.partials.is_announced()
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ async def test_the_second_model_is_waited_for_while_the_first_is_fetched(
     server.over.set()
     await bringing
     assert (await path).exists()
-    assert not cache.is_fetching()
+    assert not cache.partials.is_announced()
 
 
 class Late:

@@ -19,6 +19,7 @@ from swell.core.task import Canceled
 from swell.protocol.worker_messages import Incoming, LeasedTask
 from swell.sdk.define import define
 from swell.weights.cache import CacheFull, NotCached, WeightCache
+from swell.weights.known_urls import remember
 from swell.weights.lora import WrongLora
 from swell.weights.weight_index import Listing
 from swell.worker import lora_files as module
@@ -173,7 +174,7 @@ async def test_what_was_noted_while_the_clock_was_ahead_is_not_known_for_long(
     assert entry is not None
     [note] = (cache.folder / "addresses").iterdir()
     ahead = source.clock.now() + timedelta(days=400)
-    cache.remember(note.stem, entry, ahead)
+    remember(cache, note.stem, entry, ahead)
     source.inputs[INK_URL] = (CHALK, "")
     assert (await brought(bringing(source, cache), INK_URL)).digest == digest(CHALK)
 
@@ -222,10 +223,10 @@ async def test_what_was_pulled_is_taken_by_its_digest_or_its_name(
     ink = cache.add(path, "ink.safetensors")
     path.write_bytes(CHALK)
     chalk = cache.add(path, "chalk.safetensors")
-    cache.note(Listing("acme/ink", "v1", {"ink.safetensors": ink}))
+    cache.listings.write(Listing("acme/ink", "v1", {"ink.safetensors": ink}))
     both = {"ink.safetensors": ink, "b/chalk.safetensors": chalk}
-    cache.note(Listing("acme/both", "v1", both))
-    cache.note(Listing("acme/both", "v2", {"chalk.safetensors": chalk}))
+    cache.listings.write(Listing("acme/both", "v1", both))
+    cache.listings.write(Listing("acme/both", "v2", {"chalk.safetensors": chalk}))
     loras = bringing(source, cache)
     for name, data in (
         (f"sha256:{digest(INK)}", INK),

@@ -164,7 +164,7 @@ def forget_weights(settings: Settings, entry: Entry) -> list[str]:
 def _in_listings(cache: WeightCache) -> set[str]:
     """Return the digests of all files that `swell models pull` has listed."""
     try:
-        listings = cache.listings()
+        listings = cache.listings.all()
     except SwellError:
         # A listing is damaged, so keep every file of the cache.
         return {path.name for path in (cache.folder / "files").glob("??/*")}

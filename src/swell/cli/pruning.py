@@ -57,8 +57,6 @@ def _lines(pruned: Pruned, cache: WeightCache, idle_s: float, *, is_dry_run: boo
     if Fate.RECENT in pruned.kept:
         recent = f"{_files(pruned.kept[Fate.RECENT])} used in the last {seconds(idle_s)}"
         yield f"{recent}: kept (less with --idle-s)"
-    if pruned.traces:
-        yield f"{_files(pruned.traces)} that told of what is gone (manifests, locks, notes): {goes}"
     n = len(pruned.contents) + pruned.partials
     yield (
         f"{_files(n)} {goes}, {pruned.freed_bytes:,} bytes; {pruned.left_bytes:,} bytes "
@@ -84,7 +82,6 @@ def _told(pruned: Pruned, cache: WeightCache, is_dry_run: bool) -> dict[str, obj
         ],
         "listings": [f"{each.model} {each.version}" for each in pruned.listings],
         "partials": pruned.partials,
-        "traces": pruned.traces,
         "freed_bytes": pruned.freed_bytes,
         "left_bytes": pruned.left_bytes,
         "kept": {fate.value: n for fate, n in pruned.kept.items()},

@@ -128,8 +128,8 @@ async def _named(
     if ref == model and model.endswith((".toml", ".json")):
         return [await _listed(Path(model), settings, clock, held)]
     name, at, version = model.partition("@")
-    if at or (ref == model and cache.versions(name)):
-        listing = cache.listing(name, version or _only(name, cache))
+    if at or (ref == model and cache.listings.versions(name)):
+        listing = cache.listings.get(name, version or _only(name, cache))
         return [(listing, held.enter_context(cache.use(listing)).paths)]
     found = list(_packed(ref, settings))
     if not found:
@@ -146,7 +146,7 @@ async def _listed(
     cache, wanted = cache_of(settings), read_listing(path)
     if not wanted.files:
         # The listing names only a manifest, so take the files from the cache.
-        listing = cache.listing(wanted.model, wanted.version)
+        listing = cache.listings.get(wanted.model, wanted.version)
         return listing, held.enter_context(cache.use(listing)).paths
     places = {name: Path(file.source) for name, file in wanted.files.items()}
     if not all(place.is_file() for place in places.values()):
@@ -168,7 +168,7 @@ async def _listed(
 
 
 def _only(name: str, cache: WeightCache) -> str:
-    versions = cache.versions(name)
+    versions = cache.listings.versions(name)
     if len(versions) != 1:
         raise InvalidRequest(f"{name} was pulled in several versions: {', '.join(versions)}")
     return versions[0]

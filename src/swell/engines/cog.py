@@ -43,11 +43,11 @@ from swell.sdk.model import Batch, Model
 
 __all__ = ["CogModel", "ContainerOptions", "image", "program", "server"]
 
-#: How often it is looked whether a task was cancelled, and how far it is, in seconds.
+#: Interval of checks for cancellation and progress, in seconds.
 _LOOK_S: Final = 0.25
 _PROGRESS_S: Final = 0.5
 
-#: How long a server that is busy with somebody else's is waited for, in seconds.
+#: Longest wait for a server that is busy with another task, in seconds.
 _BUSY_S: Final = 600.0
 
 #: Largest answer that is taken, in bytes: outputs come inside it.
@@ -57,7 +57,7 @@ _MOST_BYTES: Final = 512 * 1024**2
 #: which are weights, by name and size.
 _MOST_HASHED_BYTES: Final = 64 * 1024**2
 
-#: Folders of a project that are made anew by whatever runs there.
+#: Generated folders of a project.
 _PASSING: Final = frozenset({".git", "__pycache__", ".venv"})
 
 #: What no schema takes for an input: it asks how a prediction is, and never begins one.
@@ -155,7 +155,7 @@ class CogModel(Model):
             status, said = await _put(session, where, body)
             if status != 409 or asyncio.get_running_loop().time() > until_s:
                 break
-            # Somebody else has it. Nothing was begun.
+            # It is busy; the prediction has not started.
             await asyncio.sleep(_LOOK_S)
         return self._outcome(status, said)
 
@@ -280,7 +280,7 @@ def _made(
         "schema": schema,
         "start": staticmethod(start),
         "batch": Batch(max=facts.pop("concurrency", 1)),
-        # Of whoever wrote the line that names the model: it is a model of that file.
+        # The model belongs to the file with the line that names it.
         "__module__": sys._getframe(2).f_globals.get("__name__", __name__),
         **facts,
     }
@@ -288,7 +288,7 @@ def _made(
 
 
 def _digest(told: str) -> str:
-    """Return what tells one way to run a model from another, without telling what it holds."""
+    """Return a fingerprint of how a model is run, without secrets."""
     return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -317,7 +317,7 @@ def _from_file(name: str, path: str) -> Any:
 async def _put(
     session: aiohttp.ClientSession, where: str, body: Any, *, respond_async: bool = False
 ) -> tuple[int, Any]:
-    """Return the status of an answer, and what it says.
+    """Return the status and text of an answer.
 
     Raises:
         ServerFailed: There is no answer, or one that is too large.

@@ -38,7 +38,7 @@ _CONFIG_LABEL: Final = "run.cog.config"
 #: What tells a server how many predictions to make at once.
 AT_ONCE: Final = "COG_MAX_CONCURRENCY"
 
-#: How often it is looked whether a server is ready, in seconds.
+#: Interval of checks whether a server is ready, in seconds.
 _LOOK_S: Final = 0.2
 
 #: How long a server has to end when it is asked to, in seconds.
@@ -61,7 +61,7 @@ class ServerFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class CogImage:
-    """What is known of an image without running it."""
+    """Facts of an image, known without running it."""
 
     #: Its content's digest.
     id: str
@@ -164,12 +164,12 @@ class Running(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class There:
-    """A server that somebody else runs."""
+    """A server that Swell does not start."""
 
     url: str
 
     def end_reason(self) -> str | None:
-        """Return None: nobody here knows."""
+        """Return None: it is unknown."""
         return None
 
     def stop(self) -> None:
@@ -182,7 +182,7 @@ class Child:
 
     url: str
     process: "subprocess.Popen[str]"
-    #: What it said last.
+    #: Its last output.
     said: deque[str]
     #: Ends what the child itself does not take along.
     farewell: Sequence[str] = ()
@@ -292,7 +292,7 @@ def start_container(image: str, device: str, how: ContainerOptions) -> Child:
     called = f"swell-cog-{os.getpid()}-{port}"
     command = container_command(program, image, port, called, device, how)
     child = _start(command, f"http://127.0.0.1:{port}", how.env)
-    # An engine's client may be killed while the container goes on.
+    # The container outlives a killed client.
     child.farewell = [program, "rm", "--force", called]
     return child
 
@@ -336,7 +336,7 @@ def _follow_parent() -> None:
 
 
 def _free_port() -> int:
-    """Return a port of this machine's loopback that nobody has now."""
+    """Return a free port of the loopback."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

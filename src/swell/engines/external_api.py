@@ -56,7 +56,7 @@ _MOST_TYPE_CHARS: Final = 127
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS: Final = 3
 
-#: How often a prediction, and whether the task was cancelled, is looked at, in seconds.
+#: Interval of checks for results and cancellation, in seconds.
 _LOOK_S: Final = 0.25
 
 #: A prediction is asked for at most so seldom, in seconds.
@@ -72,7 +72,7 @@ _BUSY: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
 #: Those that say that nothing was begun: what costs money is asked for again after no other.
 _NOT_BEGUN: Final = frozenset({429, 503})
 
-#: How long the word that nobody wants a prediction any more may take, in seconds.
+#: Timeout of a request to cancel a prediction, in seconds.
 _CANCEL_S: Final = 15.0
 
 #: How long the id is waited for of what nobody wants any more, in seconds: less than the worker
@@ -82,7 +82,7 @@ _ID_S: Final = 3.0
 #: The key is wrong, or the account has no money: no other input will fare better.
 _LOCKED: Final = frozenset({401, 402, 403})
 
-#: What was to be sent never left.
+#: The request was not sent.
 _NEVER_SENT: Final = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -517,7 +517,7 @@ class Predictions(RemoteModel):
         return found
 
     async def _cancel(self, session: aiohttp.ClientSession, found: Any, base: str) -> None:
-        """Tell the API that nobody wants it any more; it may have ended."""
+        """Cancel a prediction, which may have ended."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_CANCEL_S):
                 await self._json(session, "POST", _link(found, "cancel", base), again=())
@@ -608,7 +608,7 @@ def _decoded(said: bytes, url: str) -> Any:
 
 
 def _words_of(said: bytes) -> str:
-    """Return what an API says of an error, whatever its shape."""
+    """Return the error text of an API answer."""
     try:
         told = json.loads(said)
     except ValueError:
@@ -689,7 +689,7 @@ def _as_media(data: bytes, content_type: str, kind: str) -> Any:
 
 
 def _picture(data: bytes) -> Image:
-    """Return a stranger's picture, once it was looked at."""
+    """Return a picture from an API, checked."""
     try:
         return Image(data).checked(Within())
     except PydanticCustomError as error:

@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
         f"{error.name} is not installed, built-in models need it: pip install 'swell[embedded]'"
     ) from error
 
-#: Sessions that somebody holds: file, threads, spins.
+#: Open sessions by file, threads and spinning.
 _OPEN: Final[WeakValueDictionary[tuple[str, int | None, bool], Any]] = WeakValueDictionary()
 _LOCK: Final = threading.Lock()
 
@@ -47,8 +47,8 @@ def session(name: str, threads: int | None = None, *, spins: bool = False) -> An
     Args:
         name: Of the file, such as `upscale.onnx`.
         threads: Threads of one call; None leaves the number to ONNX Runtime.
-        spins: Whether threads spin until the next call. They take the cores from whoever else has
-            work, and are a little quicker where nobody has.
+        spins: Whether threads spin until the next call. They take the cores from other
+            work, and are a little faster on an idle machine.
     """
     with _LOCK:
         key = (name, threads, spins)

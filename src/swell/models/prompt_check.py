@@ -40,11 +40,11 @@ _GLUED: Final = _SEXUAL | {"minors"}
 #: What may be starred out.
 _STARS: Final = _GLUED | {_DOUBLE}
 _SHORTEST_PART: Final = 3
-#: Who may be written against what is sexual alone: nakedwoman.
+#: People in compounds with sexual words: nakedwoman.
 _PEOPLE: Final = frozenset(("woman", "women", "man", "men", "lady", "ladies", "guy", "guys"))
 #: Shortest word that is looked for in two pieces, nak ed, or with letters starred out.
 _SHORTEST_BROKEN, _SHORTEST_STARRED = 5, 4
-#: Two words that are another together, and are written beside each other.
+#: Adjacent words that form another word together.
 _APART: Final = frozenset(
     {("top", "less"), ("shot", "as"), ("min", "or"), ("mi", "nor"), ("un", "dress")}
 )
@@ -52,9 +52,9 @@ _APART: Final = frozenset(
 _LONGEST: Final = 6
 _LONGEST_RUN_ON: Final = 10
 
-#: Signs that stand for letters.
+#: Signs used as letters.
 _LEET: Final = str.maketrans("0134578@$€!|", "oieastbaseil")
-#: Of those, what stands for another letter as well.
+#: Those that may also be another letter.
 _LEET_TOO: Final = str.maketrans("1!|", "lli")
 #: Letters in a circle or a square, white on black, which Unicode takes for pictures.
 _BADGES: Final = {
@@ -78,7 +78,7 @@ _SPACES: Final = re.compile(r"\s+")
 #: One or two letters of a word starred out, of twelve at most: ch*ld.
 _STARRED: Final = re.compile(r"(?<![\w*])(?=[\w*]{4,12}(?![\w*]))[a-z]+\*[a-z]*\*?[a-z]+")
 _INSIDE: Final = re.compile(r"(?<=\w)[.\-_*\u00b7'\u2019|/]+(?=\w)")
-#: Three letters and what stands between them.
+#: Three letters with separators.
 _SHORTEST_RUN: Final = 4
 _DRAWN_OUT: Final = re.compile(r"(.)\1{2,}")
 _NOT_WORD: Final = re.compile(r"[\W_]+")
@@ -266,14 +266,14 @@ class PromptWords:
                     yield from ((word, entry) for entry in entries if _is_english(entry))
 
     def _inside(self, word: str) -> Iterator[tuple[str, _Entry]]:
-        """Look into what is written without spaces."""
+        """Find phrases in text without spaces."""
         for at in range(len(word)):
             for end in range(at + 1, min(at + _LONGEST_RUN_ON, len(word)) + 1):
                 part = word[at:end]
                 yield from ((part, entry) for entry in self._run_on.get(part, ()))
 
     def _spoken(self, reading: str) -> tuple[list[str], str]:
-        """Return the phrases that mean something else than their words, and what is left."""
+        """Return the harmless phrases, and the text without them."""
         phrases: list[str] = []
 
         def left(match: re.Match[str]) -> str:
@@ -329,7 +329,7 @@ def _is_glued(entry: _Entry) -> bool:
 
 
 def _counted(hits: Sequence[tuple[str, _Entry]]) -> Iterator[tuple[str, str]]:
-    """Say which words count, and in which category: some need others beside them."""
+    """Yield words that count, with their category: some need other words."""
     spoken = {entry.language for _, entry in hits if not entry.is_shared}
     beside = {entry.category for _, entry in hits} - {_SMALL, _DOUBLE}
     has_company = bool(beside & (_GLUED | {_COMPANY}))
@@ -358,7 +358,7 @@ def _number(text: str) -> int:
 
 def _readings(text: str) -> set[str]:
     """Return the ways in which a text may be meant."""
-    # What nobody sees may hide a word, or stand for a space.
+    # Invisible characters may hide a word, or replace a space.
     plain = {_bare(text), _bare("".join(" " if _is_unseen(c) else c for c in text))}
     plain |= {_WORD.sub(_in_latin, way) for way in plain}
     plain |= {_WORD.sub(_in_cyrillic, way) for way in plain}
@@ -390,7 +390,7 @@ def _is_unseen(letter: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    """Return a text in lower case without accents and without what nobody sees."""
+    """Return a text in lower case without accents and invisible characters."""
     seen = "".join(c for c in text if c.isspace() or not _is_unseen(c))
     known = unicodedata.normalize("NFKC", seen.translate(_BADGES)).casefold()
     parts = unicodedata.normalize("NFKD", known)

@@ -26,7 +26,7 @@ from swell.sdk.media import Image
 from swell.sdk.model import Batch, Model
 
 #: What its authors recommend: below the first it is most likely safe, from the second unsafe, and
-#: between the two somebody should look.
+#: between the two a person should look.
 SAFE_BELOW: Final = 0.2
 UNSAFE_FROM: Final = 0.8
 

@@ -25,7 +25,7 @@ from swell.models.word_lists import English, Glossary
 KNOWN_FROM: Final = 0.75
 #: A name is drawn in place of something unknown if it is at least this close.
 CLOSE_FROM: Final = 0.5
-#: What is drawn where no name is.
+#: Drawn if no name is close.
 INSTEAD: Final = "thinking face"
 SUGGESTIONS: Final = 3
 #: Longest name, in words.
@@ -252,7 +252,7 @@ class Subjects:
         return tuple(found)
 
     def subject(self, phrase: str) -> Subject:
-        """Return whether the subject of a phrase is known, and what is closest if it is not."""
+        """Return whether the subject of a phrase is known, and the closest names if not."""
         words = _split(phrase)
         for end in _ends(words):
             if self._ends_in_name(words[:end]):
@@ -321,7 +321,7 @@ class _Second(NamedTuple):
 
 
 def _parts(prompt: str) -> tuple[str, _Second | None, str]:
-    """Return the first subject, a second one, and the scene, as they stand in the prompt."""
+    """Return the first subject, a second one, and the scene, in the words of the prompt."""
     found = [(match.group().lower(), *match.span()) for match in _WORD.finditer(prompt)]
     said = [word for word, _, _ in found]
     end = _first(said, 1, _ENDS | _JOINS)
@@ -359,7 +359,7 @@ def _ends(words: Sequence[str]) -> list[int]:
 
 
 def _act(words: Sequence[str]) -> int:
-    """Return where a phrase says what is done to something, such as "reading his book"."""
+    """Return where an action with an object begins, such as "reading his book"."""
     pairs = enumerate(pairwise(words))
     found = (at for at, (word, after) in pairs if at and _is_act(word) and after in _DETERMINERS)
     return next(found, len(words))
@@ -394,7 +394,7 @@ def _scene(rest: str) -> str:
 
 
 def _upto(phrase: str, end: int) -> str:
-    """Return the first words of a phrase, as they stand in it."""
+    """Return the first words of a phrase, unchanged."""
     words = list(re.finditer(r"[^\W_]+", phrase))
     return phrase[: words[end - 1].end()] if 0 < end <= len(words) else phrase
 

@@ -111,7 +111,7 @@ def check_input(definition: Definition, values: Mapping[str, Any]) -> Any:
 
 
 def _detail_of(error: Mapping[str, Any], known: Sequence[str]) -> str:
-    """Return what is wrong with a field, as the API says it."""
+    """Return the error text of a field, in the words of the API."""
     path = error["loc"]
     if error["type"] == "missing":
         return f"{str(path[-1])!r} is required"

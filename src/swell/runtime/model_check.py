@@ -85,7 +85,7 @@ def _look(ref: str, index: int, device: str, probe_s: float, tell: Tell) -> None
     probe = None
     try:
         probe = one.check(opened)
-    except Exception as error:  # whatever an author's code may raise
+    except Exception as error:  # of an author's code
         raised = error.__cause__ if isinstance(error, RunFailed) else error
         if raised is not None and not isinstance(raised, SwellError | Reject):
             sys.stderr.write(author_traceback(raised))
@@ -133,7 +133,7 @@ class _Checked:
         """Load the model and run its example; return the probe for hints.
 
         Raises:
-            Exception: Whatever the model raised.
+            Exception: The model failed.
         """
         definition, at, tell = self._definition, self._at, self._tell
         at("version")

@@ -1,7 +1,7 @@
-"""More runs of a working model, with small changes, for the hints of `swell models check`.
+"""More runs of a working model, for the hints of `swell models check`.
 
 The same input and seed should give the same result, alone and in a batch; another seed should give
-another one, and each input should count. Each run is compared with that of the example.
+another one. Each run is compared with that of the example.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ import msgspec
 import psutil
 
 from swell.core.clock import Clock
-from swell.runtime.example_inputs import NOTHING_ELSE, other_value
 from swell.runtime.local_run import Loaded, LocalResult, check_input, run_together
 from swell.runtime.model_lint import Hint, Times, hints_of_times
 from swell.sdk.media import Attachment, Image
@@ -25,13 +24,8 @@ from swell.sdk.media import Attachment, Image
 #: Suffixes of files that may be pickles.
 _PICKLED: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib")
 
-#: Inputs that change only the encoding.
-_FORMATS: Final = frozenset({"output_format", "format"})
-
 _SEED: Final = "seed"
 _FIRST, _SECOND = 1, 2
-#: A third number, as the current value of an input named `seed`.
-_OWN_SEED: Final = 4321
 
 
 class Opened:
@@ -74,7 +68,7 @@ def _is_pickle(path: Path) -> bool:
 
 
 class Probe:
-    """Runs a model again, with small changes.
+    """Runs a model again, with the same seed and another one.
 
     Args:
         loaded: The model.
@@ -101,25 +95,21 @@ class Probe:
         self._example = dict(example)
         self._first = _digests(result)
         self._makes_files = bool(result.files)
-        #: A score is often the same for two inputs; an image or a text seldom is.
-        self._is_distinctive = self._makes_files or isinstance(result.output, str)
         self._together = together
-        #: Whether the output beside the files is always the same; it may contain durations.
+        #: Whether the output without its files is always the same; it may contain durations.
         self._is_steady = True
         self._times = times
         self._clock = clock
         self._end_s = 0.0
         self._last_s = result.run_s
-        schema = loaded.definition.input_schema
-        self._properties: Mapping[str, Any] = schema.get("properties", {})
-        self._defs: Mapping[str, Any] = schema.get("$defs", {})
+        self._has_seed = _SEED in loaded.definition.input_schema.get("properties", {})
         #: Runs for which there was no time.
         self.left_out: list[str] = []
 
     def hints(self, limit_s: float) -> Iterator[Hint]:
         """Yield hints as they are found."""
         self._end_s = self._clock.monotonic_s() + limit_s
-        again = self._run("the same again", self._example, _FIRST)
+        again = self._run("the same again", _FIRST)
         again_s = None if again is None else again.run_s
         yield from hints_of_times(msgspec.structs.replace(self._times, again_s=again_s))
         if again is None:
@@ -142,46 +132,25 @@ class Probe:
                 "size, and draw noise for each item",
             )
         yield from self._of_seed()
-        if not self._is_distinctive:
-            return
-        for name in self._properties:
-            yield from self._of_input(name)
 
     def _of_seed(self) -> Iterator[Hint]:
         if self._example.get(_SEED) is not None:
             return
-        other = self._run("another seed", self._example, _SECOND)
+        other = self._run("another seed", _SECOND)
         if other is None:
             return
         is_drawn = not self._is_same(other)
-        if is_drawn and _SEED not in self._properties:
+        if is_drawn and not self._has_seed:
             yield Hint(
                 "no_seed",
                 "its results depend on the seed, and no input sets it: add "
                 "seed: Annotated[int | None, ui.seed()] = None",
             )
-        elif not is_drawn and _SEED in self._properties and self._makes_files:
+        elif not is_drawn and self._has_seed and self._makes_files:
             yield Hint(
                 "seed_not_drawn",
                 "two tasks without a seed gave the same result: where the input has none, take "
                 "the seed of the item or of the context",
-            )
-
-    def _of_input(self, name: str) -> Iterator[Hint]:
-        prop = self._properties[name]
-        if name in _FORMATS or prop.get("x-ui", {}).get("widget") == "hidden":
-            return
-        current = self._example.get(name, prop.get("default"))
-        value = other_value(prop, self._defs, _OWN_SEED if name == _SEED else current)
-        if value is NOTHING_ELSE:
-            return
-        changed = self._run(f"{name} = {_short(value)}", {**self._example, name: value}, _FIRST)
-        if changed is not None and self._is_same(changed):
-            yield Hint(
-                "input_ignored",
-                f"{name} = {_short(value)} instead of {_short(current)} gave the same result: that "
-                "is well if it counts only together with other inputs, or only for the time that "
-                "it takes; else it is not used",
             )
 
     def _is_same(self, result: LocalResult) -> bool:
@@ -189,18 +158,18 @@ class Probe:
         is_output_free = self._makes_files and not self._is_steady
         return files == first_files and (is_output_free or output == first_output)
 
-    def _run(self, what: str, values: Mapping[str, Any], seed: int) -> LocalResult | None:
-        """Run an input; return None if there is no time, or the model does not take it."""
+    def _run(self, what: str, seed: int) -> LocalResult | None:
+        """Run the example; return None if there is no time, or the run fails."""
         if self._clock.monotonic_s() + self._last_s > self._end_s:
             self.left_out.append(what)
             return None
         self._trying(what)
-        own = values.get(_SEED)
+        own = self._example.get(_SEED)
         seeds = [own if isinstance(own, int) and not isinstance(own, bool) else seed]
         try:
-            checked = check_input(self._loaded.definition, values)
+            checked = check_input(self._loaded.definition, self._example)
             [result] = run_together(self._loaded, checked, seeds, self._clock)
-        except Exception:  # a model may refuse a generated input
+        except Exception:  # of an author's code
             return None
         self._last_s = result.run_s
         return result
@@ -217,11 +186,6 @@ def _content(file: Attachment) -> bytes:
         picture = file.pil()
         return f"{picture.mode} {picture.size} ".encode() + picture.tobytes()
     return file.read()
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def resident_bytes() -> int:

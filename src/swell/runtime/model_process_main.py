@@ -73,7 +73,7 @@ from swell.sdk.define import Definition, is_function_model
 from swell.sdk.model import DeviceBroken
 from swell.sdk.model_loader import load_models
 from swell.sdk.step_model import StepModel
-from swell.weights.compile_cache import all_tried_out, keep_compiled_in
+from swell.weights.compile_cache import keep_compiled_in
 from swell.weights.declared_weights import await_contents, look_for_weights_in
 
 __all__ = ["SEED_BITS", "Runner", "main", "serve"]
@@ -691,8 +691,6 @@ def main() -> None:
     code = serve(socket.socket(fileno=fd), CheckpointMemory(slate_fd), SystemClock())
     sys.stdout.flush()
     sys.stderr.flush()
-    if code != DEVICE_BROKEN:
-        all_tried_out()
     # Skip the destructors of native libraries: nothing is left to save.
     os._exit(code)
 

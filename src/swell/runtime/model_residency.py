@@ -26,7 +26,6 @@ from swell.runtime.ipc_messages import Load, Moved, Moving
 from swell.runtime.unicode_repair import describe_error
 from swell.sdk.define import Definition
 from swell.sdk.model import DeviceBroken, Model, can_offload
-from swell.weights.compile_cache import all_tried_out
 
 #: Default budget, as a share of a GPU's free memory; the rest is for steps.
 _BUDGET: Final = 0.9
@@ -283,8 +282,6 @@ class Device:
             place.model.load(self.name)
         with self._log.phase(Phase.WARM, name):
             place.model.warmup()
-        # Compiled programs of the cache have run by now.
-        all_tried_out()
         place.size_bytes = place.model.memory_bytes or max(
             place.size_bytes, _used_bytes(self.name) - before_bytes
         )

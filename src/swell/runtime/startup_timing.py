@@ -143,7 +143,7 @@ class Startups:
     ) -> None:
         """Report the cold start after each change, until the worker is ready.
 
-        Reports end if the backend does not know them; after other errors they go on.
+        Reports end if the backend does not know them; after other errors they continue.
 
         Args:
             dispatch: The backend.

@@ -1,7 +1,6 @@
-"""Texts of models, made fit for the wire. Pure.
+"""Replaces lone surrogates, which have no UTF-8, in texts of models. Pure.
 
-A Python string may hold surrogates that are half of nothing: the name of a file that is not UTF-8,
-half an emoji of a tokenizer. They have no UTF-8, so a message that holds one cannot be sent.
+They come from file names that are not UTF-8, and from tokenizers that split an emoji.
 """
 
 from typing import Any

@@ -30,7 +30,7 @@ import swell
 from swell.core.errors import InvalidModel
 from swell.runtime.pep723 import Needs, allows, distribution
 
-#: Always installed, whatever the model's file says.
+#: Always installed.
 PYDANTIC: Final = "pydantic>=2.7"
 
 #: Installed for a model process, with the oldest tested versions, unless the file names another.

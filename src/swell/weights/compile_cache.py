@@ -1,23 +1,19 @@
 """Folders in which torch keeps compiled programs for the next process.
 
     programs/KEY      the programs of one model, version, library, device and processor
-    trials/KEY.…      locked by a process while it runs kept programs for the first time
 
 Compiled programs are code: pickles and machine code. They are used only from a folder that no
-other user can write. A program can crash the process that loads it: the mark in `trials` is then
-left unlocked, and the next process removes the programs of that key and compiles again.
+other user can write.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import platform
-import secrets
 import shutil
 import stat
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from swell.core.errors import SwellError
 from swell.settings.environment import process_environment, replace_environment
@@ -28,9 +24,6 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 _FOLDER_VARIABLE: Final = "SWELL_WORKER__COMPILED_DIR"
 _BUDGET_VARIABLE: Final = "SWELL_WORKER__COMPILED_BYTES"
-
-#: The open marks of this process.
-_trials: list[IO[bytes]] = []
 
 
 class NotPrivate(SwellError):
@@ -50,13 +43,6 @@ def processor() -> str:
         named = found.get("model name") or platform.machine()
         return f"{named} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"
     return f"{platform.machine()} {platform.processor()}"
-
-
-def all_tried_out() -> None:
-    """Remove the marks of this process: its models are warm, or it exits normally."""
-    while _trials:
-        with contextlib.suppress(OSError), _trials.pop() as mark:
-            Path(mark.name).unlink(missing_ok=True)
 
 
 def keep_compiled_in(folder: str, budget_bytes: int | None) -> None:
@@ -82,10 +68,8 @@ class CompileCache:
     """Compiled programs by a key of all that they depend on. Processes may share it.
 
     Args:
-        folder: Created if missing, for this user alone. A local disk, or a volume with POSIX file
-            locks that machines share.
-        budget_bytes: The limit of all programs; the longest unused keys are removed. None for no
-            limit.
+        folder: Created if missing, for this user alone; machines may share it.
+        budget_bytes: Limit of all programs; the least recently used are removed. None for no limit.
     """
 
     def __init__(self, folder: Path, budget_bytes: int | None = None) -> None:
@@ -93,42 +77,22 @@ class CompileCache:
         self._budget_bytes = budget_bytes
 
     def open(self, key: str) -> tuple[Path, bool]:
-        """Return the folder of a key, and whether it has programs. They count as on trial.
+        """Return the folder of a key, and whether it has programs.
 
         Raises:
             NotPrivate: Another user can write there.
         """
         self._check_private()
-        programs, trials = self.folder / "programs", self.folder / "trials"
-        for folder in (programs, trials):
-            folder.mkdir(exist_ok=True)
-        if self._has_crashed(key):
-            self.discard(key)
-        chosen = programs / key
+        chosen = self.folder / "programs" / key
         has_programs = chosen.is_dir() and any(chosen.iterdir())
-        chosen.mkdir(exist_ok=True)
+        chosen.mkdir(parents=True, exist_ok=True)
         os.utime(chosen)
         self._evict()
-        if has_programs:
-            with contextlib.suppress(OSError):
-                mark = (trials / f"{key}.{secrets.token_hex(8)}").open("xb")
-                fcntl.flock(mark, fcntl.LOCK_EX)
-                _trials.append(mark)
         return chosen, has_programs
 
     def discard(self, key: str) -> None:
         """Remove the programs of a key."""
         shutil.rmtree(self.folder / "programs" / key, ignore_errors=True)
-
-    def _has_crashed(self, key: str) -> bool:
-        """Return whether a process died over programs of a key; remove its mark."""
-        found = False
-        for path in (self.folder / "trials").glob(f"{key}.*"):
-            with contextlib.suppress(OSError), path.open("ab") as mark:
-                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-                found = True
-        return found
 
     def _evict(self) -> None:
         if self._budget_bytes is None:

@@ -6,7 +6,7 @@
     load_torch(WEIGHTS.path("unet.safetensors"), device)
 
 The worker downloads. `Provided` waits for each file, for as long as a worker lives that is going to
-download it (`WeightCache.fetching`).
+download it (`PartialFiles.announce`).
 """
 
 import threading
@@ -192,7 +192,8 @@ class Provided:
             digests.add(wanted.manifest)
         if name in wanted.files or (manifest is not None and name in manifest.files):
             digests.add(self._digest(name))
-        return self._cache.is_fetching() or any(map(self._cache.is_locked, digests))
+        partials = self._cache.partials
+        return partials.is_announced() or any(map(partials.is_locked, digests))
 
     def _pinned(self) -> Listing | None:
         """Return the manifest that the listing names, once it is in the cache."""

@@ -1,7 +1,6 @@
-"""Work that blocks, in threads that hold nobody up.
+"""Blocking work in daemon threads.
 
-A process waits for the threads of `asyncio.to_thread` before it ends, for however long a server
-keeps still. For these it does not.
+A process waits for threads of `asyncio.to_thread` before it ends, but not for these.
 """
 
 import asyncio
@@ -15,9 +14,9 @@ T = TypeVar("T")
 
 
 async def aside(work: Callable[[], T]) -> T:
-    """Do something in a thread of its own, which is let go of when this is cancelled.
+    """Run blocking work in a new thread; a cancellation abandons the thread.
 
-    Nobody hears of what it does then, so it must use nothing that is closed meanwhile.
+    Its result is then lost, so the work must not use files that the caller closes.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -27,7 +26,7 @@ async def aside(work: Callable[[], T]) -> T:
             told = partial(_settle, done, done.set_result, work())
         except BaseException as error:
             told = partial(_settle, done, done.set_exception, error)
-        # Where the loop has ended, nobody waits.
+        # The loop may have ended.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(told)
 
@@ -41,14 +40,14 @@ def _settle(done: asyncio.Future[Any], how: Callable[[Any], None], what: Any) ->
 
 
 async def to_the_end(work: Callable[[], T], stop: Callable[[], None]) -> T:
-    """The same for what uses files of ours: when cancelled, have it stop, and wait until it has."""
+    """Run blocking work in a new thread; a cancellation calls `stop` and waits for its end."""
     running = asyncio.ensure_future(aside(work))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop()
         while not running.done():
-            # However often it is cancelled: what it uses is closed afterwards.
+            # Also if cancelled again: the caller then closes the files in use.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({running})
         running.exception()

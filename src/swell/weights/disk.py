@@ -1,4 +1,4 @@
-"""The disk under the cache of weights: what its errors mean, and small files written whole."""
+"""The disk of the weight cache: explained errors, and atomic writes of small files."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from typing import Final
 
 from swell.core.errors import SwellError
 
-#: What an error of the system means here: why, and what to do.
+#: Error number → cause and remedy.
 _MEANINGS: Final = {
     **dict.fromkeys(
         (errno.EROFS, errno.EACCES, errno.EPERM),
@@ -44,7 +44,7 @@ class CacheUnusable(SwellError):
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Have a small file on the disk under its name, whole or not at all.
+    """Write a small file atomically, and sync it to the disk.
 
     Raises:
         CacheFull, CacheUnusable: The disk does not take it.
@@ -66,7 +66,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have a folder's names reach the disk."""
+    """Sync the names in a folder to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -76,7 +76,7 @@ def sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Say of a disk that is full, and of a folder that cannot be used, what to do.
+    """Explain errors of a full disk or an unusable folder.
 
     Raises:
         CacheFull: It is full.
@@ -100,6 +100,6 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _free_bytes(path: Path) -> int:
-    """Return what is free where a path would be."""
+    """Return the free bytes of the disk that a path would be on."""
     there = next((each for each in path.parents if each.exists()), Path("/"))
     return shutil.disk_usage(there).free

@@ -28,7 +28,7 @@ import aiohttp
 
 from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidRequest, SwellError
-from swell.weights.cache import DigestMismatch, Partial, PullFailed, WeightCache
+from swell.weights.cache import DigestMismatch, PartialFile, PullFailed, WeightCache
 from swell.weights.detached_threads import aside, to_the_end
 from swell.weights.formats import check_name, is_allowed
 from swell.weights.weight_index import (
@@ -178,7 +178,7 @@ async def pull(
 def _note(cache: WeightCache, listing: Listing) -> None:
     # The first files of a long pull look unused by now.
     cache.use(listing).close()
-    cache.note(listing)
+    cache.listings.write(listing)
 
 
 def _matches(name: str, include: Sequence[str]) -> bool:
@@ -368,7 +368,7 @@ class _Fetch:
                 self._hold(name, known, held)
             elif file.size_bytes is not None:
                 # The cache counts the part that has come already.
-                begun = self._cache.begun_bytes(_key(file))
+                begun = self._cache.partials.size_bytes(_key(file))
                 needed[file.sha256 or name] = max(0, file.size_bytes - begun)
         if needed:
             self._cache.make_room(sum(needed.values()), self._sparing)
@@ -419,7 +419,7 @@ class _Fetch:
         with contextlib.ExitStack() as stack:
             while True:
                 try:
-                    stack.enter_context(self._cache.locked(key, wait=False))
+                    stack.enter_context(self._cache.partials.lock(key, wait=False))
                     break
                 except BlockingIOError:
                     await self._clock.sleep(LOCK_EVERY_S)
@@ -428,7 +428,7 @@ class _Fetch:
     async def _download(self, name: str, file: WantedFile) -> Entry:
         with contextlib.ExitStack() as stack:
             # A part is read whole when it is opened.
-            opened = partial(self._cache.partial, _key(file))
+            opened = partial(self._cache.partials.open, _key(file))
             growing = await to_the_end(
                 lambda: stack.enter_context(contextlib.closing(opened())), lambda: None
             )
@@ -462,7 +462,7 @@ class _Fetch:
                     ) from error
             await self._clock.sleep(WAIT_S * 2.0 ** (failed - 1))
 
-    async def _read(self, name: str, file: WantedFile, growing: Partial) -> None:
+    async def _read(self, name: str, file: WantedFile, growing: PartialFile) -> None:
         """Read a file of a hub or an address, from where it stopped."""
         if not file.source.startswith("hf:"):
             await self._read_http(name, file, growing, file.source, {})
@@ -485,7 +485,12 @@ class _Fetch:
         _check_whole(growing, location.size_bytes)
 
     async def _read_http(
-        self, name: str, file: WantedFile, growing: Partial, url: str, headers: Mapping[str, str]
+        self,
+        name: str,
+        file: WantedFile,
+        growing: PartialFile,
+        url: str,
+        headers: Mapping[str, str],
     ) -> None:
         _check_https(url)
         asked = {"Accept-Encoding": "identity", **headers, **_rest(growing)}
@@ -510,7 +515,7 @@ class _Fetch:
         _check_whole(growing, whole)
 
     async def _write(
-        self, name: str, growing: Partial, block: bytearray, whole: int | None
+        self, name: str, growing: PartialFile, block: bytearray, whole: int | None
     ) -> None:
         if whole is not None and growing.size_bytes + len(block) > whole:
             growing.restart()
@@ -518,7 +523,7 @@ class _Fetch:
         await asyncio.to_thread(growing.write, block)
         self._meter.have(name, growing.size_bytes)
 
-    async def _expect(self, name: str, growing: Partial, whole_bytes: int | None) -> None:
+    async def _expect(self, name: str, growing: PartialFile, whole_bytes: int | None) -> None:
         if whole_bytes is not None:
             self._meter.expect(name, whole_bytes)
             missing = max(0, whole_bytes - growing.size_bytes)
@@ -542,12 +547,12 @@ def _check_status(response: aiohttp.ClientResponse, name: str, file: WantedFile)
     raise PullFailed(f"{name}: {host} answered {status}: {advice}")
 
 
-def _tag_path(growing: Partial) -> Path:
+def _tag_path(growing: PartialFile) -> Path:
     """Return where the strong ETag of a file is noted that has come in part."""
     return growing.path.with_suffix(".etag")
 
 
-def _rest(growing: Partial) -> dict[str, str]:
+def _rest(growing: PartialFile) -> dict[str, str]:
     """Return headers that ask for the rest of a file; none where that could mix two contents."""
     try:
         etag = _tag_path(growing).read_text(encoding="ascii")
@@ -561,7 +566,7 @@ def _rest(growing: Partial) -> dict[str, str]:
 
 
 def _whole_bytes(
-    response: aiohttp.ClientResponse, name: str, file: WantedFile, growing: Partial
+    response: aiohttp.ClientResponse, name: str, file: WantedFile, growing: PartialFile
 ) -> int | None:
     """Return the size of the whole file; None if it is not known.
 
@@ -590,7 +595,7 @@ def _is_packed(response: aiohttp.ClientResponse) -> bool:
     return response.headers.get("Content-Encoding", "identity").lower() != "identity"
 
 
-def _check_whole(growing: Partial, whole_bytes: int | None) -> None:
+def _check_whole(growing: PartialFile, whole_bytes: int | None) -> None:
     # A server may also send less than was asked for; it is asked for the rest.
     if whole_bytes is not None and growing.size_bytes != whole_bytes:
         raise aiohttp.ClientPayloadError("it ended before its time")

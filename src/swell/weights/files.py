@@ -1,8 +1,7 @@
-"""Files that come from anywhere are opened as files alone, and small ones read up to a limit.
+"""Opens untrusted paths only if they are regular files, and reads small ones up to a limit.
 
-A name may be that of a pipe, which nobody ever writes into, or of a device that never ends: whoever
-opened those as files would wait, or fill the memory, for ever. A link into a cache of weights tells
-its content by its name.
+Reading a pipe may block forever, and reading a device may fill the memory. The name of a link into
+the weight cache is the digest of its content.
 """
 
 import os
@@ -15,10 +14,10 @@ from typing import Final
 #: The longest file of settings that is read; an index of a thousand shards has a tenth of it.
 MOST_SETTINGS_BYTES: Final = 16 << 20
 
-#: So a pipe is opened at once, whoever is at its other end; of files it changes nothing.
+#: Opening a pipe does not block with these; they do not affect files.
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
-#: Where a cache of weights keeps a content.
+#: Path of a content in the weight cache.
 _CONTENT: Final = re.compile(r"/files/([0-9a-f]{2})/(\1[0-9a-f]{62})$")
 
 

@@ -1,8 +1,7 @@
-"""Which files are weights, and what the header of a safetensors file says.
+"""Checks names and formats of weight files, and parses safetensors headers.
 
-Weights are safetensors or ONNX; beside them lie small texts such as configurations and
-vocabularies. Everything else is refused, pickled tensors above all: reading a pickle runs whatever
-program it holds.
+Allowed are safetensors, ONNX, and small texts such as configurations and vocabularies. All other
+formats are refused, above all pickled tensors: reading a pickle runs the program in it.
 
 A safetensors file is a length (8 bytes, little endian), a JSON object of that length, and the
 tensors' bytes, row by row, little endian. The object gives each tensor's type, shape, and begin and
@@ -38,10 +37,10 @@ MAX_HEADER_BYTES: Final = 100_000_000
 #: numpy has at most 64 axes, and no network comes near.
 MAX_AXES: Final = 64
 
-#: What a file may be called that holds weights. ONNX keeps tensors beyond 2 GB in files beside it.
+#: Suffixes of weights. ONNX keeps tensors above 2 GB in separate files.
 WEIGHT_SUFFIXES: Final = (".safetensors", ".onnx", ".onnx_data", ".onnx.data")
 
-#: Texts that a model needs beside its weights; `.model` is a vocabulary of sentencepiece, protobuf.
+#: Suffixes of other files; `.model` is a sentencepiece vocabulary.
 TEXT_SUFFIXES: Final = (".json", ".txt", ".md", ".toml", ".yaml", ".yml", ".model", ".jinja")
 
 #: Names under which pickles travel, and programs.
@@ -76,7 +75,7 @@ _TYPES: Final[Mapping[str, tuple[int, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where a tensor lies in its file.
+    """The location of a tensor in its file.
 
     Args:
         kind: Its type as safetensors names it, such as `F16` or `BF16`.
@@ -93,7 +92,7 @@ class Tensor:
     @property
     def dtype(self) -> "np.dtype[Any]":
         """The type in numpy; unsigned of the same size where it has none (bfloat16, float8)."""
-        # Whoever only tells weights from other files needs none of it.
+        # Callers that only check names do not need numpy.
         import numpy as np  # noqa: PLC0415
 
         return np.dtype(_TYPES[self.kind][1])
@@ -106,7 +105,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a safetensors file holds.
+    """The header of a safetensors file.
 
     Args:
         tensors: In the order of their bytes.
@@ -187,7 +186,7 @@ def _opened(path: Path, name: str) -> BufferedReader:
 def read_header(path: Path) -> Header:
     """Return what the safetensors file at `path` holds; its tensors are not read.
 
-    A name without a suffix is that of a cache, which has looked at the format already.
+    A name without a suffix is one of the cache, which has checked the format.
 
     Raises:
         RefusedFormat: It is called something else than `.safetensors`.

@@ -10,8 +10,8 @@ place of the kernel. Two ways of naming are read, and what diffusers makes of ei
     kohya   lora_unet_down_0_to_q.lora_down.weight, ….lora_up.weight, ….alpha
     PEFT    base_model.model.down.0.to_q.lora_A.weight, ….lora_B.weight; A is down and B is up
 
-Without an alpha it is the rank, so that the scale is all. Anything else that a file may hold beside
-its pairs would be left out of the picture unseen, so it is refused.
+The default alpha is the rank. A file with other tensors is refused, because ignoring them would
+change the picture unnoticed.
 
 Source:
     E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685. For
@@ -41,7 +41,7 @@ from swell.weights.weight_errors import BrokenWeights, RefusedFormat
 
 Singles = NDArray[np.float32]
 
-#: What stands before a layer's name in files, and not in the model whose layer it is.
+#: Prefixes of layer names in files, which the model's own names lack.
 PREFIXES: Final = (
     "lora_unet_",
     "lora_transformer_",
@@ -69,7 +69,7 @@ _KIN: Final[Mapping[str, str]] = {
     r"\blora_(B|up)\.bias$": "a LoRA with biases",
 }
 
-#: Under this name diffusers keeps what PEFT keeps in a file of its own.
+#: Metadata key of the PEFT configuration in files of diffusers.
 _SETTINGS: Final = "lora_adapter_metadata"
 
 _FLOATS: Final = ("F16", "BF16", "F32", "F64")
@@ -83,7 +83,7 @@ class WrongLora(InvalidRequest):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """What a LoRA adds to one weight, for a scale of 1: `factor * up @ down`.
+    """The change of one weight by a LoRA at scale 1: `factor * up @ down`.
 
     Args:
         up: Shapes: (outputs, rank) float32.
@@ -99,7 +99,7 @@ class Change:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes of the host's memory."""
+        """Size in host memory."""
         return self.up.nbytes + self.down.nbytes
 
     def fits(self, shape: Sequence[int]) -> bool:
@@ -300,7 +300,7 @@ class LayerNames:
 
     Args:
         shapes: The model's weights: `down.0.to_q.weight` → its shape.
-        ignore: What names of layers begin with that the model does not have and does without, such
+        ignore: Prefixes of layers that the model lacks and that may be ignored, such
             as `lora_te` and `text_encoder.` where it does not adapt its text encoder.
         rename: Turns a file's name of a layer, its prefix taken off, into the model's.
     """
@@ -323,7 +323,7 @@ class LayerNames:
             self._flat[flat] = None if flat in self._flat else name
 
     def place(self, changes: Mapping[str, Change], name: str) -> dict[str, Change]:
-        """Return what is added to each weight.
+        """Return the change of each weight.
 
         Raises:
             WrongLora: A layer is not there or has another shape: the LoRA is for another model.
@@ -375,7 +375,7 @@ def _bare(layer: str) -> Iterable[str]:
 
 
 def joined(parts: Sequence[tuple[Change, float]]) -> tuple[Singles, Singles]:
-    """Return up and down whose product is what all of these add together, at their scales.
+    """Return up and down matrices whose product is the scaled sum of all changes.
 
     Shapes: (outputs, ranks) and (ranks, inputs * places), float32.
     """
@@ -389,7 +389,7 @@ def add(base: NDArray[Any], parts: Sequence[tuple[Change, float]], out: NDArray[
 
     Args:
         base: The weight without LoRAs.
-        parts: What is added, and its scale.
+        parts: The changes, with their scales.
         out: Where the sum is written; may be `base`.
     """
     up, down = joined(parts)

@@ -19,11 +19,11 @@ from swell.sdk.media import LoRA, combined
 from swell.weights.lora import Change, LayerNames, add, read_lora
 
 #: What loaded LoRAs may take in host memory, as float32: a dozen of usual size (20 MB to 200 MB in
-#: half precision), little beside the model. Loading one again from the page cache costs about as
+#: half precision). Loading one again from the page cache costs about as
 #: much as putting it on.
 MEMORY_BYTES: Final = 2 << 30
 
-#: What is added to a weight, each at its scale; and the same by digest and scale.
+#: Changes of a weight with their scales; and the same by digest and scale.
 _Sum = Sequence[tuple[Change, float]]
 _Parts = tuple[tuple[str, float], ...]
 
@@ -32,7 +32,7 @@ class LoraMemory:
     """Loaded LoRAs in host memory, the latest used.
 
     Args:
-        budget_bytes: What they may take together. A larger one is loaded each time.
+        budget_bytes: Limit of all together. A larger LoRA is loaded each time.
     """
 
     def __init__(self, budget_bytes: int = MEMORY_BYTES) -> None:
@@ -82,8 +82,8 @@ class AdaptedWeights:
         memory: Loaded LoRAs; may be shared between models.
 
     Guarantees:
-        After `apply` every weight depends on the set of LoRAs alone, bit for bit, whatever was on
-        before; after `apply(())` all are those of the base. If `apply` raises `WrongLora` nothing
+        After `apply` every weight depends on the set of LoRAs alone, bit for bit, not on earlier
+        LoRAs; after `apply(())` all are those of the base. If `apply` raises `WrongLora` nothing
         has changed; after any other exception the next `apply` sets everything right.
     """
 
@@ -102,7 +102,7 @@ class AdaptedWeights:
         shapes = {name: tuple(each.shape) for name, each in weights.items() if _is_float(each)}
         self._names = LayerNames(shapes, ignore=ignore, rename=rename)
         self._memory = LoraMemory() if memory is None else memory
-        #: What is on top of each weight that is not the base's; None while it is being written.
+        #: LoRAs on each changed weight; None while it is being written.
         self._on: dict[str, _Parts | None] = {}
 
     def check(self, loras: Sequence[LoRA]) -> None:
@@ -115,7 +115,7 @@ class AdaptedWeights:
         self._wanted(combined(loras))
 
     def apply(self, loras: Sequence[LoRA]) -> int:
-        """Put these LoRAs on, and take off whatever else is on.
+        """Apply exactly these LoRAs, and remove all others.
 
         Returns:
             How many weights have changed.

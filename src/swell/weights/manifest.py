@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -113,7 +114,7 @@ def note_manifest(cache: WeightCache, listing: Listing) -> str:
     """
     text = write_manifest(listing)
     digest = hashlib.sha256(text).hexdigest()
-    paths = cache.manifest_paths(digest)
+    paths = manifest_paths(cache, digest)
     for path in paths:
         with contextlib.suppress(OSError):
             if path.read_bytes() == text:
@@ -131,9 +132,14 @@ def noted_manifest(cache: WeightCache, digest: str) -> Listing:
         NotCached: The manifest is not there, or is damaged.
         InvalidListing, RefusedFormat: This version of Swell cannot use it.
     """
-    for path in cache.manifest_paths(check_digest(digest, "manifest")):
+    for path in manifest_paths(cache, check_digest(digest, "manifest")):
         with contextlib.suppress(OSError):
             text = path.read_bytes()
             if hashlib.sha256(text).hexdigest() == digest:
                 return read_manifest(text)
     raise NotCached(f"the manifest {digest} is not in {cache.folder}")
+
+
+def manifest_paths(cache: WeightCache, digest: str) -> list[Path]:
+    """Return the paths that a manifest may have; a new one is written to the first."""
+    return [folder / "manifests" / f"{digest}.json" for folder in cache.folders]

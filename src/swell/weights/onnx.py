@@ -1,10 +1,10 @@
-"""Where an ONNX file says that the rest of its tensors lie. Nothing of it is run.
+"""Checks the external data files that an ONNX file names, without running it.
 
-Tensors beyond 2 GB lie in files beside the model, which it names. Whoever opens the model opens
-them, so a name that leads out of the folder would have any file of the machine read.
+Tensors above 2 GB are in other files that the model names. Opening the model opens them, so a name
+outside its folder could read any file of the machine.
 
-An ONNX file is a protobuf message; of it only what leads to such names is walked, and the rest is
-skipped by its length.
+An ONNX file is a protobuf message. Only fields that lead to such names are parsed; the others are
+skipped.
 
 Source:
     https://github.com/onnx/onnx/blob/main/onnx/onnx.proto: the numbers of fields; and
@@ -31,7 +31,7 @@ _INNER: Final[Mapping[str, Mapping[int, str]]] = {
     "tensor": {13: "entry"},
 }
 
-#: Fields that are looked at; a network of a hundred thousand layers has fewer.
+#: Most fields that are parsed; a network of a hundred thousand layers has fewer.
 _MOST_FIELDS: Final = 20_000_000
 #: Graphs within graphs.
 _MOST_DEPTH: Final = 64
@@ -40,7 +40,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def check_locations(file: BufferedReader, name: str) -> None:
-    """Check that an ONNX file names files beside it alone.
+    """Check that an ONNX file only names files in its own folder.
 
     Args:
         file: The file, open.

@@ -37,7 +37,7 @@ class Pushed:
     """The result of a push.
 
     Args:
-        listing: What was pushed.
+        listing: The pushed version.
         sent_files: How many files were uploaded.
         sent_bytes: Their bytes.
         there_files: How many files were in the store before.

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from swell.core.clock import Clock
 from swell.core.errors import Unavailable
-from swell.weights.cache import DigestMismatch, Partial, PullFailed, WeightCache
+from swell.weights.cache import DigestMismatch, PartialFile, PullFailed, WeightCache
 from swell.weights.detached_threads import aside, to_the_end
 from swell.weights.store_reader import MOST_URLS, Expired, Place, Source, until_answered
 from swell.weights.weight_index import Entry, Listing
@@ -94,7 +94,7 @@ async def fetch(
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
     cache.touch(listing)
-    cache.note(listing)
+    cache.listings.write(listing)
     budget_bytes = cache.budget_bytes
     if budget_bytes is not None:
         await aside(lambda: cache.evict(budget_bytes, sparing))
@@ -103,7 +103,8 @@ async def fetch(
 
 def _make_room(cache: WeightCache, entries: dict[str, Entry], sparing: Collection[str]) -> None:
     needed = sum(
-        max(0, entry.size_bytes - cache.begun_bytes(digest)) for digest, entry in entries.items()
+        max(0, entry.size_bytes - cache.partials.size_bytes(digest))
+        for digest, entry in entries.items()
     )
     cache.make_room(needed, sparing)
 
@@ -150,17 +151,15 @@ class _Download:
 
     def _is_locked(self, digest: str, held: contextlib.ExitStack) -> bool:
         try:
-            held.enter_context(self._cache.locked(digest, wait=False))
+            held.enter_context(self._cache.partials.lock(digest, wait=False))
         except BlockingIOError:
             return False
         return True
 
     async def _file(self, name: str, label: str, entry: Entry) -> None:
         is_small = entry.size_bytes <= SYNC_BYTES
-        if not is_small:
-            await _finish(lambda: self._cache.doubt(entry.sha256))
         # Reads and hashes the partial file of an earlier download.
-        part = await aside(lambda: self._cache.partial(entry.sha256))
+        part = await aside(lambda: self._cache.partials.open(entry.sha256))
         try:
             if part.size_bytes > entry.size_bytes:
                 part.restart()
@@ -180,13 +179,13 @@ class _Download:
                 )
             await _finish(lambda: self._cache.keep(part, name, entry.sha256, is_synced=is_small))
             if not is_small:
-                # If this is cancelled, the thread goes on; a kill leaves the file in doubt.
+                # A cancellation does not stop the thread; after a kill the file counts as unsynced.
                 await aside(partial(self._cache.sync, entry.sha256))
         finally:
             part.close()
 
-    async def _append(self, part: Partial, label: str, entry: Entry) -> None:
-        """Append what is missing of a file."""
+    async def _append(self, part: PartialFile, label: str, entry: Entry) -> None:
+        """Append the missing bytes of a file."""
         async with contextlib.aclosing(self._ranges(label, entry, part.size_bytes)) as ranges:
             async for data in ranges:
                 await _finish(partial(part.write, data))

@@ -17,7 +17,7 @@ from swell.weights.lora_weights import AdaptedWeights
 class TorchAdaptedWeights(AdaptedWeights):
     """See `AdaptedWeights`.
 
-    What is kept of the base lies in the host's memory, pinned where a GPU is; give `base` tensors
+    Base weights are kept in host memory, pinned if there is a GPU; give `base` tensors
     on the device where there is room for both.
     """
 

@@ -50,7 +50,7 @@ def from_block(block: torch.Tensor, tensor: Tensor) -> torch.Tensor:
 
     Args:
         block: Shapes: (file's size,) uint8, on any device.
-        tensor: Where the tensor lies in it.
+        tensor: Its location in the block.
 
     Raises:
         ValueError: torch has no such type.
@@ -66,7 +66,7 @@ def from_block(block: torch.Tensor, tensor: Tensor) -> torch.Tensor:
 def load_torch(source: Path | Reading, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Read the tensors of one safetensors file onto a device.
 
-    The file becomes one block on the device; what has been read goes there while the rest is read.
+    The file becomes one block on the device; finished parts are copied there while others are read.
     Give the result to `load_state_dict(…, assign=True)` of a model made on the `meta` device, so
     that no weight is made or copied twice.
 
@@ -123,7 +123,7 @@ class TorchHostCopy:
     """The tensors of a model in one block of host memory, pinned where a GPU is.
 
     Args:
-        tensors: Where each tensor lies in the block.
+        tensors: The location of each tensor in the block.
         block: Shapes: (size,) uint8, on the host.
     """
 
@@ -139,7 +139,7 @@ class TorchHostCopy:
             RefusedFormat, BrokenWeights, OSError: As `load_torch`.
         """
         header = read_header(path)
-        # Memory of its own, since pages of the page cache cannot be pinned, and may be taken away.
+        # Anonymous memory, since the page cache cannot be pinned and may be evicted.
         copy = cls(header.tensors, host_memory(header.file_bytes))
         _pin(copy)
         host = torch.from_numpy(copy.block)
@@ -166,11 +166,11 @@ class TorchHostCopy:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes of the host's memory."""
+        """Size in host memory."""
         return self.block.nbytes
 
     def keep(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy tensors, wherever they are, over what is here."""
+        """Overwrite the copy with tensors from any device."""
         host = torch.from_numpy(self.block)
         # As bytes: in the block a tensor need not be aligned.
         for tensor in self.tensors:
@@ -183,7 +183,7 @@ class TorchHostCopy:
         """Return the tensors on the device, by one copy of the whole block.
 
         Args:
-            device: As torch names it; not looked at where `into` is given.
+            device: As torch names it; ignored if `into` is given.
             into: A block on the device to use again. Shapes: (at least size_bytes,) uint8.
         """
         target = into
@@ -208,7 +208,7 @@ def _pin(copy: TorchHostCopy) -> None:
     try:
         torch.cuda.check_error(runtime.cudaHostRegister(address, copy.block.nbytes, 0))
     except RuntimeError:
-        # A host that may not lock so much memory copies more slowly. CUDA remembers the error and
+        # Without locked memory, copies are slower. CUDA remembers the error and
         # reports it to the next launch, so this launch takes it.
         with contextlib.suppress(RuntimeError):
             torch.zeros(1, device="cuda")

@@ -1,4 +1,4 @@
-"""Why a file of weights is not taken."""
+"""Errors of weight files."""
 
 from swell.core.errors import InvalidRequest
 

@@ -1,6 +1,6 @@
-"""Which files a model's version consists of.
+"""Listings: the files of one version of a model.
 
-An author writes `weights.toml`, or the same as JSON, beside the model:
+An author writes `weights.toml`, or the same as JSON, in the folder of the model:
 
     model = "acme/poster"
     version = "2026-11-01"
@@ -12,8 +12,8 @@ An author writes `weights.toml`, or the same as JSON, beside the model:
     "text/model.onnx" = { url = "https://example.org/text.onnx", sha256 = "fd61…" }
 
 A file without a `url` is found at its name below `base`: a folder, an https address, or a
-repository of a hub. Without `base` it lies beside the listing. What `pull` has fetched is noted in
-the cache as a `Listing`, in which every file has its digest and size.
+repository of a hub. Without `base` it is in the folder of the listing. `pull` writes a
+`Listing` into the cache, with the digest and size of every file.
 
 Of weights that were pushed, `manifest = "sha256:…"` names the manifest. It stands
 for all files, so that the table may be left out.
@@ -96,9 +96,9 @@ class WantedFile:
 
     Args:
         source: An https address, `hf://…`, or a path.
-        sha256: What its content must be; None to take what comes.
-        size_bytes: How large it must be; None if not known.
-        git_blob: SHA-1 by which git knows its content; None if not known.
+        sha256: Expected digest; None to accept any content.
+        size_bytes: Expected size; None if unknown.
+        git_blob: SHA-1 of its git blob; None if unknown.
     """
 
     source: str

@@ -24,8 +24,9 @@ from urllib.parse import unquote, urlsplit
 from swell.core.clock import Clock
 from swell.core.errors import InvalidInput, TooLarge
 from swell.protocol.worker_messages import Dispatch
-from swell.weights.cache import DigestMismatch, InUse, NotCached, Partial, WeightCache
+from swell.weights.cache import DigestMismatch, InUse, NotCached, PartialFile, WeightCache
 from swell.weights.formats import PICKLE_SUFFIXES, check_name
+from swell.weights.known_urls import recall, remember
 from swell.weights.lora import WrongLora, check_lora
 from swell.weights.weight_errors import RefusedFormat
 from swell.weights.weight_index import Entry, InvalidListing, Listing, check_digest
@@ -166,13 +167,13 @@ class Loras:
             known = await asyncio.to_thread(self._known, cache, address)
             if known is None:
                 known = await self._download(cache, address)
-                await asyncio.to_thread(cache.remember, address.key, known, self._clock.now())
+                await asyncio.to_thread(remember, cache, address.key, known, self._clock.now())
             return known
 
     def _known(self, cache: WeightCache, address: "_Address") -> Entry | None:
         if address.sha256 is not None:
             return cache.entry(address.sha256)
-        found = cache.recall(address.key)
+        found = recall(cache, address.key)
         if found is None:
             return None
         entry, at = found
@@ -186,14 +187,14 @@ class Loras:
         with contextlib.ExitStack() as stack:
             while True:
                 try:
-                    stack.enter_context(cache.locked(key, wait=False))
+                    stack.enter_context(cache.partials.lock(key, wait=False))
                     break
                 except BlockingIOError:
                     await self._clock.sleep(LOCK_EVERY_S)
             yield
 
     async def _download(self, cache: WeightCache, address: "_Address") -> Entry:
-        growing = await asyncio.to_thread(cache.partial, address.place)
+        growing = await asyncio.to_thread(cache.partials.open, address.place)
         try:
             # Drop the rest of a failed download.
             growing.restart()
@@ -204,7 +205,7 @@ class Loras:
             growing.close()
             growing.path.unlink(missing_ok=True)
 
-    async def _read(self, cache: WeightCache, address: "_Address", growing: Partial) -> None:
+    async def _read(self, cache: WeightCache, address: "_Address", growing: PartialFile) -> None:
         async with self._dispatch.open(address.url) as incoming:
             self._check_size(incoming.size_bytes or 0, address.told)
             await asyncio.to_thread(cache.make_room, incoming.size_bytes or 0)
@@ -299,12 +300,12 @@ def _listed(cache: WeightCache, name: str) -> Entry | None:
             f"{name[:200]!r} names no LoRA: give a URL, sha256:… of a file that the worker has, or "
             "owner/name of weights that were pulled there"
         )
-    versions = [found["version"]] if found["version"] else cache.versions(found["model"])
+    versions = [found["version"]] if found["version"] else cache.listings.versions(found["model"])
     if len(versions) > 1:
         told = ", ".join(f"{found['model']}@{version}" for version in versions[:10])
         raise InvalidInput(f"{name} has several versions: give one of {told}")
     try:
-        files = cache.listing(found["model"], *versions).files if versions else {}
+        files = cache.listings.get(found["model"], *versions).files if versions else {}
     except NotCached:
         return None
     weights = {each: entry for each, entry in files.items() if each.endswith(".safetensors")}

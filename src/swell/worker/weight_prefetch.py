@@ -186,7 +186,7 @@ class Provision:
             wanted += [] if wish.is_in(self._cache) else [wish]
         if not wanted:
             return
-        with contextlib.closing(self._source), self._cache.fetching():
+        with contextlib.closing(self._source), self._cache.partials.announce():
             # One after another, since each fills the network.
             for wish in wanted:
                 await self._bring(wish)

@@ -30,10 +30,11 @@ from pydantic import BaseModel, Field
 from swell import ui
 from swell.core.records import Speed
 from swell.models.onnx_sessions import weights
-from swell.models.word_lists import ENDINGS, FUNCTION_WORDS, fold, word_lists, words_of
+from swell.models.word_lists import ENDINGS, fold
 from swell.sdk.context import Item, Reject
 from swell.sdk.model import Model
 from swell.settings.environment import argos_folders
+from swell_models.word_by_word import FUNCTION_WORDS, translation_lists, words_of
 
 #: What languages are called, by ISO 639-1 code.
 LANGUAGES: Final[Mapping[str, str]] = {
@@ -216,7 +217,7 @@ class Translator:
 
     def __init__(self, folders: Sequence[Path] = ()) -> None:
         self._detector = Detector(weights("languages.npz"))
-        self._english, self._glossary = word_lists()
+        self._english, self._glossary = translation_lists()
         self._argos = Argos(folders)
         self._small = {
             language: words | {fold(word) for word in words}
@@ -303,13 +304,13 @@ class Translator:
                 pass  # the package is there, its libraries are not
         if told not in self._glossary.languages:
             why = f"This looks like {_name(told)}, which this model cannot translate"
-        elif not self._glossary.known(text, told):
+        elif not self._glossary.share(text, told):
             why = f"This model knows none of these words in {_name(told)}"
         else:
             why = ""
         if why:
             return Translation(text, told, known=0.0, note=f"{why}.")
-        known = self._glossary.known(text, told, self._english)
+        known = self._glossary.share(text, told, self._english)
         said = self._glossary(text, told, self._english)
         return Translation(said, told, "glossary", round(known, 3))
 
