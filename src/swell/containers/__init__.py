@@ -10,7 +10,6 @@
     indexes      reads pip's indexes, proxies and certificates for the build
     engines      runs docker, podman or buildah
     prepare      creates a model's environment while the image is built
-    init         is the first process of a container
 
-`look`, `prepare` and `init` are run by `python -m`, the last two inside images.
+`look` and `prepare` are run by `python -m`, the second one inside images.
 """

@@ -31,22 +31,22 @@ _HEAD: Final = """\
 ARG BASE={base}
 FROM ${{BASE}}
 
-# One user, who may write in one folder; Python and certificates, where the base has none.
+# One user, who may write in one folder; system packages that the base does not have.
 RUN echo 'swell:x:{uid}:{uid}:Swell:{data}:/usr/sbin/nologin' >> /etc/passwd \\
  && echo 'swell:x:{uid}:' >> /etc/group \\
- && mkdir -p {home} {data}/weights && chown -R {uid}:{uid} {data} && chmod -R 700 {data} \\
- && {{ python3 -c 'import ensurepip, venv' && [ -e /etc/ssl/certs/ca-certificates.crt ] \\
-  || {{ apt-get update && apt-get install -y --no-install-recommends \\
-       python3 python3-venv ca-certificates && rm -rf /var/lib/apt/lists/*; }}; }}
+ && mkdir -p {home} {data}/weights && chown -R {uid}:{uid} {data} && chmod -R 700 {data}
+RUN missing=''; command -v tini > /dev/null || missing=tini; \\
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"; \\
+    python3 -c 'import ensurepip, venv' || missing="$missing python3 python3-venv"; \\
+{compiler}    [ -z "$missing" ] || {{ apt-get update \\
+      && apt-get install -y --no-install-recommends $missing && rm -rf /var/lib/apt/lists/*; }}
 """
 
-_COMPILER: Final = """
-# torch.compile builds the launcher of each kernel with a C compiler and Python's headers.
-RUN missing=''; command -v gcc > /dev/null || missing='gcc libc6-dev'; \\
+#: torch.compile builds the launcher of each kernel with a C compiler and Python's headers.
+_COMPILER: Final = """\
+    command -v gcc > /dev/null || missing="$missing gcc libc6-dev"; \\
     python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' \\
       2> /dev/null || missing="$missing python3-dev"; \\
-    [ -z "$missing" ] || {{ apt-get update \\
-      && apt-get install -y --no-install-recommends $missing && rm -rf /var/lib/apt/lists/*; }}
 """
 
 _PACKAGES: Final = """
@@ -84,7 +84,7 @@ USER {uid}:{uid}
 VOLUME ["{data}"]
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["swell", "health"]
-ENTRYPOINT ["{home}/venv/bin/python", "-I", "-m", "swell.containers.init", "swell", "worker"]
+ENTRYPOINT ["tini", "--", "swell", "worker"]
 """
 
 _CODE: Final = """
@@ -142,7 +142,6 @@ def written(recipe: Recipe) -> str:
     pip = f"{pip_environment} {recipe.home}/venv/bin/pip install --disable-pip-version-check"
     parts = [
         _HEAD,
-        *([_COMPILER] if recipe.is_cuda else []),
         _PACKAGES,
         _SWELL,
         *([_NEEDS] if recipe.has_needs else []),
@@ -160,6 +159,7 @@ def written(recipe: Recipe) -> str:
         "torch_argument": f"ARG TORCH_INDEX={recipe.torch_index}\n" if recipe.torch_index else "",
         "torch": " --extra-index-url ${TORCH_INDEX}" if recipe.torch_index else "",
         "mounts": _mounts(),
+        "compiler": _COMPILER if recipe.is_cuda else "",
         "pip": pip,
         "pip_environment": pip_environment,
         "wheel": recipe.wheel,
