@@ -20,7 +20,6 @@ from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, table, talk
 from swell.containers.engines import ENGINES, Built, check_registry, check_tag, find
-from swell.containers.kept import Kept
 from swell.containers.look import looking
 from swell.core.errors import InvalidRequest
 from swell.runtime.pep723 import needs_of
@@ -118,11 +117,7 @@ def build(
     variables = process_environment()
     # Find modules in the current folder, as a model process does.
     sys.path.insert(0, str(Path.cwd()))
-    builder = (
-        None
-        if dockerfile or context
-        else find(_known(engine), variables, Kept(settings.data_dir / "images"))
-    )
+    builder = None if dockerfile or context else find(_known(engine), variables)
     with looking(refs, is_own=any(map(needs_of, refs))) as forks, ThreadPoolExecutor(1) as beside:
         # Imported here, while the forks load the models.
         from swell.containers.wheels import wheel  # noqa: PLC0415

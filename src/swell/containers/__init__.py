@@ -7,7 +7,7 @@
     wheels       packs the installed Swell as a wheel
     dockerfile   writes the Dockerfile; pure
     context      writes the build context
-    indexes      reads pip's indexes, proxies and certificates for the build
+    indexes      the package index of this machine, for the build
     engines      runs docker, podman or buildah
     prepare      creates a model's environment while the image is built
 

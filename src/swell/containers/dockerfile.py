@@ -2,10 +2,10 @@
 
 Layers that seldom change come first, so that a change of a model's code replaces one small layer:
 base, user, system packages, pinned packages, Swell, the models' environment, baked weights,
-settings, code.
+settings, code. uv installs packages; its cache is a mount that the engine keeps between builds.
 
-Pip's index and certificates come from the building machine. They are mounted while one command runs
-(`RUN --mount=type=secret`) and are in no layer. All current engines support this (Docker since
+The index and its certificates come from the building machine. They are mounted while one command
+runs (`RUN --mount=type=secret`) and are in no layer. All current engines support this (Docker since
 20.10) without a `# syntax` line, which would download a frontend from a registry.
 """
 
@@ -17,14 +17,20 @@ from typing import Final
 #: The user that a worker runs as in a container.
 UID: Final = 10001
 
-#: Secrets that are mounted while pip installs packages: id → path.
+#: Secrets that are mounted while packages are installed: id → path.
 SECRETS: Final[Mapping[str, str]] = {
-    "swell-pip": "/run/secrets/swell-pip",
+    "swell-index": "/run/secrets/swell-index",
     "swell-ca": "/run/secrets/swell-ca",
 }
 
-#: Pip's download cache. The engine keeps it between builds; it is in no layer.
-_CACHE: Final = "/var/cache/swell-pip"
+#: uv's cache. The engine keeps it between builds; it is in no layer.
+_CACHE: Final = "/var/cache/swell-uv"
+
+#: Installs packages. Pip's order of indexes: the best version of all of them.
+_UV: Final = (
+    "{home}/venv/bin/uv pip install --quiet --python {home}/venv --compile-bytecode"
+    " --link-mode=copy --index-strategy=unsafe-best-match"
+)
 
 _HEAD: Final = """\
 # Written by swell build {release}: {names}.
@@ -53,21 +59,22 @@ _PACKAGES: Final = """
 # Packages, each with its version.
 {torch_argument}COPY requirements.txt constraints.txt {home}/
 RUN {mounts} \\
-    python3 -m venv {home}/venv \\
- && {pip}{torch} -c {home}/constraints.txt -r {home}/requirements.txt
+    {index} python3 -m venv {home}/venv \\
+ && {home}/venv/bin/pip install -q --disable-pip-version-check -c {home}/constraints.txt uv \\
+ && {uv}{torch} -c {home}/constraints.txt -r {home}/requirements.txt
 """
 
 _SWELL: Final = """
 # Swell itself.
 COPY {wheel} {home}/
-RUN {home}/venv/bin/pip install --no-deps --no-index --disable-pip-version-check {home}/{wheel}
+RUN {uv} --no-deps --no-index --no-cache {home}/{wheel}
 """
 
 _NEEDS: Final = """
 # What the models' own files ask for.
 COPY needs.json {home}/
 RUN {mounts} \\
-    {pip_environment} {home}/venv/bin/python -m swell.containers.prepare \\
+    {index} {home}/venv/bin/python -m swell.containers.prepare \\
       {home}/needs.json {home}/environments
 """
 
@@ -124,22 +131,9 @@ class Recipe:
     data: str = "/var/lib/swell"
 
 
-def parted(text: str) -> tuple[str, str]:
-    """Split a Dockerfile of `written` into the part before the models' code, and the code's."""
-    return text.removesuffix(_CODE), _CODE
-
-
-def base_of(text: str) -> str:
-    """Return the base image of a Dockerfile of `written`."""
-    return next(
-        line.removeprefix("ARG BASE=") for line in text.splitlines() if line.startswith("ARG BASE=")
-    )
-
-
 def written(recipe: Recipe) -> str:
     """Return the Dockerfile."""
-    pip_environment = f"PIP_CONFIG_FILE={SECRETS['swell-pip']} PIP_CACHE_DIR={_CACHE}"
-    pip = f"{pip_environment} {recipe.home}/venv/bin/pip install --disable-pip-version-check"
+    index = SECRETS["swell-index"]
     parts = [
         _HEAD,
         _PACKAGES,
@@ -157,11 +151,11 @@ def written(recipe: Recipe) -> str:
         "data": recipe.data,
         "home": recipe.home,
         "torch_argument": f"ARG TORCH_INDEX={recipe.torch_index}\n" if recipe.torch_index else "",
-        "torch": " --extra-index-url ${TORCH_INDEX}" if recipe.torch_index else "",
+        "torch": " --index ${TORCH_INDEX}" if recipe.torch_index else "",
         "mounts": _mounts(),
         "compiler": _COMPILER if recipe.is_cuda else "",
-        "pip": pip,
-        "pip_environment": pip_environment,
+        "index": f"export UV_CACHE_DIR={_CACHE}; [ ! -e {index} ] || . {index};",
+        "uv": _UV.format(home=recipe.home),
         "wheel": recipe.wheel,
         "variables": _pairs(recipe.variables),
         "labels": _pairs(recipe.labels),

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from swell.containers.dockerfile import SECRETS, base_of, parted
+from swell.containers.dockerfile import SECRETS
 from swell.containers.indexes import Index
-from swell.containers.kept import Kept, digest_of
 from swell.core.errors import InvalidRequest, SwellError
 from swell.core.redact import hide_secrets
 
@@ -49,8 +48,7 @@ _REASONS: Final = (
         "Docker's daemon does not run: start it, or choose another engine with --engine",
     ),
     (
-        r"mount_setattr|clone: operation not permitted|cannot clone|newuidmap|rlimit|crun: |"
-        r"unshare|user namespace",
+        r"mount_setattr|operation not permitted|cannot clone|newuidmap|rlimit|crun: |unshare",
         "the engine may not start containers here: run it as a user who may, or"
         " pass an option such as --option=--isolation=chroot",
     ),
@@ -60,28 +58,21 @@ _REASONS: Final = (
         "the base image cannot be had: check --base, and that its registry can be reached",
     ),
     (
-        r"\(from versions: (?!none)|ResolutionImpossible|conflicting dependencies",
-        "no package matches one of the versions that are installed here: use a "
-        "base image with this machine's Python version (--base), or other "
-        "versions (--constraints FILE)",
-    ),
-    (
-        r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|SSLError|SSLCertVerificationError",
+        r"certificate|SSLError",
         "the package index is not trusted in the build: name its certificates for pip (pip config "
         "set global.cert FILE), which the build then trusts",
     ),
     (
         r"Temporary failure|Name or service|timed out|Connection refused|NewConnectionError|"
-        r"Could not resolve|Network is unreachable",
+        r"[Cc]ould not resolve|unreachable|dns error|error sending request",
         "the package index cannot be reached from the build: give it this machine's network with "
         "--option=--network=host, or set pip's index",
     ),
     (
-        r"No matching distribution|Could not find a version",
-        "the package index has no such package for the Python of the base "
-        "image: set pip's index to one that has it, use a base image with this "
-        "machine's Python version (--base), or other versions (--constraints "
-        "FILE)",
+        r"No solution found|No matching distribution",
+        "the package index has no such package or version for the Python of the base image: use a "
+        "base image with this machine's Python (--base), other versions (--constraints FILE), or "
+        "another index for pip",
     ),
     (
         r"^(?:#\d+ )?(?:[\d.]+ )?the models' files",
@@ -101,9 +92,6 @@ _REFUSED: Final = (
     ),
     (r"x509:|certificate", "the registry's certificate is not trusted by the engine"),
 )
-
-#: Signals that end a build.
-_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: Time between SIGTERM and SIGKILL for an engine, in seconds.
 _ENDING_S: Final = 10.0
@@ -167,20 +155,19 @@ def check_registry(tag: str) -> None:
         )
 
 
-def find(asked: str | None, variables: Mapping[str, str], kept: Kept | None = None) -> "Engine":
+def find(asked: str | None, variables: Mapping[str, str]) -> "Engine":
     """Find the requested engine, or the first that is installed.
 
     Args:
         asked: Name of the engine; None for any.
         variables: The process environment.
-        kept: As in `Engine`.
 
     Raises:
         NoEngine: The engine is not installed.
     """
     for name in [asked] if asked else ENGINES:
         if program := shutil.which(name, path=variables.get("PATH")):
-            return Engine(name, program, variables, kept)
+            return Engine(name, program, variables)
     if asked:
         raise NoEngine(f"there is no {asked} on this machine: install it, or leave out --engine")
     raise NoEngine(
@@ -196,16 +183,11 @@ class Engine:
         name: One of `ENGINES`.
         program: Path of its executable.
         variables: The process environment.
-        kept: Notes about base images of earlier builds; None to use only the engine's layer cache,
-            as docker always does.
     """
 
-    def __init__(
-        self, name: str, program: str, variables: Mapping[str, str], kept: Kept | None = None
-    ) -> None:
+    def __init__(self, name: str, program: str, variables: Mapping[str, str]) -> None:
         self.name = name
         self._program = program
-        self._kept = None if name == "docker" else kept
         self._variables = {**variables, "DOCKER_BUILDKIT": "1"}
 
     def build(
@@ -223,7 +205,7 @@ class Engine:
         Args:
             context: A folder with a Dockerfile.
             tag: Tag of the image.
-            index: Index and settings of pip.
+            index: Package index.
             secrets: A private folder for files that must not enter the image.
             options: Additional options of the engine.
             tell: Called with each line of output.
@@ -231,82 +213,9 @@ class Engine:
         Raises:
             BuildFailed: The engine failed.
         """
-        given = self._given(index, secrets)
-
-        def run(file: Path, *words: str) -> None:
-            command = [self._program, "build", *words, "--file", str(file), *given]
-            self._run([*command, *options, str(context)], tell, _REASONS)
-
-        whole = context / "Dockerfile"
-        begun = self._begun(context, options, run)
-        if begun is None:
-            run(whole, "--tag", tag)
-        else:
-            digest, image = begun
-            apart = context / "Dockerfile.code"
-            apart.write_text(f"FROM {image}\n{parted(whole.read_text())[1]}")
-            try:
-                run(apart, "--tag", tag)
-            except BuildFailed:
-                # The base image may be broken, so the next build makes a new one.
-                self._forget(digest)
-                if self._id(image) == image:
-                    raise
-                # The image was removed since the check.
-                run(whole, "--tag", tag)
+        command = [self._program, "build", "--tag", tag, *self._given(index, secrets)]
+        self._run([*command, *options, str(context)], tell, _REASONS)
         return self.look(tag)
-
-    def _begun(
-        self, context: Path, options: Sequence[str], run: Callable[..., None]
-    ) -> tuple[str | None, str] | None:
-        """Find or build the image of all steps before the code.
-
-        Returns:
-            The digest under which the image is noted (None if it is not), and the image's id. None
-            to build the whole Dockerfile with the engine's layer cache.
-
-        Raises:
-            BuildFailed: The engine failed.
-        """
-        if self._kept is None:
-            return None
-        text = (context / "Dockerfile").read_text()
-        before, base = parted(text)[0], base_of(text)
-        words = (self.name, *options)
-        seen = self._id(base)
-        digest = digest_of(context, before, seen, words)
-        if digest is None:
-            return None
-        image = self._kept.known(digest)
-        if seen and image is not None and self._id(image) == image:
-            return digest, image
-        (context / "Dockerfile.before").write_text(before)
-        told = context / "Dockerfile.id"
-        run(context / "Dockerfile.before", "--iidfile", str(told))
-        image = told.read_text().strip().removeprefix("sha256:")
-        now = self._id(base)
-        if not seen or seen != now:
-            # The base image was pulled or replaced during the build, so its id is unknown.
-            return None, image
-        digest = digest_of(context, before, now, words)
-        assert digest is not None, "the options are the same"
-        self._kept.note(digest, image)
-        return digest, image
-
-    def _forget(self, digest: str | None) -> None:
-        if self._kept is not None and digest is not None:
-            self._kept.forget(digest)
-
-    def _id(self, image: str) -> str:
-        """Return the id of an image; empty if the engine does not have it."""
-        words = {
-            "buildah": ("inspect", "--type", "image", "--format", "{{.FromImageID}}", image),
-            "podman": ("image", "inspect", "--format", "{{.Id}}", image),
-        }
-        try:
-            return self._said(*words[self.name]).strip()
-        except BuildFailed:
-            return ""
 
     def _given(self, index: Index, secrets: Path) -> list[str]:
         """Return the options of every build: format, secrets and proxies."""
@@ -314,13 +223,11 @@ class Engine:
         # which would keep its secrets.
         others = ["--format", "docker", "--layers", "--force-rm"]
         command = [] if self.name == "docker" else others
-        config = secrets / "pip.conf"
-        config.write_text(index.config)
-        config.chmod(0o600)
-        given = {"swell-pip": config} | ({"swell-ca": index.ca} if index.ca else {})
-        for name in SECRETS:
-            if name in given:
-                command += ["--secret", f"id={name},src={given[name]}"]
+        script = secrets / "index.sh"
+        script.write_text(index.script)
+        script.chmod(0o600)
+        for name, path in zip(SECRETS, (script, index.ca), strict=True):
+            command += ["--secret", f"id={name},src={path}"] if path else []
         for name in index.proxies:
             command += ["--build-arg", name]  # its value comes from the environment
         return command
@@ -391,44 +298,21 @@ def _started(
     command: Sequence[str], variables: Mapping[str, str]
 ) -> Iterator["subprocess.Popen[str]"]:
     """Start a command; kill it and its children if the block raises."""
-    with _held_back() as go_on:
-        process = subprocess.Popen(
-            command,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            process_group=0,
-        )
-        with process:
-            try:
-                go_on()
-                yield process
-            except BaseException:
-                _end(process)
-                raise
-
-
-@contextlib.contextmanager
-def _held_back() -> Iterator[Callable[[], None]]:
-    """Hold back the signals in `_ENDS` until the block calls the given function, or ends."""
-    came: list[int] = []
-    before = {each: signal.getsignal(each) for each in _ENDS}
-
-    def go_on() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        while came:
-            signal.raise_signal(came.pop())
-
-    for each in _ENDS:
-        signal.signal(each, lambda number, _: came.append(number))
-    try:
-        yield go_on
-    finally:
-        go_on()
+    with subprocess.Popen(
+        command,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            _end(process)
+            raise
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
