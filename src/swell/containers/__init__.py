@@ -1,7 +1,7 @@
 """Container images of workers, with code and packages but without weights.
 
     sources      finds the files of a model's code by parsing its imports
-    look         loads models in a separate process and prints their names, versions and files
+    look         loads models in a separate process, for their names, versions and files
     packing      collects the models' files and their paths in the image
     pins         lists packages with the versions that are installed here
     wheels       packs the installed Swell as a wheel

@@ -165,6 +165,8 @@ def find(asked: str | None, variables: Mapping[str, str]) -> "Engine":
     Raises:
         NoEngine: The engine is not installed.
     """
+    if asked and asked not in ENGINES:
+        raise InvalidRequest(f"{asked!r} is not a known engine: use {', '.join(ENGINES)}")
     for name in [asked] if asked else ENGINES:
         if program := shutil.which(name, path=variables.get("PATH")):
             return Engine(name, program, variables)
