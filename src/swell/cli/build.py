@@ -1,7 +1,6 @@
 """`swell build`: builds a worker's image, with models but without their weights."""
 
 import contextlib
-import re
 import signal
 import sys
 import tempfile
@@ -16,8 +15,8 @@ from rich.markup import escape
 from swell.cli.added import ref_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
-from swell.cli.output import print_json, table, talk
-from swell.containers.engines import ENGINES, Built, Engine, check_registry, check_tag, find
+from swell.cli.output import print_json, talk
+from swell.containers.engines import ENGINES, Engine, check_registry, check_tag, find
 from swell.core.errors import InvalidRequest
 from swell.settings.environment import configure_libraries, process_environment
 
@@ -113,7 +112,7 @@ def build(
     builder = None if dockerfile or context else find(engine, process_environment())
     # Imported here because `swell --help` does not need them.
     from swell.bootstrap.environments import model_home  # noqa: PLC0415
-    from swell.containers.building import Wanted, parts_of  # noqa: PLC0415
+    from swell.containers.building import Wanted, parts_of, tag_of  # noqa: PLC0415
 
     refs = [ref_of(model, settings) for model in models]
     parts = parts_of(
@@ -135,19 +134,19 @@ def build(
         talk.print(f"[yellow]note[/] {escape(note)}")
     if builder is None:
         _write_out(parts, dockerfile, context)
-    else:
-        _tell(_built(builder, parts, tag, option, push=push), parts, as_json)
+        return
+    name = tag or check_tag(tag_of(parts.packed))
+    size_bytes = _built(builder, parts, name, option, push=push)
+    _tell(name, size_bytes, parts, as_json=as_json)
 
 
 def _built(
-    builder: Engine, parts: "Parts", tag: str | None, options: Sequence[str], *, push: bool
-) -> Built:
-    """Build the image, and push it if that was asked for."""
-    from swell.containers.building import tag_of  # noqa: PLC0415
+    builder: Engine, parts: "Parts", name: str, options: Sequence[str], *, push: bool
+) -> int:
+    """Build the image, and push it if that was asked for; return its size in bytes."""
     from swell.containers.context import write_context  # noqa: PLC0415
     from swell.containers.indexes import index_of  # noqa: PLC0415
 
-    name = tag or check_tag(tag_of(parts.packed))
     with _tidied(), tempfile.TemporaryDirectory(prefix="swell-build-") as folder:
         place, secrets = Path(folder, "context"), Path(folder, "secrets")
         place.mkdir()
@@ -200,14 +199,12 @@ def _write_out(parts: "Parts", dockerfile: str | None, context: Path | None) -> 
         _say(f"written; build it with: docker build -t TAG {context}")
 
 
-def _tell(built: Built, parts: "Parts", as_json: bool) -> None:
-    layers = [(layer.size_bytes, _made_by(layer.made_by)) for layer in built.layers]
+def _tell(tag: str, size_bytes: int, parts: "Parts", *, as_json: bool) -> None:
     weights = parts.packed.weight_bytes
     if as_json:
         told: dict[str, Any] = {
-            "tag": built.tag,
-            "bytes": built.size_bytes,
-            "layers": [{"bytes": size, "made_by": by} for size, by in layers],
+            "tag": tag,
+            "bytes": size_bytes,
             "models": parts.packed.versions,
             "files": sorted(map(str, parts.packed.files)),
             "weights_bytes": weights,
@@ -215,14 +212,5 @@ def _tell(built: Built, parts: "Parts", as_json: bool) -> None:
         }
         print_json(told)
         return
-    rows = [[f"{size / 1e6:,.1f}", by] for size, by in layers]
-    table(["MB", "LAYER"], rows, empty="the image has no layers")
     apart = "" if parts.is_baked or not weights else f"; {weights / 1e6:,.1f} MB of weights apart"
-    stdout.print(f"{built.tag}: {built.size_bytes / 1e6:,.1f} MB{apart}", markup=False)
-
-
-def _made_by(command: str) -> str:
-    """Return the instruction of a layer, without the parts that engines add."""
-    text = re.sub(r"^(/bin/sh -c )?(#\(nop\) )?\s*", "", command)
-    text = re.sub(r"--mount=\S+\s+|\|\d+ (\S+=\S* )*", "", text)
-    return " ".join(text.split())[:90] or "base"
+    stdout.print(f"{tag}: {size_bytes / 1e6:,.1f} MB{apart}", markup=False)

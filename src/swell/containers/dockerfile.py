@@ -61,13 +61,14 @@ _PACKAGES: Final = """
 RUN {mounts} \\
     {index} python3 -m venv {home}/venv \\
  && {home}/venv/bin/pip install -q --disable-pip-version-check -c {home}/constraints.txt uv \\
- && {uv}{torch} -c {home}/constraints.txt -r {home}/requirements.txt
+ && {uv}{torch} -c {home}/constraints.txt -r {home}/requirements.txt \\
+ && {unlock}
 """
 
 _SWELL: Final = """
 # Swell itself.
 COPY {wheel} {home}/
-RUN {uv} --no-deps --no-index --no-cache {home}/{wheel}
+RUN {uv} --no-deps --no-index --no-cache {home}/{wheel} && {unlock}
 """
 
 _NEEDS: Final = """
@@ -156,6 +157,8 @@ def written(recipe: Recipe) -> str:
         "compiler": _COMPILER if recipe.is_cuda else "",
         "index": f"export UV_CACHE_DIR={_CACHE}; [ ! -e {index} ] || . {index};",
         "uv": _UV.format(home=recipe.home),
+        # uv leaves a lock file that everyone may write.
+        "unlock": f"rm -f {recipe.home}/venv/.lock",
         "wheel": recipe.wheel,
         "variables": _pairs(recipe.variables),
         "labels": _pairs(recipe.labels),

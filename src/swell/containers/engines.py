@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from swell.containers.dockerfile import SECRETS
 from swell.containers.indexes import Index
@@ -109,24 +109,6 @@ class BuildFailed(SwellError):
     code, title = "build_failed", "The image could not be built"
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer of an image, with the command that made it."""
-
-    size_bytes: int
-    made_by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """An image that the engine has."""
-
-    tag: str
-    size_bytes: int
-    #: Layers that are not empty, base first.
-    layers: tuple[Layer, ...]
-
-
 def check_tag(tag: str) -> str:
     """Return the tag if it is valid.
 
@@ -163,13 +145,14 @@ def find(asked: str | None, variables: Mapping[str, str]) -> "Engine":
         variables: The process environment.
 
     Raises:
+        InvalidRequest: There is no engine of this name.
         NoEngine: The engine is not installed.
     """
     if asked and asked not in ENGINES:
         raise InvalidRequest(f"{asked!r} is not a known engine: use {', '.join(ENGINES)}")
     for name in [asked] if asked else ENGINES:
         if program := shutil.which(name, path=variables.get("PATH")):
-            return Engine(name, program, variables)
+            return Engine(name, program, {**variables, "DOCKER_BUILDKIT": "1"})
     if asked:
         raise NoEngine(f"there is no {asked} on this machine: install it, or leave out --engine")
     raise NoEngine(
@@ -178,19 +161,19 @@ def find(asked: str | None, variables: Mapping[str, str]) -> "Engine":
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Engine:
     """An engine that is installed on this machine.
 
     Args:
         name: One of `ENGINES`.
         program: Path of its executable.
-        variables: The process environment.
+        variables: Its process environment.
     """
 
-    def __init__(self, name: str, program: str, variables: Mapping[str, str]) -> None:
-        self.name = name
-        self._program = program
-        self._variables = {**variables, "DOCKER_BUILDKIT": "1"}
+    name: str
+    program: str
+    variables: Mapping[str, str]
 
     def build(
         self,
@@ -201,8 +184,8 @@ class Engine:
         *,
         options: Sequence[str] = (),
         tell: Callable[[str], None] = lambda line: None,
-    ) -> Built:
-        """Build an image.
+    ) -> int:
+        """Build an image; return its size in bytes.
 
         Args:
             context: A folder with a Dockerfile.
@@ -215,16 +198,11 @@ class Engine:
         Raises:
             BuildFailed: The engine failed.
         """
-        command = [self._program, "build", "--tag", tag, *self._given(index, secrets)]
-        self._run([*command, *options, str(context)], tell, _REASONS)
-        return self.look(tag)
-
-    def _given(self, index: Index, secrets: Path) -> list[str]:
-        """Return the options of every build: format, secrets and proxies."""
-        # The OCI format has no health check. --force-rm removes the container of a failed build,
-        # which would keep its secrets.
-        others = ["--format", "docker", "--layers", "--force-rm"]
-        command = [] if self.name == "docker" else others
+        command = ["build", "--tag", tag]
+        if self.name != "docker":
+            # The OCI format has no health check. --force-rm removes the container of a failed
+            # build, which would keep its secrets.
+            command += ["--format", "docker", "--layers", "--force-rm"]
         script = secrets / "index.sh"
         script.write_text(index.script)
         script.chmod(0o600)
@@ -232,7 +210,8 @@ class Engine:
             command += ["--secret", f"id={name},src={path}"] if path else []
         for name in index.proxies:
             command += ["--build-arg", name]  # its value comes from the environment
-        return command
+        self._run([*command, *options, str(context)], tell, _REASONS)
+        return self._size_bytes(tag)
 
     def push(self, tag: str, tell: Callable[[str], None]) -> None:
         """Push an image to the registry in its tag.
@@ -240,31 +219,15 @@ class Engine:
         Raises:
             BuildFailed: The registry refuses the image.
         """
-        self._run([self._program, "push", tag], tell, _REFUSED)
+        self._run(["push", tag], tell, _REFUSED)
 
-    def look(self, tag: str) -> Built:
-        """Return the size and layers of an image."""
-        layers = self._layers(tag)
-        return Built(tag, sum(layer.size_bytes for layer in layers), layers)
-
-    def _layers(self, tag: str) -> tuple[Layer, ...]:
+    def _size_bytes(self, tag: str) -> int:
+        words = ["image", "inspect", "--format", "{{.Size}}", tag]
         if self.name == "buildah":
-            return _layers_inspected(json.loads(self._said("inspect", "--type", "image", tag)))
-        if self.name == "podman":
-            told = json.loads(self._said("history", "--no-trunc", "--format", "json", tag))
-            found = [(each["size"], each.get("CreatedBy") or "") for each in told]
-        else:
-            lines = self._said(
-                "history", "--no-trunc", "--human=false", "--format", "{{json .}}", tag
-            ).splitlines()
-            each_line = map(json.loads, lines)
-            found = [(int(each["Size"]), each["CreatedBy"]) for each in each_line]
-        return tuple(Layer(size, by) for size, by in reversed(found) if size)
-
-    def _said(self, *words: str) -> str:
+            words = ["inspect", "--type", "image", "--format", "{{.Manifest}}", tag]
         ran = subprocess.run(
-            [self._program, *words],
-            env=self._variables,
+            [self.program, *words],
+            env=self.variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -272,7 +235,8 @@ class Engine:
         )
         if ran.returncode:
             raise BuildFailed(f"{self.name} {words[0]}: {hide_secrets(ran.stderr.strip())}")
-        return ran.stdout
+        told = json.loads(ran.stdout)
+        return told if isinstance(told, int) else sum(each["size"] for each in told["layers"])
 
     def _run(
         self,
@@ -280,41 +244,35 @@ class Engine:
         tell: Callable[[str], None],
         reasons: Sequence[tuple[str, str]],
     ) -> None:
+        """Run the engine, and end it with its children if this process is to end."""
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        with _started(command, self._variables) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line := hide_secrets(line.rstrip()):
-                    last.append(line)
-                    tell(line[:_LONG_LINE])
+        with subprocess.Popen(
+            [self.program, *command],
+            env=self.variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,
+        ) as process:
+            try:
+                for line in process.stdout or ():
+                    if line := hide_secrets(line.rstrip()):
+                        last.append(line)
+                        tell(line[:_LONG_LINE])
+                process.wait()
+            except BaseException:
+                _end(process)
+                raise
         if process.returncode:
             said = "\n  ".join(line[:_LONG_LINE] for line in last)
-            reason = _reason("\n".join(last), reasons)
+            text = _ECHOES.sub("", "\n".join(last))
+            found = (why for pattern, why in reasons if re.search(pattern, text, re.MULTILINE))
+            reason = next(found, "a build step failed: see its output")
             raise BuildFailed(
                 f"{reason}.\n{self.name} said last:\n  {said or f'exit code {process.returncode}'}"
             )
-
-
-@contextlib.contextmanager
-def _started(
-    command: Sequence[str], variables: Mapping[str, str]
-) -> Iterator["subprocess.Popen[str]"]:
-    """Start a command; kill it and its children if the block raises."""
-    with subprocess.Popen(
-        command,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        process_group=0,
-    ) as process:
-        try:
-            yield process
-        except BaseException:
-            _end(process)
-            raise
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
@@ -323,22 +281,3 @@ def _end(process: "subprocess.Popen[str]") -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_ENDING_S)
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _reason(said: str, reasons: Sequence[tuple[str, str]]) -> str:
-    said = _ECHOES.sub("", said)
-    for pattern, reason in reasons:
-        if re.search(pattern, said, re.MULTILINE):
-            return reason
-    return "a build step failed: see its output"
-
-
-def _layers_inspected(told: dict[str, Any]) -> tuple[Layer, ...]:
-    sizes = [each["size"] for each in json.loads(told["Manifest"])["layers"]]
-    config = told.get("Docker") or told["OCIv1"]
-    history = [
-        each.get("created_by", "") for each in config["history"] if not each.get("empty_layer")
-    ]
-    # A base that was imported from an archive has no history.
-    history = [""] * (len(sizes) - len(history)) + history
-    return tuple(Layer(size, by) for size, by in zip(sizes, history, strict=False))
