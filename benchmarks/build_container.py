@@ -49,9 +49,6 @@ def facts_of(told: dict[str, Any]) -> dict[str, Any]:
         ]
     return {
         "image_mb": round(told["bytes"] / 1e6, 1),
-        "layers_mb": [
-            [round(each["bytes"] / 1e6, 1), each["made_by"][:60]] for each in told["layers"]
-        ],
         "weights_apart_mb": round(told["weights_bytes"] / 1e6, 1),
         "weights_inside": inside,
         "user": inspected["Config"]["User"],

@@ -38,11 +38,11 @@ __all__ = [
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 #: A new name makes it anew, after a change of what is in it.
-BASE: Final = "localhost/swell-test-base:trixie-1"
-_ARCHIVE: Final = ROOT / ".bench" / "containers" / "trixie-1.tar"
+BASE: Final = "localhost/swell-test-base:trixie-2"
+_ARCHIVE: Final = ROOT / ".bench" / "containers" / "trixie-2.tar"
 
 #: Beside what is essential in Debian.
-_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
+_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates", "tini")
 
 #: Nobody reads it in a container, and what debootstrap takes over of this machine.
 _LEFT_OUT: Final = (

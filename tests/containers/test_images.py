@@ -59,7 +59,7 @@ def test_nothing_of_the_building_machine_is_inside(icons: Image, slow: Image) ->
             for path in own_files(root, base):
                 assert MARK.encode() not in path.read_bytes(), path
             assert list((root / "run/secrets").iterdir()) == []
-            assert not (root / "var/cache/swell-pip/http-v2").exists()
+            assert not list((root / "var/cache/swell-uv").glob("*"))
             assert not list(root.glob("opt/swell/models/**/.env"))
         assert MARK not in podman("inspect", "--type", "image", image.tag).stdout
         assert MARK not in podman("history", "--no-trunc", "--format", "json", image.tag).stdout
@@ -98,10 +98,7 @@ def test_a_change_of_the_models_code_makes_its_own_layer_anew_and_no_other(
 ) -> None:
     was = config_of(slow)
     (slow.folder / "pace.py").write_text("TICK_S = 0.03\n")
-    [kept] = (slow.folder / ".swell" / "images").iterdir()
-    noted = kept.read_text()
     now = config_of(building("slow-changed", "slow.py", place=slow.folder))
-    assert [path.read_text() for path in kept.parent.iterdir()] == [noted], "it began there"
     before, after = was.pop("layers"), now.pop("layers")
     assert now == was
     assert isinstance(before, list)

@@ -250,7 +250,7 @@ def test_every_setting_exists_and_every_command_line_is_one(
         words = container.get("args", ["worker"])
         # The entry point of images of `swell build`, whose arguments these are.
         command = container.get("command")
-        assert command is None or command[-3:] == ["-m", "swell.containers.init", "swell"]
+        assert command is None or command == ["tini", "--", "swell"]
         inner: Any = get_command(app)
         while hasattr(inner, "resolve_command"):
             with inner.make_context("swell", list(words), resilient_parsing=True) as context:

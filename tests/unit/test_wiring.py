@@ -66,7 +66,7 @@ def test_a_worker_without_a_token_is_refused(tmp_path: Path) -> None:
 NOT_PASSED_ON = {
     *("worker.url", "worker.token", "worker.models", "worker.added", "worker.optional"),
     *("worker.name", "worker.instance", "worker.hub_url", "worker.hub_token"),
-    *("worker.asked_at", "worker.began_boot_s", "worker.pull_s", "worker.health_file"),
+    *("worker.asked_at", "worker.pull_s", "worker.health_file"),
 }
 
 

@@ -48,7 +48,7 @@ def told(startup: Startup) -> list[tuple[str, str, float, float | None]]:
 
 def test_all_phases_lie_on_one_axis_and_cover_the_whole(clock: ManualClock) -> None:
     asked_at = clock.now() - timedelta(seconds=70)
-    startups = started(clock, age_s=8.0, asked_at=asked_at, container_age_s=10.0, pull_s=25.0)
+    startups = started(clock, age_s=10.0, asked_at=asked_at, pull_s=25.0)
     process = Process()
     clock.advance(1)
     startups.follow(process)
@@ -109,12 +109,6 @@ def test_a_boot_by_a_clock_that_is_wrong_is_not_told(clock: ManualClock, off_s: 
     ]
 
 
-def test_the_age_of_another_container_is_not_believed(clock: ManualClock) -> None:
-    for container_age_s in (-5.0, 0.5, MAX_BOOT_S + 2.0, 1e9):
-        startups = started(clock, age_s=1.0, container_age_s=container_age_s)
-        assert startups.cold(StartupState.STARTING).age_s == 1.0
-
-
 def test_a_pull_without_a_boot_is_told_and_one_longer_than_the_boot_is_not(
     clock: ManualClock,
 ) -> None:
@@ -157,10 +151,10 @@ def test_a_jump_of_the_wall_clock_changes_no_phase(hours: int) -> None:
 
 
 @pytest.mark.parametrize("minutes", [-50, 50])
-def test_a_clock_that_is_set_after_the_container_began_is_no_part_of_a_start(minutes: int) -> None:
+def test_a_clock_that_is_set_after_the_process_began_is_no_part_of_a_start(minutes: int) -> None:
     clock = Jumping()
     clock.jump = timedelta(minutes=minutes)
-    startups = started(clock, age_s=1.0, container_age_s=2.0)
+    startups = started(clock, age_s=2.0)
     startups.follow(Process())
     told_of = startups.cold(StartupState.STARTING)
     assert (told_of.age_s, told(told_of)[0]) == (2.0, ("import", "", 0.0, 2.0))

@@ -27,7 +27,6 @@ _NOT_INHERITED: Final = (
     "worker.hub_token",
     "worker.health_file",
     "worker.asked_at",
-    "worker.began_boot_s",
     "worker.pull_s",
 )
 

@@ -11,7 +11,7 @@ from swell.bootstrap.extras import Unusable
 from swell.bootstrap.objects import compiled_folder, open_weights
 from swell.bootstrap.storage import external_queues
 from swell.bootstrap.tracing import open_tracer
-from swell.core.clock import Clock, process_age_s, since_boot_s
+from swell.core.clock import Clock, process_age_s
 from swell.core.errors import InvalidRequest
 from swell.net.tls_context import trusting
 from swell.runtime.ipc_messages import Load, WeightLocations
@@ -46,7 +46,6 @@ async def begin_worker(settings: Settings, clock: Clock, home: Home | None = Non
         Beginning(
             age_s=process_age_s(),
             asked_at=chosen.asked_at,
-            container_age_s=_container_age_s(chosen.began_boot_s),
             pull_s=chosen.pull_s,
         ),
         chosen.instance,
@@ -99,11 +98,6 @@ def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None)
 def worker_name(settings: Settings) -> str:
     """Return the name of the worker that this process is."""
     return settings.worker.name or f"{socket.gethostname()}-{os.getpid()}"
-
-
-def _container_age_s(began_boot_s: float | None) -> float | None:
-    now_s = since_boot_s()
-    return None if began_boot_s is None or now_s is None else now_s - began_boot_s
 
 
 def _token(settings: Settings) -> str:

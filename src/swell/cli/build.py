@@ -1,13 +1,10 @@
 """`swell build`: builds a worker's image, with models but without their weights."""
 
 import contextlib
-import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,16 +15,12 @@ from rich.markup import escape
 from swell.cli.added import ref_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
-from swell.cli.output import print_json, table, talk
-from swell.containers.engines import ENGINES, Built, check_registry, check_tag, find
-from swell.containers.kept import Kept
-from swell.containers.look import looking
+from swell.cli.output import print_json, talk
+from swell.containers.engines import ENGINES, Engine, check_registry, check_tag, find
 from swell.core.errors import InvalidRequest
-from swell.runtime.pep723 import needs_of
 from swell.settings.environment import configure_libraries, process_environment
 
 if TYPE_CHECKING:
-    # Imported while the forks load the models.
     from swell.containers.context import Parts
 
 
@@ -114,26 +107,16 @@ def build(
         _check_pushed(tag)
     settings = settings_from(config, data).settings
     configure_libraries()
-    refs = [ref_of(model, settings) for model in models]
-    variables = process_environment()
     # Find modules in the current folder, as a model process does.
     sys.path.insert(0, str(Path.cwd()))
-    builder = (
-        None
-        if dockerfile or context
-        else find(_known(engine), variables, Kept(settings.data_dir / "images"))
-    )
-    with looking(refs, is_own=any(map(needs_of, refs))) as forks, ThreadPoolExecutor(1) as beside:
-        # Imported here, while the forks load the models.
-        from swell.containers.wheels import wheel  # noqa: PLC0415
+    builder = None if dockerfile or context else find(engine, process_environment())
+    # Imported here because `swell --help` does not need them.
+    from swell.bootstrap.environments import model_home  # noqa: PLC0415
+    from swell.containers.building import Wanted, parts_of, tag_of  # noqa: PLC0415
 
-        swell = beside.submit(wheel).result
-        from swell.bootstrap.environments import model_home  # noqa: PLC0415
-        from swell.containers.building import Wanted, parts_of, tag_of  # noqa: PLC0415
-        from swell.containers.context import write_context  # noqa: PLC0415
-        from swell.containers.indexes import index_of  # noqa: PLC0415
-
-        wanted = Wanted(
+    refs = [ref_of(model, settings) for model in models]
+    parts = parts_of(
+        Wanted(
             refs,
             model_home(settings, refs, _say),
             version_of("swell"),
@@ -146,23 +129,34 @@ def build(
             is_baked=bake,
             cache_dir=settings.worker.cache_dir or settings.data_dir / "weights",
         )
-        parts = parts_of(wanted, forks)
+    )
     for note in parts.packed.notes:
         talk.print(f"[yellow]note[/] {escape(note)}")
     if builder is None:
-        _write_out(parts, dockerfile, context, partial(write_context, swell=swell))
+        _write_out(parts, dockerfile, context)
         return
+    name = tag or check_tag(tag_of(parts.packed))
+    size_bytes = _built(builder, parts, name, option, push=push)
+    _tell(name, size_bytes, parts, as_json=as_json)
+
+
+def _built(
+    builder: Engine, parts: "Parts", name: str, options: Sequence[str], *, push: bool
+) -> int:
+    """Build the image, and push it if that was asked for; return its size in bytes."""
+    from swell.containers.context import write_context  # noqa: PLC0415
+    from swell.containers.indexes import index_of  # noqa: PLC0415
+
     with _tidied(), tempfile.TemporaryDirectory(prefix="swell-build-") as folder:
         place, secrets = Path(folder, "context"), Path(folder, "secrets")
         place.mkdir()
         secrets.mkdir(mode=0o700)
-        write_context(place, parts, swell)
-        name = tag or check_tag(tag_of(parts.packed))
-        index = index_of(variables)
-        built = builder.build(place, name, index, secrets, options=option, tell=_say)
+        write_context(place, parts)
+        index = index_of(process_environment())
+        built = builder.build(place, name, index, secrets, options=options, tell=_say)
         if push:
             builder.push(name, _say)
-    _tell(built, parts, as_json)
+    return built
 
 
 def _check_pushed(tag: str | None) -> None:
@@ -186,22 +180,13 @@ def _tidied() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _known(engine: str | None) -> str | None:
-    if engine is not None and engine not in ENGINES:
-        raise InvalidRequest(f"{engine!r} is not a known engine: use {', '.join(ENGINES)}")
-    return engine
-
-
 def _say(line: str) -> None:
     talk.print(line, markup=False)
 
 
-def _write_out(
-    parts: "Parts",
-    dockerfile: str | None,
-    context: Path | None,
-    write_context: "Callable[[Path, Parts], None]",
-) -> None:
+def _write_out(parts: "Parts", dockerfile: str | None, context: Path | None) -> None:
+    from swell.containers.context import write_context  # noqa: PLC0415
+
     if dockerfile == "-":
         stdout.print(parts.dockerfile, markup=False, end="")
     elif dockerfile is not None:
@@ -214,14 +199,12 @@ def _write_out(
         _say(f"written; build it with: docker build -t TAG {context}")
 
 
-def _tell(built: Built, parts: "Parts", as_json: bool) -> None:
-    layers = [(layer.size_bytes, _made_by(layer.made_by)) for layer in built.layers]
+def _tell(tag: str, size_bytes: int, parts: "Parts", *, as_json: bool) -> None:
     weights = parts.packed.weight_bytes
     if as_json:
         told: dict[str, Any] = {
-            "tag": built.tag,
-            "bytes": built.size_bytes,
-            "layers": [{"bytes": size, "made_by": by} for size, by in layers],
+            "tag": tag,
+            "bytes": size_bytes,
             "models": parts.packed.versions,
             "files": sorted(map(str, parts.packed.files)),
             "weights_bytes": weights,
@@ -229,14 +212,5 @@ def _tell(built: Built, parts: "Parts", as_json: bool) -> None:
         }
         print_json(told)
         return
-    rows = [[f"{size / 1e6:,.1f}", by] for size, by in layers]
-    table(["MB", "LAYER"], rows, empty="the image has no layers")
     apart = "" if parts.is_baked or not weights else f"; {weights / 1e6:,.1f} MB of weights apart"
-    stdout.print(f"{built.tag}: {built.size_bytes / 1e6:,.1f} MB{apart}", markup=False)
-
-
-def _made_by(command: str) -> str:
-    """Return the instruction of a layer, without the parts that engines add."""
-    text = re.sub(r"^(/bin/sh -c )?(#\(nop\) )?\s*", "", command)
-    text = re.sub(r"--mount=\S+\s+|\|\d+ (\S+=\S* )*", "", text)
-    return " ".join(text.split())[:90] or "base"
+    stdout.print(f"{tag}: {size_bytes / 1e6:,.1f} MB{apart}", markup=False)

@@ -1,16 +1,15 @@
 """Container images of workers, with code and packages but without weights.
 
     sources      finds the files of a model's code by parsing its imports
-    look         loads models in a separate process and prints their names, versions and files
+    look         loads models in a separate process, for their names, versions and files
     packing      collects the models' files and their paths in the image
     pins         lists packages with the versions that are installed here
     wheels       packs the installed Swell as a wheel
     dockerfile   writes the Dockerfile; pure
     context      writes the build context
-    indexes      reads pip's indexes, proxies and certificates for the build
+    indexes      the package index of this machine, for the build
     engines      runs docker, podman or buildah
     prepare      creates a model's environment while the image is built
-    init         is the first process of a container
 
-`look`, `prepare` and `init` are run by `python -m`, the last two inside images.
+`look` and `prepare` are run by `python -m`, the second one inside images.
 """

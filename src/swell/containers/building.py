@@ -1,24 +1,20 @@
 """Turns models into a build context, for `swell build`."""
 
-import json
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from swell.containers.context import Parts
 from swell.containers.dockerfile import Recipe, written
-from swell.containers.look import Fork, looking
-from swell.containers.packing import DATA, WEIGHTS, Looked, Packed, Packer
-from swell.containers.packing import packed_distributions as distributions_of
+from swell.containers.look import Looked, look
+from swell.containers.packing import DATA, WEIGHTS, Packed, Packer
 from swell.containers.pins import Pins, pins
 from swell.containers.places import HOME, MODELS
 from swell.containers.secrets_in import line_with_secret
 from swell.containers.wheels import wheel_name
-from swell.core.errors import InvalidModel, InvalidRequest, NotFound
+from swell.core.errors import InvalidRequest
 from swell.core.redact import hide_secrets
 
 if TYPE_CHECKING:
@@ -27,11 +23,6 @@ if TYPE_CHECKING:
 
 #: Index of torch without CUDA.
 CPU_TORCH: Final = "https://download.pytorch.org/whl/cpu"
-
-#: Longest time to load a model, in seconds.
-_LOOK_S: Final = 300.0
-
-_NEEDED: Final = ("-m", "swell.containers.look")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +56,11 @@ class Wanted:
     cache_dir: Path = Path(".swell/weights")
 
 
-def parts_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Parts:
+def parts_of(wanted: Wanted) -> Parts:
     """Return the contents of a build context.
 
     Args:
         wanted: Options of the build.
-        forks: Forks that already load the models, by reference; None to start them here.
 
     Raises:
         NotFound: A model does not exist.
@@ -78,11 +68,11 @@ def parts_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Parts:
         InvalidRequest: An extra or a file does not exist.
     """
     constraints = _text(wanted.constraints)
-    packed = packed_of(wanted, forks)
+    packed = packed_of(wanted)
     manifests = _listed(packed, wanted.cache_dir) if wanted.is_baked else []
     is_baked = wanted.is_baked and bool(packed.contents)
     try:
-        found = pins(distributions_of(packed), wanted.extras)
+        found = pins([] if packed.needs else packed.distributions, wanted.extras)
     except KeyError as error:
         raise InvalidRequest(f"Swell has no extra {error.args[0]!r}: see --extra") from None
     if wanted.constraints is None:
@@ -145,26 +135,20 @@ def _listed(packed: Packed, cache_dir: Path) -> list["Listing"]:
     return manifests
 
 
-def packed_of(wanted: Wanted, forks: Mapping[str, Fork] | None = None) -> Packed:
+def packed_of(wanted: Wanted) -> Packed:
     """Collect the files of the models.
 
     Args:
         wanted: Options of the build.
-        forks: As in `parts_of`.
 
     Raises:
         NotFound, InvalidModel, InvalidRequest: As `parts_of` does.
     """
-    if forks is None:
-        # Forks load the models while this process parses their code.
-        with looking(wanted.refs, is_own=wanted.home.is_own) as begun:
-            return packed_of(wanted, begun)
 
-    @cache
-    def look(ref: str) -> list[Looked]:
-        return _look(ref, wanted.home, forks.get(ref))
+    def looked(ref: str) -> list[Looked]:
+        return look(ref, wanted.home)
 
-    return Packer(look, wanted.include, is_baked=wanted.is_baked).pack(wanted.refs)
+    return Packer(looked, wanted.include, is_baked=wanted.is_baked).pack(wanted.refs)
 
 
 def tag_of(packed: Packed) -> str:
@@ -211,55 +195,6 @@ def _labels(packed: Packed, wanted: Wanted) -> dict[str, str]:
         "dev.swell.release": wanted.release,
         "dev.swell.models": " ".join(packed.versions),
     }
-
-
-def _look(ref: str, home: "Home", fork: Fork | None) -> list[Looked]:
-    """Load and describe the models of a reference in a separate process.
-
-    Raises:
-        NotFound, InvalidModel: As `load_models` does.
-    """
-    said = _last(_told_of(ref, home, fork))
-    try:
-        told = json.loads(said)
-    except ValueError:
-        raise InvalidModel(f"importing {ref} failed: its process ended, and said: {said}") from None
-    if isinstance(told, dict):
-        kinds = {kind.code: kind for kind in (NotFound, InvalidModel)}
-        raise kinds.get(told["refused"], InvalidRequest)(told["detail"])
-    return [
-        Looked(
-            each["name"],
-            each["version"],
-            tuple(map(Path, each["files"])),
-            tuple(map(Path, each["samples"])),
-            Path(each["source"]) if each["source"] else None,
-        )
-        for each in told
-    ]
-
-
-def _told_of(ref: str, home: "Home", fork: Fork | None) -> str:
-    try:
-        if fork is not None:
-            return fork.said(_LOOK_S)
-        ran = subprocess.run(
-            [home.python, *_NEEDED, ref],
-            env=dict(home.variables or {}),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_LOOK_S,
-            check=False,
-        )
-    except (TimeoutError, subprocess.TimeoutExpired):
-        raise InvalidModel(f"importing {ref} takes longer than {_LOOK_S:.0f} s") from None
-    return ran.stdout or ran.stderr
-
-
-def _last(said: str) -> str:
-    lines = said.strip().splitlines()
-    return lines[-1] if lines else "nothing"
 
 
 def _text(path: Path | None) -> str | None:

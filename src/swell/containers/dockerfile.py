@@ -2,10 +2,10 @@
 
 Layers that seldom change come first, so that a change of a model's code replaces one small layer:
 base, user, system packages, pinned packages, Swell, the models' environment, baked weights,
-settings, code.
+settings, code. uv installs packages; its cache is a mount that the engine keeps between builds.
 
-Pip's index and certificates come from the building machine. They are mounted while one command runs
-(`RUN --mount=type=secret`) and are in no layer. All current engines support this (Docker since
+The index and its certificates come from the building machine. They are mounted while one command
+runs (`RUN --mount=type=secret`) and are in no layer. All current engines support this (Docker since
 20.10) without a `# syntax` line, which would download a frontend from a registry.
 """
 
@@ -17,57 +17,65 @@ from typing import Final
 #: The user that a worker runs as in a container.
 UID: Final = 10001
 
-#: Secrets that are mounted while pip installs packages: id → path.
+#: Secrets that are mounted while packages are installed: id → path.
 SECRETS: Final[Mapping[str, str]] = {
-    "swell-pip": "/run/secrets/swell-pip",
+    "swell-index": "/run/secrets/swell-index",
     "swell-ca": "/run/secrets/swell-ca",
 }
 
-#: Pip's download cache. The engine keeps it between builds; it is in no layer.
-_CACHE: Final = "/var/cache/swell-pip"
+#: uv's cache. The engine keeps it between builds; it is in no layer.
+_CACHE: Final = "/var/cache/swell-uv"
+
+#: Installs packages. Pip's order of indexes: the best version of all of them.
+_UV: Final = (
+    "{home}/venv/bin/uv pip install --quiet --python {home}/venv --compile-bytecode"
+    " --link-mode=copy --index-strategy=unsafe-best-match"
+)
 
 _HEAD: Final = """\
 # Written by swell build {release}: {names}.
 ARG BASE={base}
 FROM ${{BASE}}
 
-# One user, who may write in one folder; Python and certificates, where the base has none.
+# One user, who may write in one folder; system packages that the base does not have.
 RUN echo 'swell:x:{uid}:{uid}:Swell:{data}:/usr/sbin/nologin' >> /etc/passwd \\
  && echo 'swell:x:{uid}:' >> /etc/group \\
- && mkdir -p {home} {data}/weights && chown -R {uid}:{uid} {data} && chmod -R 700 {data} \\
- && {{ python3 -c 'import ensurepip, venv' && [ -e /etc/ssl/certs/ca-certificates.crt ] \\
-  || {{ apt-get update && apt-get install -y --no-install-recommends \\
-       python3 python3-venv ca-certificates && rm -rf /var/lib/apt/lists/*; }}; }}
+ && mkdir -p {home} {data}/weights && chown -R {uid}:{uid} {data} && chmod -R 700 {data}
+RUN missing=''; command -v tini > /dev/null || missing=tini; \\
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"; \\
+    python3 -c 'import ensurepip, venv' || missing="$missing python3 python3-venv"; \\
+{compiler}    [ -z "$missing" ] || {{ apt-get update \\
+      && apt-get install -y --no-install-recommends $missing && rm -rf /var/lib/apt/lists/*; }}
 """
 
-_COMPILER: Final = """
-# torch.compile builds the launcher of each kernel with a C compiler and Python's headers.
-RUN missing=''; command -v gcc > /dev/null || missing='gcc libc6-dev'; \\
+#: torch.compile builds the launcher of each kernel with a C compiler and Python's headers.
+_COMPILER: Final = """\
+    command -v gcc > /dev/null || missing="$missing gcc libc6-dev"; \\
     python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' \\
       2> /dev/null || missing="$missing python3-dev"; \\
-    [ -z "$missing" ] || {{ apt-get update \\
-      && apt-get install -y --no-install-recommends $missing && rm -rf /var/lib/apt/lists/*; }}
 """
 
 _PACKAGES: Final = """
 # Packages, each with its version.
 {torch_argument}COPY requirements.txt constraints.txt {home}/
 RUN {mounts} \\
-    python3 -m venv {home}/venv \\
- && {pip}{torch} -c {home}/constraints.txt -r {home}/requirements.txt
+    {index} python3 -m venv {home}/venv \\
+ && {home}/venv/bin/pip install -q --disable-pip-version-check -c {home}/constraints.txt uv \\
+ && {uv}{torch} -c {home}/constraints.txt -r {home}/requirements.txt \\
+ && {unlock}
 """
 
 _SWELL: Final = """
 # Swell itself.
 COPY {wheel} {home}/
-RUN {home}/venv/bin/pip install --no-deps --no-index --disable-pip-version-check {home}/{wheel}
+RUN {uv} --no-deps --no-index --no-cache {home}/{wheel} && {unlock}
 """
 
 _NEEDS: Final = """
 # What the models' own files ask for.
 COPY needs.json {home}/
 RUN {mounts} \\
-    {pip_environment} {home}/venv/bin/python -m swell.containers.prepare \\
+    {index} {home}/venv/bin/python -m swell.containers.prepare \\
       {home}/needs.json {home}/environments
 """
 
@@ -84,7 +92,7 @@ USER {uid}:{uid}
 VOLUME ["{data}"]
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["swell", "health"]
-ENTRYPOINT ["{home}/venv/bin/python", "-I", "-m", "swell.containers.init", "swell", "worker"]
+ENTRYPOINT ["tini", "--", "swell", "worker"]
 """
 
 _CODE: Final = """
@@ -124,25 +132,11 @@ class Recipe:
     data: str = "/var/lib/swell"
 
 
-def parted(text: str) -> tuple[str, str]:
-    """Split a Dockerfile of `written` into the part before the models' code, and the code's."""
-    return text.removesuffix(_CODE), _CODE
-
-
-def base_of(text: str) -> str:
-    """Return the base image of a Dockerfile of `written`."""
-    return next(
-        line.removeprefix("ARG BASE=") for line in text.splitlines() if line.startswith("ARG BASE=")
-    )
-
-
 def written(recipe: Recipe) -> str:
     """Return the Dockerfile."""
-    pip_environment = f"PIP_CONFIG_FILE={SECRETS['swell-pip']} PIP_CACHE_DIR={_CACHE}"
-    pip = f"{pip_environment} {recipe.home}/venv/bin/pip install --disable-pip-version-check"
+    index = SECRETS["swell-index"]
     parts = [
         _HEAD,
-        *([_COMPILER] if recipe.is_cuda else []),
         _PACKAGES,
         _SWELL,
         *([_NEEDS] if recipe.has_needs else []),
@@ -158,10 +152,13 @@ def written(recipe: Recipe) -> str:
         "data": recipe.data,
         "home": recipe.home,
         "torch_argument": f"ARG TORCH_INDEX={recipe.torch_index}\n" if recipe.torch_index else "",
-        "torch": " --extra-index-url ${TORCH_INDEX}" if recipe.torch_index else "",
+        "torch": " --index ${TORCH_INDEX}" if recipe.torch_index else "",
         "mounts": _mounts(),
-        "pip": pip,
-        "pip_environment": pip_environment,
+        "compiler": _COMPILER if recipe.is_cuda else "",
+        "index": f"export UV_CACHE_DIR={_CACHE}; [ ! -e {index} ] || . {index};",
+        "uv": _UV.format(home=recipe.home),
+        # uv leaves a lock file that everyone may write.
+        "unlock": f"rm -f {recipe.home}/venv/.lock",
         "wheel": recipe.wheel,
         "variables": _pairs(recipe.variables),
         "labels": _pairs(recipe.labels),

@@ -8,14 +8,13 @@ import shutil
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from swell.containers.dockerfile import SECRETS, base_of, parted
+from swell.containers.dockerfile import SECRETS
 from swell.containers.indexes import Index
-from swell.containers.kept import Kept, digest_of
 from swell.core.errors import InvalidRequest, SwellError
 from swell.core.redact import hide_secrets
 
@@ -49,8 +48,7 @@ _REASONS: Final = (
         "Docker's daemon does not run: start it, or choose another engine with --engine",
     ),
     (
-        r"mount_setattr|clone: operation not permitted|cannot clone|newuidmap|rlimit|crun: |"
-        r"unshare|user namespace",
+        r"mount_setattr|operation not permitted|cannot clone|newuidmap|rlimit|crun: |unshare",
         "the engine may not start containers here: run it as a user who may, or"
         " pass an option such as --option=--isolation=chroot",
     ),
@@ -60,28 +58,21 @@ _REASONS: Final = (
         "the base image cannot be had: check --base, and that its registry can be reached",
     ),
     (
-        r"\(from versions: (?!none)|ResolutionImpossible|conflicting dependencies",
-        "no package matches one of the versions that are installed here: use a "
-        "base image with this machine's Python version (--base), or other "
-        "versions (--constraints FILE)",
-    ),
-    (
-        r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|SSLError|SSLCertVerificationError",
+        r"certificate|SSLError",
         "the package index is not trusted in the build: name its certificates for pip (pip config "
         "set global.cert FILE), which the build then trusts",
     ),
     (
         r"Temporary failure|Name or service|timed out|Connection refused|NewConnectionError|"
-        r"Could not resolve|Network is unreachable",
+        r"[Cc]ould not resolve|unreachable|dns error|error sending request",
         "the package index cannot be reached from the build: give it this machine's network with "
         "--option=--network=host, or set pip's index",
     ),
     (
-        r"No matching distribution|Could not find a version",
-        "the package index has no such package for the Python of the base "
-        "image: set pip's index to one that has it, use a base image with this "
-        "machine's Python version (--base), or other versions (--constraints "
-        "FILE)",
+        r"No solution found|No matching distribution",
+        "the package index has no such package or version for the Python of the base image: use a "
+        "base image with this machine's Python (--base), other versions (--constraints FILE), or "
+        "another index for pip",
     ),
     (
         r"^(?:#\d+ )?(?:[\d.]+ )?the models' files",
@@ -102,9 +93,6 @@ _REFUSED: Final = (
     (r"x509:|certificate", "the registry's certificate is not trusted by the engine"),
 )
 
-#: Signals that end a build.
-_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 #: Time between SIGTERM and SIGKILL for an engine, in seconds.
 _ENDING_S: Final = 10.0
 
@@ -119,24 +107,6 @@ class BuildFailed(SwellError):
     """The engine failed; the message has a reason, a remedy and the last lines of its output."""
 
     code, title = "build_failed", "The image could not be built"
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer of an image, with the command that made it."""
-
-    size_bytes: int
-    made_by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """An image that the engine has."""
-
-    tag: str
-    size_bytes: int
-    #: Layers that are not empty, base first.
-    layers: tuple[Layer, ...]
 
 
 def check_tag(tag: str) -> str:
@@ -167,20 +137,22 @@ def check_registry(tag: str) -> None:
         )
 
 
-def find(asked: str | None, variables: Mapping[str, str], kept: Kept | None = None) -> "Engine":
+def find(asked: str | None, variables: Mapping[str, str]) -> "Engine":
     """Find the requested engine, or the first that is installed.
 
     Args:
         asked: Name of the engine; None for any.
         variables: The process environment.
-        kept: As in `Engine`.
 
     Raises:
+        InvalidRequest: There is no engine of this name.
         NoEngine: The engine is not installed.
     """
+    if asked and asked not in ENGINES:
+        raise InvalidRequest(f"{asked!r} is not a known engine: use {', '.join(ENGINES)}")
     for name in [asked] if asked else ENGINES:
         if program := shutil.which(name, path=variables.get("PATH")):
-            return Engine(name, program, variables, kept)
+            return Engine(name, program, {**variables, "DOCKER_BUILDKIT": "1"})
     if asked:
         raise NoEngine(f"there is no {asked} on this machine: install it, or leave out --engine")
     raise NoEngine(
@@ -189,24 +161,19 @@ def find(asked: str | None, variables: Mapping[str, str], kept: Kept | None = No
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Engine:
     """An engine that is installed on this machine.
 
     Args:
         name: One of `ENGINES`.
         program: Path of its executable.
-        variables: The process environment.
-        kept: Notes about base images of earlier builds; None to use only the engine's layer cache,
-            as docker always does.
+        variables: Its process environment.
     """
 
-    def __init__(
-        self, name: str, program: str, variables: Mapping[str, str], kept: Kept | None = None
-    ) -> None:
-        self.name = name
-        self._program = program
-        self._kept = None if name == "docker" else kept
-        self._variables = {**variables, "DOCKER_BUILDKIT": "1"}
+    name: str
+    program: str
+    variables: Mapping[str, str]
 
     def build(
         self,
@@ -217,13 +184,13 @@ class Engine:
         *,
         options: Sequence[str] = (),
         tell: Callable[[str], None] = lambda line: None,
-    ) -> Built:
-        """Build an image.
+    ) -> int:
+        """Build an image; return its size in bytes.
 
         Args:
             context: A folder with a Dockerfile.
             tag: Tag of the image.
-            index: Index and settings of pip.
+            index: Package index.
             secrets: A private folder for files that must not enter the image.
             options: Additional options of the engine.
             tell: Called with each line of output.
@@ -231,99 +198,20 @@ class Engine:
         Raises:
             BuildFailed: The engine failed.
         """
-        given = self._given(index, secrets)
-
-        def run(file: Path, *words: str) -> None:
-            command = [self._program, "build", *words, "--file", str(file), *given]
-            self._run([*command, *options, str(context)], tell, _REASONS)
-
-        whole = context / "Dockerfile"
-        begun = self._begun(context, options, run)
-        if begun is None:
-            run(whole, "--tag", tag)
-        else:
-            digest, image = begun
-            apart = context / "Dockerfile.code"
-            apart.write_text(f"FROM {image}\n{parted(whole.read_text())[1]}")
-            try:
-                run(apart, "--tag", tag)
-            except BuildFailed:
-                # The base image may be broken, so the next build makes a new one.
-                self._forget(digest)
-                if self._id(image) == image:
-                    raise
-                # The image was removed since the check.
-                run(whole, "--tag", tag)
-        return self.look(tag)
-
-    def _begun(
-        self, context: Path, options: Sequence[str], run: Callable[..., None]
-    ) -> tuple[str | None, str] | None:
-        """Find or build the image of all steps before the code.
-
-        Returns:
-            The digest under which the image is noted (None if it is not), and the image's id. None
-            to build the whole Dockerfile with the engine's layer cache.
-
-        Raises:
-            BuildFailed: The engine failed.
-        """
-        if self._kept is None:
-            return None
-        text = (context / "Dockerfile").read_text()
-        before, base = parted(text)[0], base_of(text)
-        words = (self.name, *options)
-        seen = self._id(base)
-        digest = digest_of(context, before, seen, words)
-        if digest is None:
-            return None
-        image = self._kept.known(digest)
-        if seen and image is not None and self._id(image) == image:
-            return digest, image
-        (context / "Dockerfile.before").write_text(before)
-        told = context / "Dockerfile.id"
-        run(context / "Dockerfile.before", "--iidfile", str(told))
-        image = told.read_text().strip().removeprefix("sha256:")
-        now = self._id(base)
-        if not seen or seen != now:
-            # The base image was pulled or replaced during the build, so its id is unknown.
-            return None, image
-        digest = digest_of(context, before, now, words)
-        assert digest is not None, "the options are the same"
-        self._kept.note(digest, image)
-        return digest, image
-
-    def _forget(self, digest: str | None) -> None:
-        if self._kept is not None and digest is not None:
-            self._kept.forget(digest)
-
-    def _id(self, image: str) -> str:
-        """Return the id of an image; empty if the engine does not have it."""
-        words = {
-            "buildah": ("inspect", "--type", "image", "--format", "{{.FromImageID}}", image),
-            "podman": ("image", "inspect", "--format", "{{.Id}}", image),
-        }
-        try:
-            return self._said(*words[self.name]).strip()
-        except BuildFailed:
-            return ""
-
-    def _given(self, index: Index, secrets: Path) -> list[str]:
-        """Return the options of every build: format, secrets and proxies."""
-        # The OCI format has no health check. --force-rm removes the container of a failed build,
-        # which would keep its secrets.
-        others = ["--format", "docker", "--layers", "--force-rm"]
-        command = [] if self.name == "docker" else others
-        config = secrets / "pip.conf"
-        config.write_text(index.config)
-        config.chmod(0o600)
-        given = {"swell-pip": config} | ({"swell-ca": index.ca} if index.ca else {})
-        for name in SECRETS:
-            if name in given:
-                command += ["--secret", f"id={name},src={given[name]}"]
+        command = ["build", "--tag", tag]
+        if self.name != "docker":
+            # The OCI format has no health check. --force-rm removes the container of a failed
+            # build, which would keep its secrets.
+            command += ["--format", "docker", "--layers", "--force-rm"]
+        script = secrets / "index.sh"
+        script.write_text(index.script)
+        script.chmod(0o600)
+        for name, path in zip(SECRETS, (script, index.ca), strict=True):
+            command += ["--secret", f"id={name},src={path}"] if path else []
         for name in index.proxies:
             command += ["--build-arg", name]  # its value comes from the environment
-        return command
+        self._run([*command, *options, str(context)], tell, _REASONS)
+        return self._size_bytes(tag)
 
     def push(self, tag: str, tell: Callable[[str], None]) -> None:
         """Push an image to the registry in its tag.
@@ -331,31 +219,15 @@ class Engine:
         Raises:
             BuildFailed: The registry refuses the image.
         """
-        self._run([self._program, "push", tag], tell, _REFUSED)
+        self._run(["push", tag], tell, _REFUSED)
 
-    def look(self, tag: str) -> Built:
-        """Return the size and layers of an image."""
-        layers = self._layers(tag)
-        return Built(tag, sum(layer.size_bytes for layer in layers), layers)
-
-    def _layers(self, tag: str) -> tuple[Layer, ...]:
+    def _size_bytes(self, tag: str) -> int:
+        words = ["image", "inspect", "--format", "{{.Size}}", tag]
         if self.name == "buildah":
-            return _layers_inspected(json.loads(self._said("inspect", "--type", "image", tag)))
-        if self.name == "podman":
-            told = json.loads(self._said("history", "--no-trunc", "--format", "json", tag))
-            found = [(each["size"], each.get("CreatedBy") or "") for each in told]
-        else:
-            lines = self._said(
-                "history", "--no-trunc", "--human=false", "--format", "{{json .}}", tag
-            ).splitlines()
-            each_line = map(json.loads, lines)
-            found = [(int(each["Size"]), each["CreatedBy"]) for each in each_line]
-        return tuple(Layer(size, by) for size, by in reversed(found) if size)
-
-    def _said(self, *words: str) -> str:
+            words = ["inspect", "--type", "image", "--format", "{{.Manifest}}", tag]
         ran = subprocess.run(
-            [self._program, *words],
-            env=self._variables,
+            [self.program, *words],
+            env=self.variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -363,7 +235,8 @@ class Engine:
         )
         if ran.returncode:
             raise BuildFailed(f"{self.name} {words[0]}: {hide_secrets(ran.stderr.strip())}")
-        return ran.stdout
+        told = json.loads(ran.stdout)
+        return told if isinstance(told, int) else sum(each["size"] for each in told["layers"])
 
     def _run(
         self,
@@ -371,64 +244,35 @@ class Engine:
         tell: Callable[[str], None],
         reasons: Sequence[tuple[str, str]],
     ) -> None:
+        """Run the engine, and end it with its children if this process is to end."""
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        with _started(command, self._variables) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line := hide_secrets(line.rstrip()):
-                    last.append(line)
-                    tell(line[:_LONG_LINE])
-        if process.returncode:
-            said = "\n  ".join(line[:_LONG_LINE] for line in last)
-            reason = _reason("\n".join(last), reasons)
-            raise BuildFailed(
-                f"{reason}.\n{self.name} said last:\n  {said or f'exit code {process.returncode}'}"
-            )
-
-
-@contextlib.contextmanager
-def _started(
-    command: Sequence[str], variables: Mapping[str, str]
-) -> Iterator["subprocess.Popen[str]"]:
-    """Start a command; kill it and its children if the block raises."""
-    with _held_back() as go_on:
-        process = subprocess.Popen(
-            command,
-            env=variables,
+        with subprocess.Popen(
+            [self.program, *command],
+            env=self.variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             process_group=0,
-        )
-        with process:
+        ) as process:
             try:
-                go_on()
-                yield process
+                for line in process.stdout or ():
+                    if line := hide_secrets(line.rstrip()):
+                        last.append(line)
+                        tell(line[:_LONG_LINE])
+                process.wait()
             except BaseException:
                 _end(process)
                 raise
-
-
-@contextlib.contextmanager
-def _held_back() -> Iterator[Callable[[], None]]:
-    """Hold back the signals in `_ENDS` until the block calls the given function, or ends."""
-    came: list[int] = []
-    before = {each: signal.getsignal(each) for each in _ENDS}
-
-    def go_on() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        while came:
-            signal.raise_signal(came.pop())
-
-    for each in _ENDS:
-        signal.signal(each, lambda number, _: came.append(number))
-    try:
-        yield go_on
-    finally:
-        go_on()
+        if process.returncode:
+            said = "\n  ".join(line[:_LONG_LINE] for line in last)
+            text = _ECHOES.sub("", "\n".join(last))
+            found = (why for pattern, why in reasons if re.search(pattern, text, re.MULTILINE))
+            reason = next(found, "a build step failed: see its output")
+            raise BuildFailed(
+                f"{reason}.\n{self.name} said last:\n  {said or f'exit code {process.returncode}'}"
+            )
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
@@ -437,22 +281,3 @@ def _end(process: "subprocess.Popen[str]") -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_ENDING_S)
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _reason(said: str, reasons: Sequence[tuple[str, str]]) -> str:
-    said = _ECHOES.sub("", said)
-    for pattern, reason in reasons:
-        if re.search(pattern, said, re.MULTILINE):
-            return reason
-    return "a build step failed: see its output"
-
-
-def _layers_inspected(told: dict[str, Any]) -> tuple[Layer, ...]:
-    sizes = [each["size"] for each in json.loads(told["Manifest"])["layers"]]
-    config = told.get("Docker") or told["OCIv1"]
-    history = [
-        each.get("created_by", "") for each in config["history"] if not each.get("empty_layer")
-    ]
-    # A base that was imported from an archive has no history.
-    history = [""] * (len(sizes) - len(history)) + history
-    return tuple(Layer(size, by) for size, by in zip(sizes, history, strict=False))

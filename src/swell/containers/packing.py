@@ -20,9 +20,10 @@ from typing import Final
 
 import msgspec
 
+from swell.containers.look import Looked
 from swell.containers.places import HOME, MODELS, Places
 from swell.containers.secrets_in import looks_secret
-from swell.containers.sources import SWELL, Code, Module, Nowhere, code_of, place_of, texts_in
+from swell.containers.sources import SWELL, Code, Module, code_of, place_of, texts_in
 from swell.core.errors import InvalidModel, InvalidRequest
 from swell.diffusion.families.model_config import Content, as_toml, check_files, read
 from swell.diffusion.families.model_config import Entry as Added
@@ -45,24 +46,8 @@ _SECRET_BYTES: Final = 64 << 10
 #: Names of an author's list of weights.
 _LISTINGS: Final = ("weights.toml", "weights.json")
 
-#: Modules and packages that added models need, because no import in their files names them.
-_FAMILIES: Final = (
-    "swell.diffusion.families.diffusers_pipeline_torch",
-    "swell.diffusion.families.latent_diffusion_torch",
-)
+#: Packages that added models need, because no import in their files names them.
 _DIFFUSERS: Final = ("diffusers", "transformers", "accelerate", "torch", "safetensors")
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """Description of a model that `swell.containers.look` has loaded."""
-
-    name: str
-    version: str
-    files: tuple[Path, ...]
-    samples: tuple[Path, ...]
-    #: The file that defines it.
-    source: Path | None = None
 
 
 @dataclass(slots=True)
@@ -102,7 +87,7 @@ class Packer:
     """Collects the files of models; writes nothing.
 
     Args:
-        look: Loads and describes the models of a reference; see `swell.containers.look`.
+        look: Loads and describes the models of a reference; see `look`.
         extra: Additional files and folders below a model's root.
         is_baked: Whether the image contains weights.
     """
@@ -158,10 +143,13 @@ class Packer:
         self._pack_modules(code)
         if not self._packed.needs:
             self._packed.distributions |= code.distributions
-            self._note_missing(ref, code)
+            if code.missing:
+                self._packed.notes.append(
+                    f"{ref} imports {', '.join(sorted(code.missing))} somewhere, which is not "
+                    "installed here and will not be there"
+                )
         shipped = _shipped(code)
         for model in self._look(ref):
-            self._note(model)
             entries: dict[str, Entry] = {}
             for path in dict.fromkeys((*model.files, *model.samples, *shipped)):
                 if not path.resolve().is_relative_to(SWELL):
@@ -172,25 +160,15 @@ class Packer:
 
     def _pack_modules(self, code: Code) -> None:
         for module in code.modules.values():
-            if not module.path.is_relative_to(SWELL):
-                self._pack_module(module)
-
-    def _pack_module(self, module: Module) -> None:
-        place = self._places.below(module.path, module.root)
-        self._packed.files[self._places.take(module.path, place)] = module.path
-        # The worker reads these with `swell.weights.declared_weights` and downloads the weights.
-        for beside in map(module.path.with_name, _LISTINGS):
-            if beside.is_file():
-                listing = self._places.below(beside, module.root)
-                self._packed.files[self._places.take(beside, listing)] = beside
-                self._packed.wanted[listing] = beside
-
-    def _note_missing(self, ref: str, code: Code) -> None:
-        if code.missing:
-            self._packed.notes.append(
-                f"{ref} imports {', '.join(sorted(code.missing))} somewhere, which is not "
-                "installed here and will not be there"
-            )
+            if module.path.is_relative_to(SWELL):
+                continue
+            # The worker reads listings with `swell.weights.declared_weights` and downloads them.
+            listings = [path for path in map(module.path.with_name, _LISTINGS) if path.is_file()]
+            for path in (module.path, *listings):
+                place = self._places.take(path, self._places.below(path, module.root))
+                self._packed.files[place] = path
+                if path in listings:
+                    self._packed.wanted[place] = path
 
     def _put(self, path: Path, place: PurePosixPath, digest: str = "") -> dict[str, Entry]:
         """Pack a file; return its listing entry by name if it is weights, else nothing."""
@@ -219,12 +197,11 @@ class Packer:
         entry = read(path)
         check_files(entry)
         for looked in self._look(str(path)):
-            self._note(looked)
             base = MODELS / "added" / path.stem
             entries: dict[str, Entry] = {}
             moved = self._moved(entry, base, entries)
             for name in _demo_modules(entry):
-                entries |= self._pack_demo(place_of(name))
+                entries |= self._pack_demo(name)
             place = MODELS / "added" / path.name
             self._packed.texts[place] = as_toml(moved).encode()
             self._packed.refs.append(str(place))
@@ -232,11 +209,10 @@ class Packer:
             for beside in path.parent.glob(f"{path.stem}@*"):
                 self._packed.files[MODELS / "added" / beside.name] = beside
         self._packed.distributions |= set(_DIFFUSERS)
-        for name in _FAMILIES:
-            self._packed.distributions |= code_of(place_of(name)).distributions
 
-    def _pack_demo(self, start: Module) -> dict[str, Entry]:
+    def _pack_demo(self, name: str) -> dict[str, Entry]:
         """Pack a module of `swell_models` with its dependencies; return its weights' entries."""
+        start, _ = _start_of(name)
         code = code_of(start)
         self._pack_modules(code)
         self._packed.distributions |= code.distributions
@@ -286,12 +262,10 @@ class Packer:
 
     # --- all models ------------------------------------------------------------------------------
 
-    def _note(self, model: Looked) -> None:
+    def _list(self, model: Looked, entries: dict[str, Entry]) -> None:
         if model.name in self._packed.versions:
             raise InvalidRequest(f"{model.name} is named twice: name each model once")
         self._packed.versions[model.name] = model.version
-
-    def _list(self, model: Looked, entries: dict[str, Entry]) -> None:
         if entries:
             self._packed.listings.append(Listing(model.name, model.version, entries).check())
 
@@ -362,11 +336,6 @@ def _renamed(
     return renamed
 
 
-def packed_distributions(packed: Packed) -> list[str]:
-    """Return the packages that the models import; none if they have a separate environment."""
-    return [] if packed.needs else sorted(packed.distributions)
-
-
 def _start_of(ref: str) -> tuple[Module, str]:
     """Return the module that a reference names, and the attribute in it."""
     name, _, attribute = ref.rpartition(":") if ":" in ref else (ref, "", "")
@@ -376,23 +345,17 @@ def _start_of(ref: str) -> tuple[Module, str]:
     if "/" in name:
         # `look` rejects unknown names and lists the known ones.
         name = built_in_module(name) or "swell.models"
-    try:
-        start = place_of(name)
-    except Nowhere:
-        if name.startswith("swell_models."):
-            raise InvalidModel(
-                f"swell_models is not installed, {ref} needs it: pip install 'swell[embedded]'"
-            ) from None
+    start = place_of(name)
+    if start is not None and start.path.suffix == ".py":
+        return start, attribute
+    if name.startswith("swell_models."):
         raise InvalidModel(
-            f"{ref} has no code that can be packed: there is no module {name} with a source file "
-            "here. Name a FILE.py or a module that Python finds (PYTHONPATH), or install it"
-        ) from None
-    if start.path.suffix not in (".py",):
-        raise InvalidModel(
-            f"{ref} has no code that can be packed: {start.path.name} is compiled. Name a module "
-            "of Python that imports it"
+            f"swell_models is not installed, {ref} needs it: pip install 'swell[embedded]'"
         )
-    return start, attribute
+    raise InvalidModel(
+        f"{ref} has no code that can be packed: there is no module {name} with Python source "
+        "here. Name a FILE.py or a module that Python finds (PYTHONPATH), or install it"
+    )
 
 
 def _shipped(code: Code) -> list[Path]:
@@ -402,8 +365,7 @@ def _shipped(code: Code) -> list[Path]:
         return []
     named: set[str] = set()
     for module in code.modules.values():
-        is_ours = module.path.is_relative_to(SWELL) or module.path.is_relative_to(home)
-        if module.path.suffix == ".py" and is_ours:
+        if module.path.is_relative_to(SWELL) or module.path.is_relative_to(home):
             named |= texts_in(module.path)
     return [path for path in sorted(home.rglob("*")) if path.name in named and not path.is_dir()]
 

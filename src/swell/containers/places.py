@@ -81,13 +81,16 @@ class Places:
         """
         path = Path(os.path.normpath(path.absolute()))
         module = code.modules.get(source.resolve()) if source is not None else None
-        if source is None or module is None or module.path.is_relative_to(SWELL):
-            module = None
-        elif _is_literal(path, module):
-            return [_own(path)]
-        elif (inner := _inner(path, source, module)) is not None:
-            return [self.below(module.root / inner, module.root)]
-        found = [] if module is None else self._beside(path, module)
+        found = []
+        if source is not None and module is not None and not module.path.is_relative_to(SWELL):
+            if _is_literal(path, module):
+                return [_own(path)]
+            # The same folder by its two names, if Python's path contains a link.
+            depth = len(module.path.relative_to(module.root).parts)
+            for home in (module.root, source.parents[depth - 1]):
+                if path.is_relative_to(home):
+                    return [self.below(module.root / path.relative_to(home), module.root)]
+            found = self._beside(path, module)
         root = _deepest(path, {each.root for each in code.modules.values()})
         if root is not None:
             found.append(self.below(path, root))
@@ -113,25 +116,8 @@ def _deepest(path: Path, roots: Iterable[Path]) -> Path | None:
     return max(above, key=lambda root: len(root.parts), default=None)
 
 
-def _inner(path: Path, source: Path, module: Module) -> Path | None:
-    """Return a file's path below the root of a module; None if it is elsewhere.
-
-    Args:
-        path: Path of the file.
-        source: Path of the module as Python reports it, with links in Python's path.
-        module: The same module with links resolved.
-    """
-    depth = len(module.path.relative_to(module.root).parts)
-    for root in (module.root, source.parents[depth - 1]):
-        if path.is_relative_to(root):
-            return path.relative_to(root)
-    return None
-
-
 def _is_literal(path: Path, module: Module) -> bool:
     """Whether a module names the absolute path of a file or of a folder above it."""
-    if module.path.suffix != ".py":
-        return False
     whole = [Path(text) for text in texts_in(module.path) if text.startswith("/")]
     return any(
         path == each or (len(each.parts) > 2 and path.is_relative_to(each)) for each in whole

@@ -25,6 +25,8 @@ def main() -> int:
         return 1
     # Link Swell into the environment, and let other users read it.
     environments.variables(python)
+    # uv leaves a lock file that everyone may write.
+    Path(python).parents[1].joinpath(".lock").unlink(missing_ok=True)
     for path in (Path(sys.argv[2]), *Path(sys.argv[2]).iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return 0

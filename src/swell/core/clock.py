@@ -36,20 +36,6 @@ def process_age_s() -> float:
         return time.monotonic() - _imported_s
 
 
-def since_boot_s() -> float | None:
-    """Return for how long this machine has run, in seconds; None where the system does not say.
-
-    The same for all processes of a container, and it cannot be set.
-
-    Source:
-        clock_gettime(2): CLOCK_BOOTTIME.
-    """
-    try:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    except (OSError, AttributeError):
-        return None
-
-
 class Clock(Protocol):
     """Time and sleeping.
 

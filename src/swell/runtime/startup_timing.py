@@ -51,8 +51,6 @@ class Beginning:
     age_s: float = 0.0
     #: When the machine was requested, by the clock of the requester.
     asked_at: datetime | None = None
-    #: Age of the container, in seconds; None if it is that of the process.
-    container_age_s: float | None = None
     #: Duration of the image's pull, in seconds; None if unknown.
     pull_s: float | None = None
 
@@ -279,10 +277,7 @@ class Startups:
 
 def _before(beginning: Beginning, clock: Clock) -> tuple[list[Span], float]:
     """Return the phases before this process, and the monotonic second of the beginning."""
-    age_s, container_s = beginning.age_s, beginning.container_age_s
-    # Any other age is that of another container, whose environment is reused.
-    if container_s is not None and 0.0 <= container_s - age_s <= MAX_BOOT_S:
-        age_s = container_s
+    age_s = beginning.age_s
     took_s = boot_s(beginning.asked_at, clock.now() - timedelta(seconds=age_s))
     if took_s is None and beginning.asked_at is not None:
         _log().warning("this boot cannot be: two clocks differ", asked_at=str(beginning.asked_at))

@@ -251,7 +251,7 @@ class Environments:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=_uv_variables(self._variables),
+            env=uv_variables(self._variables),
             # The lock lasts as long as uv runs, even if this process is killed.
             pass_fds=[lock.fileno()],
             check=False,
@@ -284,14 +284,28 @@ def _requirements(needs: Needs) -> list[str]:
     return [*needs.requirements, *bare]
 
 
-def _uv_variables(variables: Mapping[str, str]) -> dict[str, str]:
+def uv_variables(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of uv, with the package index that pip is configured for."""
+    home = Path(variables.get("HOME") or "/")
     config = configparser.RawConfigParser()
-    config.read(variables.get("PIP_CONFIG_FILE", ()))
-    options = dict(config["global"]) if config.has_section("global") else {}
+    with contextlib.suppress(configparser.Error, UnicodeDecodeError):
+        config.read(
+            [
+                "/etc/xdg/pip/pip.conf",
+                "/etc/pip.conf",
+                home / ".pip" / "pip.conf",
+                Path(variables.get("XDG_CONFIG_HOME") or home / ".config") / "pip" / "pip.conf",
+                Path(sys.prefix) / "pip.conf",
+                *filter(None, [variables.get("PIP_CONFIG_FILE")]),
+            ]
+        )
+    options: dict[str, str] = {}
+    for section in ("global", "install"):
+        options |= dict(config[section]) if config.has_section(section) else {}
     names = {name: f"PIP_{name.upper().replace('-', '_')}" for name in _PIP_OPTIONS}
     options |= {name: variables[pip] for name, pip in names.items() if variables.get(pip)}
-    found = {uv: options[name] for name, uv in _PIP_OPTIONS.items() if name in options}
+    # A value may span several lines of a file.
+    found = {uv: " ".join(options[n].split()) for n, uv in _PIP_OPTIONS.items() if n in options}
     # Neither the environment of this process nor its path has anything to do with the new one.
     left_out = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
     return found | {k: v for k, v in variables.items() if k not in left_out}

@@ -97,8 +97,6 @@ class WorkerSettings(Group):
         asked_at: Time when the launcher requested the machine, such as `2026-11-26T09:30:00Z`, to
             measure the boot; the launcher sets `SWELL_WORKER__ASKED_AT`. Negative times and times
             over two hours are ignored.
-        began_boot_s: Start of the container in seconds since the machine's boot (`CLOCK_BOOTTIME`),
-            set by its entry point; unset for the start of the process.
         pull_s: Time to pull the worker's image before the start, in seconds, if the launcher knows
             it.
     """
@@ -152,7 +150,6 @@ class WorkerSettings(Group):
     handover_s: float = Field(default=5.0, ge=0)
     give_up_s: float | None = Field(default=3600.0, ge=0)
     asked_at: AwareDatetime | None = None
-    began_boot_s: float | None = Field(default=None, ge=0)
     pull_s: float | None = Field(default=None, ge=0)
 
     @property

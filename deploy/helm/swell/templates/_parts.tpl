@@ -32,7 +32,7 @@ securityContext:
 {{- define "swell.container" -}}
 image: "{{ .root.Values.image.repository }}:{{ .root.Values.image.tag }}"
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-command: ["/opt/swell/venv/bin/python", "-I", "-m", "swell.containers.init", "swell"]
+command: ["tini", "--", "swell"]
 args: {{ toJson .args }}
 securityContext:
   allowPrivilegeEscalation: false
