@@ -139,7 +139,7 @@ def test_a_portrait_goes_on_from_its_checkpoint(xl: Made) -> None:
     first = StepEngine(SystemClock(), ended.__setitem__)
     assert isinstance(xl.model, StepModel)
     first.add([Request(id="a", model=xl.model, item=xl.item(seed=5).of_pack(1, 3))])
-    while first.step_of("a") < 2:
+    while first.samples["a"].step < 2:
         assert first.boundary()
     kept = first.checkpoint("a")
     second = StepEngine(SystemClock(), ended.__setitem__)

@@ -428,11 +428,6 @@ class Solver:
         return self.name in ("euler", "euler_ancestral")
 
     @property
-    def may_draw(self) -> bool:
-        """Whether a table of it may have steps that take noise."""
-        return self.name in ("euler_ancestral", "lcm", "ddim")
-
-    @property
     def needs_noise(self) -> bool:
         """Whether `advance` always takes z; DDIM takes it if a sample of the batch has eta > 0."""
         return self.name in ("euler_ancestral", "lcm")
@@ -740,12 +735,9 @@ def advance(
 def _advance_euler(
     solver: Solver, x: Array, m: Array, c: Column, z: Array, h: Array, scratch: Array
 ) -> None:
-    if solver.prediction == "epsilon":
-        m += x
-    else:
-        part = _copy(x, scratch)
-        part /= c(2)
-        m += part
+    part = _copy(x, scratch)
+    part /= c(2)
+    m += part
     m -= x
     m /= c(3)
     m *= c(4)

@@ -424,7 +424,7 @@ def _code(facts: Facts) -> tuple[Path, ...]:
     if facts.family is OTHER:
         names |= {"diffusers_pipeline_torch.py", "pipeline_signatures.json"}
     else:
-        names.add("latent_diffusion_torch.py")
+        names |= {"latent_diffusion_torch.py", "pictures_torch.py", "sample_plan.py"}
     return tuple(here / name for name in sorted(names))
 
 
