@@ -84,7 +84,7 @@ class CheckpointWriter:
             self._pipe.send_made(partial(_write, later))
 
     def free(self, pages: Iterable[Page]) -> None:
-        """Free pages of a task whose result has left this process."""
+        """Free the pages of a task after its result is sent."""
         for page in pages:
             self._memory.give_back(page)
 

@@ -63,7 +63,7 @@ _Word: TypeAlias = Frame | Callable[[], Preview | None]
 
 
 class LoadedStepModel:
-    """A model that draws in steps, and what is needed to read its orders."""
+    """A model that draws in steps, and the reader of its orders."""
 
     def __init__(self, card: ModelCard, reader: Reader) -> None:
         self.card = card
@@ -137,7 +137,7 @@ class StepRunner:
         self._checkpoints = CheckpointWriter(memory, pipe, clock)
         self._jobs: dict[int, Job] = {}
         self._samples: dict[str, _Sample] = {}
-        #: Ended tasks whose results have not left this process yet, and their pages.
+        #: Ended tasks with unsent results, and their pages.
         self._leaving: list[tuple[threading.Event, int, list[Page]]] = []
         self._previews_from_s = 0.0
         #: Time that the sending thread took for previews, and the part of it that was counted.
@@ -172,18 +172,18 @@ class StepRunner:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is anything to draw."""
+        """Whether there are samples to draw."""
         return bool(self._samples) and not self._is_handed_over
 
     @property
     def wanted(self) -> set[str]:
-        """The models of all that is to be drawn."""
+        """Names of the models that have tasks."""
         return {job.model for job in self._jobs.values()}
 
     # Models
 
     def look(self) -> None:
-        """See which models are on the device, and tell who draws."""
+        """Tell the engine which models are on the device."""
         expected_s = self._device.expected_s()
         for name in self.models:
             model = self._device.model(name)
@@ -197,11 +197,11 @@ class StepRunner:
                 self.engine.set_residency(model, loaded=seen[1], load_s=seen[2])
 
     def clear(self) -> None:
-        """Finish what needs the device only once more, before another model takes it."""
+        """Decode finished samples before another model takes the device."""
         self.engine.decode_finished()
 
     def _bring(self, name: str) -> None:
-        """Bring a model whose turn it is.
+        """Load a model for the next step.
 
         Raises:
             CannotLoad: It cannot be loaded.
@@ -215,13 +215,13 @@ class StepRunner:
             if job.model == name:
                 job.load_s += load_s
                 if job.began_s is not None:
-                    # It has begun only in so far as its turn has come.
+                    # Loading does not count as running.
                     job.began_s += load_s
 
     # Tasks
 
     def add(self, model: str, orders: list[Order]) -> None:
-        """Take tasks; their samples take part from the next step on."""
+        """Add tasks; their samples join from the next step on."""
         reader, drawn_by = self.models[model].reader, self._known[model][0]
         for order in orders:
             job = reader.job(order, self._pipe, self.clock, drawn_by.pack)
@@ -240,7 +240,7 @@ class StepRunner:
     def _begin(self, sample: _Sample, checkpoint: bytes | None) -> None:
         job = sample.job
         if job.error is not None:
-            # A sample before this one could not even be prepared.
+            # An earlier sample of this task failed already.
             self._count_off(job)
             return
         self._samples[sample.id] = sample
@@ -261,7 +261,7 @@ class StepRunner:
         sample = self._samples.pop(name)
         job = sample.job
         if isinstance(result, InvalidCheckpoint):
-            # Of another network or another Swell: nothing is lost by starting over.
+            # From another model version: start over.
             sys.stderr.write(f"a sample is drawn again: {result}\n")
             self._begin(sample, None)
             return
@@ -306,7 +306,7 @@ class StepRunner:
     # Steps
 
     def step(self) -> None:
-        """Do what is due at a boundary, and one step."""
+        """Run one step and the work around it."""
         if self._leaving:
             self._give_back_left()
         for handle in self._pipe.stopped and self._pipe.stopped & self._jobs.keys():
@@ -329,7 +329,7 @@ class StepRunner:
             self._write_step_costs()
 
     def _give_back_left(self) -> None:
-        """Free the pages of tasks whose results have left this process, which may die."""
+        """Free the pages of tasks after their results were sent."""
         leaving, self._leaving = self._leaving, []
         for each in leaving:
             sent, handle, pages = each
@@ -365,23 +365,16 @@ class StepRunner:
     # Progress and previews
 
     def tell_progress(self, job: Job, total: int, *, is_last: bool) -> None:
-        """Tell how far a task is, counting the steps of all its samples.
-
-        Args:
-            job: The task.
-            total: Steps of each sample.
-            is_last: Whether one of them has just had its last.
-        """
+        """Report the finished steps of all samples of a task."""
         if not job.left:
-            # What a device that works by itself is told is heard of later: by then the thread that
-            # sends the results may have let go of them.
+            # An asynchronous device reports late: the results may be sent already.
             return
         now_s = self.clock.monotonic_s()
         every_s = job.progress_every_s if job.is_told else FIRST_PROGRESS_S
         is_time = now_s - job.told_s >= every_s
         if not (is_time or (is_last and job.is_told)):
             return
-        # A sample whose checkpoint had all steps reports none.
+        # A sample with a checkpoint of the last step reports no progress.
         done = sum(
             sample.steps if result is None else total
             for sample, result in zip(job.samples, job.results, strict=True)
@@ -393,7 +386,7 @@ class StepRunner:
         self._words.append(Step(job.handle, min(done, whole), whole))
 
     def tell_preview(self, sample: _Sample, make: Callable[[], Any]) -> None:
-        """Show a sample, if it is time for it."""
+        """Send a preview of a sample, unless the pause is not over."""
         job, start_s = sample.job, self.clock.monotonic_s()
         if start_s < self._previews_from_s or start_s - job.previewed_s < PREVIEW_EVERY_S:
             return
@@ -413,19 +406,13 @@ class StepRunner:
             self._words.append(partial(self._small, job.handle, sample.index, made))
 
     def _small(self, handle: int, index: int, made: Any) -> Preview | None:
-        """Make a preview's file, in the thread that sends, while the model goes on.
-
-        Args:
-            handle: The task.
-            index: The sample.
-            made: As `StepModel.preview` returns it.
-        """
+        """Encode a preview in the sending thread."""
         try:
             picture = whole(made)
         except Exception:
             traceback.print_exc()
             return None
-        # Waiting for the device costs this thread nothing.
+        # Waiting for the device does not count.
         start_s = self.clock.monotonic_s()
         jpeg = thumbnail(lambda: picture)
         self._small_s += self.clock.monotonic_s() - start_s

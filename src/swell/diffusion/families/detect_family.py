@@ -253,7 +253,7 @@ def _scheduler_config(folder: Path, index: Mapping[str, Any], *, optional: bool)
 
 
 def _placed(folder: Path, facts: Facts, loop: Loop | None) -> Facts:
-    """Return the facts of a model whose steps are batched, or that diffusers' own loop runs.
+    """Decide whether steps are batched or diffusers' own loop runs the model; return the facts.
 
     Raises:
         InvalidModel: Neither can run it.

@@ -48,9 +48,9 @@ class Family:
     half: ClassVar[str] = "float16"
     #: Whether the autoencoder overflows in float16 where its settings do not say.
     upcasts_vae: ClassVar[bool] = False
-    #: Text encoders whose weights LoRAs may change.
+    #: Text encoders that LoRAs may change.
     encoders: ClassVar[Sequence[str]] = ("text_encoder",)
-    #: The order in which an inpainting network's extra channels follow the latents.
+    #: Order of the extra channels of an inpainting network, after the latents.
     beside: ClassVar[Sequence[str]] = ("mask", "around")
     #: Activations of one row of a step for 1024 x 1024 px, in GiB; computed on the meta device with
     #: fused attention, not measured on a GPU.

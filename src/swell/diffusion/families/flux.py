@@ -1,7 +1,7 @@
 """FLUX.1 and its variants.
 
 Source: Black Forest Labs, the released code of FLUX.1 (no paper). It is a rectified flow (arXiv
-2403.03206) whose transformer takes T5's states, CLIP's pooled state and, where it was distilled for
+2403.03206); its transformer takes T5's states, CLIP's pooled state and, where it was distilled for
 it, guidance as a number. A token is 2 x 2 latents, with row and column as positions (Su et al.,
 arXiv 2104.09864). FLUX.1 Fill also takes the picture around a mask, and each pixel of the mask.
 

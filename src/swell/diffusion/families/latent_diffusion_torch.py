@@ -9,8 +9,8 @@ In float32 on the CPU a seed gives the same picture as diffusers' own pipeline w
 including the samples of the autoencoder.
 
 Inpainting with a network that has no mask input follows RePaint (arXiv 2201.09865): before each
-step, what is kept is the picture at this step's noise level. Only the network's input is replaced,
-because solvers treat each element by itself; kept elements are restored before decoding.
+step, the kept region is the picture at this step's noise level. Only the network's input is
+replaced, because solvers treat each element by itself; the region is restored before decoding.
 """
 
 import functools
@@ -367,7 +367,7 @@ def _cast(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
 
 
 def _kept(x: Tensor, t: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
-    """Replace what is kept in the network's input by the picture at this step's noise level."""
+    """Replace the kept region of the network's input by the picture at this noise level."""
     at = (conditions["level_times"] - t[:, None]).abs().argmin(dim=1, keepdim=True)
     near = conditions["level_times"].gather(1, at)[:, 0]
     kept, added = (

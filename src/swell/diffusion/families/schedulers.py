@@ -1,8 +1,7 @@
-"""What a folder's `scheduler_config.json` means to the engine: which solver, and its options. Pure.
+"""Reads a folder's `scheduler_config.json`: the solver of the engine, and its options. Pure.
 
-A setting that is left out has the default of its class in diffusers 0.42. What the engine has no
-solver for gives None: such a model is drawn by diffusers' own loop, which Swell cannot share among
-samples.
+A missing setting has the default of its class in diffusers 0.42. If the engine has no such solver,
+the result is None, and diffusers' own loop draws the model, without sharing steps among samples.
 """
 
 import math
@@ -72,10 +71,10 @@ FEW_STEPS: Final[Mapping[str, tuple[str, Config, int, float]]] = {
     "lightning": ("euler", {"timestep_spacing": "trailing"}, 4, 0.0),
 }
 
-#: What a sampler's class has to be told, since it does something else by itself.
+#: Settings that differ from the defaults of a sampler's class.
 _WITHOUT: Final[Mapping[str, Config]] = {"plms": {"skip_prk_steps": True}}
 
-#: What pipelines of Stable Diffusion 1 and 2 set beside the offset, by what they draw from.
+#: Settings that pipelines of Stable Diffusion 1 and 2 change in addition to the offset.
 _MENDED: Final[Mapping[str, Config]] = {
     "words": {"clip_sample": False},
     "mask": {"skip_prk_steps": True},
@@ -156,12 +155,12 @@ def with_sampler(config: Config, name: str) -> dict[str, Any]:
 
 
 def check_sampler(sampler: str, few: str, *, flows: bool | None, name: str) -> None:
-    """Check that a sampler which was asked for fits what the network says.
+    """Check that a sampler fits the prediction of the network.
 
     Args:
         sampler: Its name; empty for none.
         few: The way of being distilled to few steps, which has a sampler too; empty for none.
-        flows: Whether the network says a flow, rather than noise; None if nobody knows.
+        flows: Whether the network predicts a flow rather than noise; None if unknown.
         name: The pipeline's, for errors.
 
     Raises:
@@ -182,8 +181,8 @@ def check_sampler(sampler: str, few: str, *, flows: bool | None, name: str) -> N
 def as_pipelines_take(config: Config, *, sees_mask: bool) -> dict[str, Any]:
     """Return settings as the pipelines of Stable Diffusion 1 and 2 take a folder's scheduler.
 
-    They hold some settings of old folders for mistakes, whatever the class of the scheduler. Those
-    for XL, for control nets and for LCM take them as they are.
+    They replace some settings of old folders for all scheduler classes. Pipelines for XL, control
+    nets and LCM do not.
 
     Args:
         config: What the folder says.
@@ -214,12 +213,12 @@ def few_step(config: Config, name: str) -> tuple[dict[str, Any], tuple[int, floa
 def sampler_of(
     config: Config, steps: int, *, tokens: int = 0, even: bool = False
 ) -> Sampler | None:
-    """Return what the engine is to draw with, or None if it has no such solver.
+    """Return the sampler, or None if the engine has no such solver.
 
     Args:
-        config: What `scheduler_config.json` says.
-        steps: How many.
-        tokens: Of the picture, for schedules that depend on its size.
+        config: The content of `scheduler_config.json`.
+        steps: Number of steps.
+        tokens: Tokens of the picture, for schedules that depend on its size.
         even: Whether the pipeline lays a flow's steps evenly, as that of Flux does.
 
     Raises:
@@ -357,7 +356,7 @@ def _offset(config: Config) -> int:
 
 
 def _trained(config: Config) -> int:
-    """Return of how many steps training was."""
+    """Return the number of training timesteps."""
     return count_of(config, "num_train_timesteps", 1000, least=1, most=100_000, file=_FILE)
 
 
