@@ -8,8 +8,8 @@ from xml.sax.saxutils import escape
 
 from fleet_table import SWELL, Grid
 from machine import ROOT
-from swell.simulator.anchors import ANCHORS, REFERENCES
-from swell.simulator.score import Served
+from rivals.anchors import ANCHORS, REFERENCES
+from rivals.score import Served
 
 CHART = ROOT / "docs" / "images" / "fleet-cost.svg"
 

@@ -2,7 +2,7 @@
 
 Simulated time: V1, V2 and V3 (22 days that go viral), cold starts of 120, 300 and 600 s, five seeds
 that nobody chose numbers by, one pool without limits. At equal service: no more than 5 % of samples
-wait longer than 20 s. The least is that of whoever had known the future: `swell.simulator.oracle`.
+wait longer than 20 s. The least is the lower bound of `rivals`, which knows the future.
 
 Swell's policy is run as it comes; where more than 5 % are late it is told to be more careful. Each
 of the others has one setting for all traces: of its sweep, and of what lies between two neighbours,
@@ -35,9 +35,9 @@ import fleet_chart
 import fleet_table
 from fleet_table import Grid
 from machine import BENCH, ROOT, quiet, report, say
-from swell.simulator import comparison
-from swell.simulator.anchors import ANCHORS, REFERENCES
-from swell.simulator.comparison import Anchored, Least, Piece, Ran, Told
+from rivals import comparison
+from rivals.anchors import ANCHORS, REFERENCES
+from rivals.comparison import Anchored, Least, Piece, Ran, Told
 from swell.simulator.traces import HELD_OUT, HELD_OUT_SEEDS, named
 
 VIRAL = ("v1", "v2", "v3")
@@ -56,10 +56,10 @@ KEPT = BENCH / "fleet"
 SOURCES = ROOT / "src" / "swell"
 
 #: Modules that decide what comes of each kind of piece, besides its trace.
-OF_ALL = ("simulator.arrivals", "simulator.comparison")
+OF_ALL = ("simulator.arrivals", "rivals.comparison")
 CODE = {
-    Least: ("simulator.oracle.levels", "simulator.oracle.prices", "simulator.oracle.interior"),
-    Anchored: tuple(f"simulator.{name}" for name in ("fleets", "rules", "anchors", "waits")),
+    Least: ("rivals.levels", "rivals.prices", "rivals.interior"),
+    Anchored: ("rivals.fleets", "rivals.rules", "rivals.anchors", "simulator.waits"),
     Ran: ("core.kaplan_meier", "simulator.fluid", "simulator.pools", "simulator.waits"),
 }
 
@@ -75,7 +75,8 @@ def code_of(kind: type[Piece]) -> str:
         )
     digest = hashlib.sha256()
     for name in names:
-        digest.update((SOURCES / f"{name.replace('.', '/')}.py").read_bytes())
+        folder = ROOT / "benchmarks" if name.startswith("rivals.") else SOURCES
+        digest.update((folder / f"{name.replace('.', '/')}.py").read_bytes())
     return digest.hexdigest()
 
 

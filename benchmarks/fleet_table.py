@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from machine import RESULTS
-from swell.simulator.anchors import ANCHORS, REFERENCES
-from swell.simulator.comparison import Anchored, Least, Piece, Told
-from swell.simulator.score import Served, at_equal_service, for_all, geometric_mean, pooled
+from rivals.anchors import ANCHORS, REFERENCES
+from rivals.comparison import Anchored, Least, Piece, Told
+from rivals.score import Served, at_equal_service, for_all, geometric_mean, pooled
 
 PAGE = RESULTS / "autoscaling.md"
 SWELL = "Swell"

@@ -155,7 +155,6 @@ def test_how_models_and_slots_are_told_is_checked(tmp_path: Path) -> None:
         (("--model", "a/b=x"), "a share above 0"),
         (("--slots", "2", "--slower", "1,0.5"), "do not fall"),
         (("--slots", "2", "--slower", "x"), "begin with 1"),
-        (("--model", "a/b", "--model", "a/c", "--compare"), "cannot be compared"),
         (("--model", "a/b", "--model", "a/c", "--scale", "1000"), "use a smaller scale"),
     ):
         refused = swell.run("simulate", "azure-conv", *options)

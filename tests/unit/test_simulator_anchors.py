@@ -1,17 +1,22 @@
 import math
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from swell.autoscaler.outlook import Observation, Plan, PoolPlan, State
 from swell.simulator import fluid
-from swell.simulator.anchors import ANCHORS, REFERENCES, Anchor
 from swell.simulator.arrivals import TICK_S, arrivals
-from swell.simulator.fleets import Case, Fleets
 from swell.simulator.pools import MODEL, Pool
-from swell.simulator.rules import Aws, Foresight, Keda, Knative, Peak, Ray, RunPod, Sky, SkyPool
 from swell.simulator.traces import named
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from rivals.anchors import ANCHORS, REFERENCES, Anchor
+from rivals.fleets import Case, Fleets
+from rivals.rules import Aws, Foresight, Keda, Knative, Peak, Ray, RunPod, Sky, SkyPool
 
 RATE = 0.5
 

@@ -1,9 +1,15 @@
+import sys
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from swell.simulator import traces
-from swell.simulator.anchors import ANCHORS
-from swell.simulator.comparison import RATE, Anchored, Least, Ran, Told, run
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from rivals.anchors import ANCHORS
+from rivals.comparison import RATE, Anchored, Least, Ran, Told, run
 
 SHORT = "short-for-a-test"
 STARTS_S = (120.0, 300.0)

@@ -1,4 +1,6 @@
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,9 +9,12 @@ from hypothesis import strategies as st
 
 from swell.core.errors import InvalidInput
 from swell.simulator.arrivals import TICK_S, arrivals
-from swell.simulator.oracle import least_s, levels_s, smoothest
-from swell.simulator.oracle.prices import certified, fair_prices
 from swell.simulator.traces import named
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from rivals import least_s, levels_s, smoothest
+from rivals.prices import certified, fair_prices
 
 COUNTS = st.lists(st.integers(0, 9), min_size=1, max_size=30)
 
@@ -64,7 +69,7 @@ def test_nothing_is_served_before_it_came_or_after_it_was_due(came: list[int], w
 
 # --- the linear programs, which need scipy ---
 
-Program = pytest.importorskip("swell.simulator.oracle.programs", reason="scipy is not installed")
+Program = pytest.importorskip("rivals.programs", reason="scipy is not installed")
 
 
 def program_s(came: list[int], gap: int, wait_ticks: int, late: float = 0.0) -> float:

@@ -1,14 +1,11 @@
-import builtins
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from swell.autoscaler.policy_settings import PolicySettings
-from swell.cli import app
 from swell.core.errors import InvalidInput
 from swell.simulator import launch, traces
 from swell.simulator.drawing import bars, svg
@@ -152,18 +149,3 @@ def test_a_drawing_is_text_that_cannot_be_markup() -> None:
     drawn = svg("<b>", chart, 3600.0)
     assert "&lt;b&gt;" in drawn
     assert drawn.count("<polyline") == 4
-
-
-@pytest.mark.slow
-def test_without_scipy_comparing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "swell.simulator.against":
-            raise ImportError("No module named 'scipy'")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    done = CliRunner().invoke(app, ["simulate", "azure-conv", "--scale", "0.1", "--compare"])
-    assert done.exit_code == 2
-    assert "pip install 'swell[simulate]'" in done.output

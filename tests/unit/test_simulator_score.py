@@ -1,8 +1,13 @@
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swell.simulator.score import Served, at_equal_service, for_all, geometric_mean, pooled
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from rivals.score import Served, at_equal_service, for_all, geometric_mean, pooled
 
 
 def served(times: float, late: float, knob: float, curve: str = "one") -> Served:

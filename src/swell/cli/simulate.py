@@ -14,14 +14,13 @@ from swell.autoscaler.policy_settings import PolicySettings
 from swell.bootstrap.autoscaler import policy_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
-from swell.cli.output import print_json, seconds, table, talk
+from swell.cli.output import print_json, seconds, table
 from swell.core.billing.price_book import LIST
 from swell.core.errors import InvalidInput, InvalidRequest
 from swell.settings.load import Settings
 from swell.settings.pool_prices import pool_prices
 from swell.settings.pool_settings import PoolTable
 from swell.simulator import launch, traces
-from swell.simulator.arrivals import arrivals
 from swell.simulator.crowds import Crowd, parts
 from swell.simulator.drawing import bars, svg
 from swell.simulator.jobs import Terms
@@ -151,13 +150,6 @@ def simulate(
             help="tasks: one by one; fluid: as a flow, for millions. Default by their number."
         ),
     ] = None,
-    compare: Annotated[
-        bool,
-        typer.Option(
-            "--compare",
-            help="Compare with the lower bound and with other policies; takes a minute.",
-        ),
-    ] = False,
     picture: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE", help="Draw the run into a file.")
     ] = None,
@@ -201,12 +193,9 @@ def simulate(
     short = _shortage(asked, told, quota, size)
     api_micros = _api_micros(settings, api_price)
     quotas = _quotas(settings, asked, told, size, gpu)
-    rivals = _compared(asked) if compare else None
     if picture is not None:
         picture.write_text(svg(f"{demand or 'a day'}", told.chart, told.seconds), encoding="utf-8")
-    answer = _Answer(
-        asked=asked, told=told, size=size, short=short, quotas=quotas, api=api_micros, rivals=rivals
-    )
+    answer = _Answer(asked=asked, told=told, size=size, short=short, quotas=quotas, api=api_micros)
     if as_json:
         print_json(_as_json(answer))
     else:
@@ -230,15 +219,6 @@ class _Answer(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     short: _Short | None
     quotas: list[launch.Quota]
     api: float
-    rivals: "_Rivals | None"
-
-
-class _Rivals(msgspec.Struct, frozen=True, eq=False, kw_only=True):
-    """Costs of Swell's and other policies relative to the lower bound, with one unlimited pool."""
-
-    swell: float
-    late: float
-    others: list[Any]
 
 
 # ---- options
@@ -481,31 +461,6 @@ def _api_micros(settings: Settings, price: float | None) -> float:
     return settings.costs.api_image_micros or _API_PICTURE * _MICROS
 
 
-def _compared(asked: Asked) -> _Rivals:
-    try:
-        from swell.simulator.against import rivals  # noqa: PLC0415 - needs an extra
-    except ImportError as error:
-        raise InvalidRequest("--compare needs scipy: pip install 'swell[simulate]'") from error
-    demand, first = asked.demand, asked.pools[0]
-    if not isinstance(demand, Trace):
-        raise InvalidRequest("tasks of a file cannot be compared: give a trace of minutes")
-    if len(asked.shares) > 1:
-        raise InvalidRequest("several models cannot be compared with others: leave --model out")
-    pool = Pool(start_s=first.pool.start_s, hour_micros=first.pool.hour_micros)
-    alone = msgspec.structs.replace(first, pool=pool)
-    told = run(msgspec.structs.replace(asked, pools=[alone], level="fluid"))
-    talk.print("comparing with other policies", markup=False)
-    least_s, others = rivals(
-        arrivals(demand, asked.seed, spread=asked.spread),
-        rate=rate_of(first, asked.shares),
-        start_s=pool.start_s,
-        wait_s=asked.settings.wait_s,
-        seed=asked.seed,
-        late=asked.settings.late_share,
-    )
-    return _Rivals(swell=told.worker_s / least_s, late=told.late, others=others)
-
-
 # ---- output
 
 
@@ -525,8 +480,6 @@ def _show(answer: _Answer) -> None:
     for line in [*_words(answer), *_short_words(answer)]:
         stdout.print(f"\n{line}", markup=False)
     _show_quotas(answer)
-    if answer.rivals is not None:
-        _show_rivals(answer.rivals)
 
 
 def _chart(answer: _Answer) -> Iterator[str]:
@@ -629,19 +582,6 @@ def _show_quotas(answer: _Answer) -> None:
     table(("WHERE", "KIND", "WORKERS", "USD/HOUR"), rows, empty="")
 
 
-def _show_rivals(rivals: _Rivals) -> None:
-    stdout.print("\nPaid worker time over the lower bound, at equal service:\n", markup=False)
-    rows: list[tuple[str, str, str]] = [
-        ("Swell", f"{rivals.swell:.3f}", f"{100 * rivals.late:.1f} % late")
-    ]
-    for each in rivals.others:
-        usual = ""
-        if each.usual is not None:
-            usual = f"as it comes {each.usual:.3f}, {100 * each.usual_late:.1f} % late"
-        rows.append((each.name, "-" if each.best is None else f"{each.best:.3f}", usual))
-    table(("WHO", "TIMES THE BOUND", ""), rows, empty="")
-
-
 def _as_json(answer: _Answer) -> dict[str, Any]:
     told = msgspec.to_builtins(answer.told, str_keys=True)
     found = {
@@ -654,6 +594,4 @@ def _as_json(answer: _Answer) -> dict[str, Any]:
     if answer.short is not None:
         short = msgspec.to_builtins(answer.short.told, str_keys=True)
         found["with_quota"] = {"most": answer.short.most, "simulated": short}
-    if answer.rivals is not None:
-        found["compared"] = msgspec.to_builtins(answer.rivals)
     return found

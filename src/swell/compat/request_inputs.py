@@ -12,9 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from swell.core.errors import InvalidRequest, TooLarge
+from swell.core.errors import UNREADABLE, InvalidRequest, TooLarge
 from swell.objects.object_store import ObjectInfo
-from swell.server.decoding import check_json
 from swell.server.files.file_routes import keep_upload, plain_type
 from swell.server.models.model_cards import pointer_of
 from swell.server.multipart_forms import Part, read_parts
@@ -57,7 +56,7 @@ async def json_object(service: Service, call: Call) -> dict[str, Any]:
         InvalidRequest: The body is not a JSON object.
         TooLarge: It is too long, or has too many fields.
     """
-    check_json(call)
+    call.check_json()
     body = await call.body(service.settings.server.max_body_bytes)
     value = decode_json(body or b"{}", "the body")
     if not isinstance(value, dict):
@@ -75,7 +74,7 @@ def decode_json(data: bytes | msgspec.Raw | str, what: str) -> Any:
     """
     try:
         return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InvalidRequest(f"{what} is not JSON in UTF-8: {error}") from error
 
 

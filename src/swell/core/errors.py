@@ -33,7 +33,12 @@ mapped once, at the edge where they enter.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, TypedDict
+from typing import ClassVar, Final, TypedDict
+
+import msgspec
+
+#: What decoding raises for bytes that are not JSON in UTF-8, or not of the expected type.
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class FieldError(TypedDict):

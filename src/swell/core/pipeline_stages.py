@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from swell.core.errors import InvalidRequest
+from swell.core.errors import UNREADABLE, InvalidRequest
 from swell.core.results import Artifact, TaskWarning, Timings
 
 _NAME: Final = r"(?:[A-Za-z_][A-Za-z0-9_-]*|[0-9]+)"
@@ -415,7 +415,7 @@ def decoded(raw: msgspec.Raw) -> Any:
     """Return the value of a JSON text; None if it cannot be read, or is nested too deeply."""
     try:
         value = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return value if _is_shallow(value, _MAX_DEPTH) else None
 

@@ -6,6 +6,8 @@ from typing import Final
 
 import msgspec
 
+from swell.core.errors import UNREADABLE
+
 #: Indexed characters of one input, and of one word.
 _MAX_CHARS: Final = 2000
 _MAX_WORD_CHARS: Final = 40
@@ -40,7 +42,7 @@ def task_words(raw: msgspec.Raw) -> tuple[str, ...]:
     """Return the words of the texts of an input, without URLs and data URLs."""
     try:
         value = msgspec.json.decode(raw, type=dict[str, object])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return ()
     lists = [each if isinstance(each, list) else [each] for each in value.values()]
     texts = [text for each in lists for text in each if isinstance(text, str)]

@@ -67,20 +67,16 @@ class MemorySubscription:
         return self._unread.pop(0) if self._unread else None
 
     def close(self) -> None:
-        """Stop listening. Idempotent."""
+        """Stop listening: drop unread events, and end `next`. Idempotent."""
         if not self._is_closed:
             listeners = self._bus.listeners.get(self._task_id, {})
             listeners.pop(self, None)
             if not listeners:
                 self._bus.listeners.pop(self._task_id, None)
-            self.end()
-
-    def end(self) -> None:
-        """Drop unread events and wake the reader: no more events follow."""
-        self._is_closed = True
-        self._unread.clear()
-        if self._waiter is not None:
-            self._wake()
+            self._is_closed = True
+            self._unread.clear()
+            if self._waiter is not None:
+                self._wake()
 
     def offer(self, event: Event) -> None:
         """Keep an event for the reader, unless a newer one was offered before."""
@@ -126,13 +122,16 @@ class MemoryBus:
                 if len(history) > self._events_per_task:
                     _drop_one(history)
                 if event.id == TERMINAL_ID:
-                    self._expire(event.task_id)
+                    ends_at_s = self._clock.monotonic_s() + _KEEP_ENDED_S
+                    self._expiries.append((ends_at_s, event.task_id))
             elif event.kind is EventKind.ARTIFACT and history[-1].id < TERMINAL_ID:
                 _insert(history, event)
             for listener in self.listeners.get(event.task_id, ()):
                 listener.offer(event)
         while len(self._history) > self._most_tasks:
             self._history.popitem(last=False)
+        if len(self._expiries) > self._most_tasks:
+            self._expire()
 
     #: Sends events to the listeners of this process.
     publish_local = publish
@@ -141,7 +140,7 @@ class MemoryBus:
         """Listen to a task, from the first event in the history with an id above `after`."""
         subscription = MemorySubscription(self, task_id, after)
         if self._ended.is_set():
-            subscription.end()
+            subscription.close()
             return subscription
         self._expire()
         for event in self._history.get(task_id, ()):
@@ -184,21 +183,17 @@ class MemoryBus:
 
     def end(self) -> None:
         """End all subscriptions, including later ones; their `next` returns None."""
-        for listeners in self.listeners.values():
-            for listener in listeners:
-                listener.end()
-        self.listeners.clear()
+        for listener in [each for of_task in self.listeners.values() for each in of_task]:
+            listener.close()
         self._ended.set()
 
     async def close(self) -> None:
         """End all subscriptions."""
         self.end()
 
-    def _expire(self, ended: str | None = None) -> None:
-        """Drop the history of tasks that ended a while ago; note a task that has ended now."""
+    def _expire(self) -> None:
+        """Drop the history of tasks that ended a while ago."""
         now_s = self._clock.monotonic_s()
-        if ended is not None:
-            self._expiries.append((now_s + _KEEP_ENDED_S, ended))
         while self._expiries and self._expiries[0][0] <= now_s:
             self._history.pop(self._expiries.popleft()[1], None)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from swell.core.errors import FieldError, InvalidInput, InvalidRequest
+from swell.core.errors import UNREADABLE, FieldError, InvalidInput, InvalidRequest
 from swell.server.models.model_cards import pointer_of
 from swell.server.problem_details import closest
-from swell.server.request import JSON, Call
+from swell.server.request import Call
 
 if TYPE_CHECKING:
     from swell.server.service import Service
@@ -30,10 +30,10 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 class Reader:
     """Reads JSON bodies of one type, strictly: an unknown field is an error with a suggestion."""
 
-    __slots__ = ("_decode", "_fields")
+    __slots__ = ("_fields", "decode")
 
     def __init__(self, kind: type[Any]) -> None:
-        self._decode = msgspec.json.Decoder(kind).decode
+        self.decode = msgspec.json.Decoder(kind).decode
         self._fields = _all_fields(kind)
 
     def read(self, body: bytes) -> Any:
@@ -44,26 +44,12 @@ class Reader:
             InvalidInput: It is JSON of another shape.
         """
         try:
-            return self._decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._refusal(body, error) from error
+            return self.decode(body)
+        except UNREADABLE as error:
+            raise self.refusal(body, error) from error
 
-    async def read_call(self, call: Call, limit_bytes: int) -> Any:
-        """Return the message in a request's body.
-
-        Raises:
-            InvalidRequest: As `read`, or the content type is not JSON.
-            TooLarge: The body is longer than `limit_bytes`.
-        """
-        if call.headers.get(b"content-type", JSON) != JSON:
-            check_json(call)
-        body = await call.body(limit_bytes)
-        try:
-            return self._decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._refusal(body, error) from error
-
-    def _refusal(self, body: bytes, error: Exception) -> InvalidRequest:
+    def refusal(self, body: bytes, error: Exception) -> InvalidRequest:
+        """Return the error for a client whose body cannot be decoded."""
         if isinstance(error, msgspec.ValidationError):
             return _refusal(str(error), self._fields)
         what = "the body is empty" if not body else f"the body is not JSON in UTF-8: {error}"
@@ -85,24 +71,11 @@ async def read_body(
     if is_optional:
         message = reader.read(await call.body(limit_bytes) or b"{}")
     else:
-        message = await reader.read_call(call, limit_bytes)
+        message = await call.read(reader, limit_bytes)
     return message
 
 
 _reader = functools.cache(Reader)
-
-
-def check_json(call: Call) -> None:
-    """Check that the content type is JSON or missing.
-
-    Raises:
-        InvalidRequest: It is another one.
-    """
-    media_type = call.media_type
-    if media_type and media_type != "application/json" and not media_type.endswith("+json"):
-        raise InvalidRequest(
-            f"the body's content type is {media_type[:60]!r}: send `Content-Type: application/json`"
-        )
 
 
 def convert_fields(fields: Mapping[str, Any], kind: type[T], *, is_text: bool = False) -> T:

@@ -13,13 +13,14 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from swell.core.errors import InvalidRequest, TooLarge
+from swell.core.errors import UNREADABLE, InvalidRequest, TooLarge
 from swell.core.records import ApiKey
 from swell.core.telemetry import Trace, request_id
 from swell.server.headers import GUARDS, NO_POLICY, Headers
 
 if TYPE_CHECKING:
     from swell.server.body_queue import BodyQueue
+    from swell.server.decoding import Reader
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -165,6 +166,35 @@ class Call:
         if len(found) != len(pairs):
             raise InvalidRequest("a query parameter is given twice; give each once")
         return found
+
+    async def read(self, reader: "Reader", limit_bytes: int) -> Any:
+        """Return the message in the body.
+
+        Raises:
+            InvalidRequest: The body is not JSON of the reader's type, or is declared as another
+                content type.
+            TooLarge: As `body`.
+        """
+        if self.headers.get(b"content-type", JSON) != JSON:
+            self.check_json()
+        body = await self.body(limit_bytes)
+        try:
+            return reader.decode(body)
+        except UNREADABLE as error:
+            raise reader.refusal(body, error) from error
+
+    def check_json(self) -> None:
+        """Check that the content type is JSON or missing.
+
+        Raises:
+            InvalidRequest: It is another one.
+        """
+        media_type = self.media_type
+        if media_type and media_type != "application/json" and not media_type.endswith("+json"):
+            raise InvalidRequest(
+                f"the body's content type is {media_type[:60]!r}: send "
+                "`Content-Type: application/json`"
+            )
 
     async def body(self, limit_bytes: int) -> bytes:
         """Return the whole body.

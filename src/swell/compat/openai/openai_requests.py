@@ -11,6 +11,7 @@ from msgspec import Meta
 from swell.compat import image_fields
 from swell.compat.request_inputs import form_parts, json_object, upload_part, with_uploads
 from swell.compat.result_files import file_url
+from swell.core.errors import UNREADABLE
 from swell.server.common_schemas import PLAIN, doc
 from swell.server.decoding import convert_fields
 from swell.server.models.model_cards import Target
@@ -291,6 +292,6 @@ def _json_or_text(text: str) -> Any:
     """Return a number, boolean, list or object that a form's text holds; else the text."""
     try:
         value = msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return text
     return text if isinstance(value, str) or value is None else value

@@ -186,7 +186,7 @@ async def cast_ballot(service: "Service", call: Call) -> Reply:
     if not any(name == b"access-control-allow-origin" for name, _ in call.added_headers):
         # A sheet is a file without an origin; its permit limits its rights.
         call.add_header(b"access-control-allow-origin", b"*")
-    # Not `read_call`: sheets send text/plain, which needs no CORS preflight.
+    # Not `Call.read`: sheets send text/plain, which needs no CORS preflight.
     asked = _ballot.read(await call.body(_MAX_BALLOT_BYTES))
     comparison = await _known(service, call.params["id"])
     permit = digest_of(asked.permit)

@@ -15,7 +15,14 @@ import msgspec
 
 from swell.core.card_limits import compile_schema, rules_of
 from swell.core.clock import Clock
-from swell.core.errors import FieldError, InvalidInput, InvalidRequest, NotFound, NoWorker
+from swell.core.errors import (
+    UNREADABLE,
+    FieldError,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    NoWorker,
+)
 from swell.core.quality_fallback import is_drawing
 from swell.core.records import ModelCard
 from swell.core.rollouts.rollout_state import Canary, Life, is_of_canary
@@ -198,7 +205,7 @@ class Cards:
         schema = self._schema(target.card)
         try:
             value: Any = _decode(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise InvalidRequest(f"the value at {at} is not JSON in UTF-8: {error}") from error
         if type(value) is not dict:
             detail = 'an input is an object of the model\'s fields, such as {"prompt": "…"}'

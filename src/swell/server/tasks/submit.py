@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from swell.core.errors import FieldError, InvalidInput, InvalidRequest, SwellError
+from swell.core.errors import UNREADABLE, FieldError, InvalidInput, InvalidRequest, SwellError
 from swell.core.events import TERMINAL_ID, TaskSummary, event_of, summary_of, summary_of_stage
 from swell.core.quality_fallback import with_changes
 from swell.core.store_types import Accepted
@@ -183,7 +183,7 @@ def fingerprint(path: str, body: bytes) -> bytes:
     """
     try:
         canonical = msgspec.json.encode(msgspec.json.decode(body), order="deterministic")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         # The checks of the input and the metadata report the error.
         canonical = body
     return hashlib.sha256(path.encode() + b"\n" + canonical).digest()
@@ -197,7 +197,7 @@ def _check_metadata(metadata: msgspec.Raw, at: str) -> None:
         raise InvalidInput(detail, errors=[error])
     try:
         msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InvalidRequest(f"the value at {pointer} is not JSON in UTF-8: {error}") from error
 
 

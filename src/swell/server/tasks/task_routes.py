@@ -133,7 +133,7 @@ async def create(service: Service, call: Call) -> Reply:
     `Accept`, also send `Prefer`, or repeat the idempotency key of an ended task; without a file
     of that type the answer is JSON.
     """
-    request: TaskRequest = await _request.read_call(call, service.settings.server.max_body_bytes)
+    request: TaskRequest = await call.read(_request, service.settings.server.max_body_bytes)
     repeat = None
     if b"idempotency-key" in call.headers:
         repeat = await repeat_of(service, call, call.content)
@@ -161,7 +161,7 @@ async def create_batch(service: Service, call: Call) -> Reply:
 
     The server accepts all tasks or none. An idempotency key covers the whole batch.
     """
-    batch: BatchRequest = await _batch.read_call(call, service.settings.server.max_body_bytes)
+    batch: BatchRequest = await call.read(_batch, service.settings.server.max_body_bytes)
     repeat = await repeat_of(service, call, call.content)
     ranks = _BatchRanks(service)
     news: list[NewTask] = []

@@ -44,7 +44,7 @@ _encode = msgspec.json.Encoder().encode
 )
 async def lease(service: Service, call: Call) -> Reply:
     """Lease tasks."""
-    ask: Ask = await _ask.read_call(call, service.settings.server.max_body_bytes)
+    ask: Ask = await call.read(_ask, service.settings.server.max_body_bytes)
     worker = await own_worker(service, call, ask.worker_id)
     return reply_with_leases(service, await lease_tasks(service, worker, ask, call))
 

@@ -55,7 +55,7 @@ _report = Reader(Report)
 )
 async def report(service: Service, call: Call) -> Reply:
     """Report progress and outcomes."""
-    received: Report = await _report.read_call(call, service.settings.server.max_upload_bytes)
+    received: Report = await call.read(_report, service.settings.server.max_upload_bytes)
     worker = await own_worker(service, call, received.worker_id)
     return reply_with_leases(service, await take_report(service, worker, received))
 

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swell.simulator import rules
-from swell.simulator.fleets import Rule
+from rivals import rules
+from rivals.fleets import Rule
 
 _Array = NDArray[np.float64]
 

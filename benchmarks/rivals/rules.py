@@ -15,8 +15,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from rivals.fleets import Fleets
 from swell.simulator.arrivals import TICK_S
-from swell.simulator.fleets import Fleets
 
 _Array = NDArray[np.float64]
 

@@ -10,6 +10,7 @@ good ones.
 import numpy as np
 from numpy.typing import NDArray
 
+from rivals.interior import prices as interior_prices
 from swell.core.errors import InvalidInput
 from swell.simulator.arrivals import TICK_S
 
@@ -40,8 +41,7 @@ def least_s(
         launch_s: Price of a launch, in seconds of worker time.
 
     Raises:
-        InvalidInput: `wait_s` is not a multiple of a tick, `late` is not a share, or scipy is not
-            installed.
+        InvalidInput: `wait_s` is not a multiple of a tick, or `late` is not a share.
     """
     width = round(wait_s / TICK_S)
     if width < 1 or width * TICK_S != wait_s or not 0.0 <= late < 1.0:
@@ -54,19 +54,8 @@ def least_s(
     if not work.any():
         return 0.0
     gap = (start_s + launch_s) / wait_s
-    each, extra = _prices(work, gap, late)
+    each, extra = interior_prices(work, gap, late)
     return certified(work, gap, late, each, extra) * wait_s
-
-
-def _prices(work: _Array, gap: float, late: float) -> tuple[_Array, float]:
-    try:
-        # The extra `simulate` installs scipy.
-        from swell.simulator.oracle.interior import prices  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise InvalidInput(
-            f"the bound needs {error.name}, which is not installed: pip install 'swell[simulate]'"
-        ) from error
-    return prices(work, gap, late)
 
 
 def certified(work: _Array, gap: float, late: float, prices: _Array, extra: float) -> float:

@@ -1,11 +1,10 @@
 """Lower bounds on the cost of a fleet, computed with knowledge of the future.
 
 Workers are a fluid here, so no fleet of whole workers with the target wait is cheaper. `least_s`
-bounds one pool, and `programs` several. Both need the extra `simulate`; `levels_s` and `smoothest`
-do not.
+bounds one pool, and `programs` several.
 """
 
-from swell.simulator.oracle.levels import levels_s, smoothest
-from swell.simulator.oracle.prices import least_s
+from rivals.levels import levels_s, smoothest
+from rivals.prices import least_s
 
 __all__ = ["least_s", "levels_s", "smoothest"]

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rivals import least_s
+from rivals.anchors import ANCHORS, REFERENCES, Setting
+from rivals.fleets import Case, Fleets, Result
 from swell.autoscaler.policy import plan
 from swell.autoscaler.policy_settings import PolicySettings
 from swell.simulator import fluid, traces
-from swell.simulator.anchors import ANCHORS, REFERENCES, Setting
 from swell.simulator.arrivals import arrivals
-from swell.simulator.fleets import Case, Fleets, Result
-from swell.simulator.oracle import least_s
 from swell.simulator.pools import Pool
 
 #: Samples per second of one worker, and target wait in seconds.
