@@ -775,7 +775,7 @@ def test_of_unused_keys_the_latest_step_costs_are_kept(
         studio.add("a", key=number, steps=1)
         studio.finish()
     names = [name.split()[-1] for name in studio.denoiser.step_costs()]
-    assert names == ["99", *(str(number) for number in [*range(10, 20), 9, 20, 21])]
+    assert names == ["99", "18", "19", "9", "20", "21"]
 
 
 @pytest.mark.slow

@@ -238,11 +238,11 @@ def test_the_control_nets_picture_has_the_middle_of_its_latents_whatever_the_see
     made = Made(tmp_path, "sd 3")
     definition, model = made.loaded("it")
     given = definition.input_type(prompt="a fox", **CONTROL)
-    words = [model._words(given, seed) for seed in (1, 2)]
+    words = [model.planner.words(given, seed) for seed in (1, 2)]
     one, other = (model.encode([each])[0]["control"] for each in words)
     assert torch.equal(one, other)
     vae = diffusers.AutoencoderKL.from_pretrained(made.weights, subfolder="vae")
-    pixels = model.pixels(words[0].control, words[0])
+    pixels = model.pictures.pixels(words[0].control, words[0])
     with torch.no_grad():
         middle = vae.encode(pixels).latent_dist.mode()[0] * vae.config.scaling_factor
     assert vae.config.shift_factor

@@ -23,7 +23,7 @@ import family_cases as cases  # noqa: E402
 import tiny_pipelines as tiny  # noqa: E402
 from swell.core.clock import SystemClock  # noqa: E402
 from swell.core.errors import InvalidModel  # noqa: E402
-from swell.diffusion.families import latent_diffusion_torch as latent_torch  # noqa: E402
+from swell.diffusion.families import pictures_torch  # noqa: E402
 from swell.diffusion.run_locally import Runs  # noqa: E402
 from swell.diffusion.step_engine import Request, StepEngine  # noqa: E402
 from swell.diffusion.torch_arrays import TorchNoise  # noqa: E402
@@ -94,12 +94,12 @@ def test_a_large_picture_leaves_no_tiles_to_the_next(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some autoencoders decode large pictures in tiles, and would encode others in them too."""
-    monkeypatch.setattr(latent_torch, "_TILED_PX", 128 * 128)
+    monkeypatch.setattr(pictures_torch, "_TILED_PX", 128 * 128)
     _, model = served
     asked = {"steps": 3, "strength": 0.6, "width": 96, "height": 96, "image": Image(tiny.picture())}
     drawn = []
     for _ in range(2):
-        model._seen.clear()
+        model.pictures.cache.clear()
         drawn.append(cases.draw(*served, **asked))
         cases.draw(*served, steps=1, width=160, height=160)
     np.testing.assert_array_equal(*drawn)
@@ -210,13 +210,13 @@ def test_a_resumed_sample_ends_as_if_nothing_had_happened(tmp_path: Path, step: 
     ended: dict[str, Any] = {}
     first = StepEngine(SystemClock(), ended.__setitem__)
     first.add([Request(id="a", model=model, item=Item(given, seed=3))])
-    while first.step_of("a") < step:
+    while first.samples["a"].step < step:
         assert first.boundary()
     kept = first.checkpoint("a")
     assert kept is not None
     second = StepEngine(SystemClock(), ended.__setitem__)
     second.add([Request(id="a", model=model, item=Item(given, seed=3), checkpoint=kept)])
-    assert second.step_of("a") == step
+    assert second.samples["a"].step == step
     while second.boundary():
         pass
     np.testing.assert_array_equal(np.asarray(ended["a"].pil()), np.asarray(whole.pil()))

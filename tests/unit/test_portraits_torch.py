@@ -139,7 +139,7 @@ def test_a_portrait_goes_on_from_its_checkpoint(xl: Made) -> None:
     first = StepEngine(SystemClock(), ended.__setitem__)
     assert isinstance(xl.model, StepModel)
     first.add([Request(id="a", model=xl.model, item=xl.item(seed=5).of_pack(1, 3))])
-    while first.step_of("a") < 2:
+    while first.samples["a"].step < 2:
         assert first.boundary()
     kept = first.checkpoint("a")
     second = StepEngine(SystemClock(), ended.__setitem__)
@@ -152,10 +152,10 @@ def test_a_portrait_goes_on_from_its_checkpoint(xl: Made) -> None:
 
 
 def test_the_face_is_looked_for_and_shown_to_the_adapter_once_for_a_pack(xl: Made) -> None:
-    xl.model._seen.clear()
+    xl.model.pictures.cache.clear()
     # Words that no test had before: those are remembered by the engine.
     xl.pack(scenarios=["a portrait in a boat", "a portrait on a train"], negative_prompt="a cat")
-    kinds = [key[0] for key in xl.model._seen]
+    kinds = [key[0] for key in xl.model.pictures.cache]
     assert sorted(kinds) == ["face", "reference", "reference"]
 
 

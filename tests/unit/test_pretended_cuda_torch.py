@@ -327,7 +327,7 @@ def test_a_lack_of_memory_costs_no_picture(
     owner, name = {
         "encode": (model.parts, "ids"),
         "denoise": (model.family, "predict"),
-        "decode": (model, "_decoded"),
+        "decode": (model.autoencoder, "_decoded"),
     }[stage]
     lacks = getattr(owner, name)
     calls = 0

@@ -16,7 +16,7 @@ import pytest
 from added_harness import dreams, safetensors
 from swell.core.clock import SystemClock
 from swell.core.startup_phases import Phase, Span
-from swell.diffusion import step_runner as module_draw
+from swell.diffusion import checkpoint_writer
 from swell.diffusion.families.detect_family import weight_files
 from swell.diffusion.families.model_config import Entry
 from swell.diffusion.families.model_config import write as write_entry
@@ -1076,14 +1076,14 @@ def test_of_a_task_that_nobody_follows_there_are_no_previews_and_little_progress
 def test_a_checkpoint_goes_on_in_another_process_to_the_same_picture(
     drawing: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module_draw, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoint_writer, "CHECKPOINT_EVERY_S", 0.0)
     drawing.say(draw(Order(1, b'{"steps":100,"step_s":0.02}', count=2)))
     kept: dict[int, Kept] = {}
     while len(kept) < 2:
         kept = {each.index: each for each in read_slate(drawing.slate.fileno(), [1])}
     frames = heard_until_done(drawing, 1)
     checkpoints = {index: each.checkpoint for index, each in kept.items()}
-    monkeypatch.setattr(module_draw, "CHECKPOINT_EVERY_S", 1e9)
+    monkeypatch.setattr(checkpoint_writer, "CHECKPOINT_EVERY_S", 1e9)
     asked = b'{"steps":100}'
     again = Order(2, asked, seed=kept[0].seed, count=2, checkpoints=checkpoints)
     broken = Order(3, asked, seed=kept[0].seed, count=2, checkpoints={0: b"?", 1: b""})

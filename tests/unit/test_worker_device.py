@@ -130,7 +130,7 @@ class Atelier:
             CheckpointMemory(self.slate.fileno()),
             self.clock,
             device=self.device,
-            studio=StepEngineConfig(),
+            config=StepEngineConfig(),
             moved=lambda load_s: None,
         )
 

@@ -16,7 +16,8 @@ import pytest
 
 from manual_clock import ManualClock
 from swell.diffusion.batch_buffers import SampleState
-from swell.diffusion.step_runner import CHECKPOINT_EVERY_S, LoadedStepModel, StepRunner
+from swell.diffusion.checkpoint_writer import CHECKPOINT_EVERY_S
+from swell.diffusion.step_runner import LoadedStepModel, StepRunner
 from swell.runtime.checkpoint_shm import CheckpointMemory, decode_checkpoint, new_slate, read_slate
 from swell.runtime.ipc import Pipe
 from swell.runtime.ipc_messages import (
@@ -111,7 +112,7 @@ class Atelier:
             CheckpointMemory(self.slate.fileno()),
             self.clock,
             device=device,
-            studio=StepEngineConfig(),
+            config=StepEngineConfig(),
             moved=lambda load_s: None,
         )
 

@@ -34,7 +34,7 @@ from swell.sdk.step_model import Array, Arrays, NoiseStream, Plan, Sampler
 
 Singles = NDArray[np.float32]
 
-#: Inputs of the network besides latents and time, by name, without the batch dimension.
+#: Further inputs of the network after latents and time, by name, without the batch dimension.
 Conditions = Mapping[str, Array]
 
 #: Bytes of latents and of the solver's history, as in a checkpoint.

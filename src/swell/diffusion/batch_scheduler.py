@@ -191,7 +191,6 @@ class Scheduler:
         *,
         most_rows: int,
         cost: StepCost | None = None,
-        like: Hashable = None,
         pinned: int | None = None,
         padded: bool = True,
     ) -> None:
@@ -200,13 +199,10 @@ class Scheduler:
         Args:
             key: What samples must have in common to share a step.
             most_rows: Rows that may fit into memory; at least 1.
-            cost: Costs that an earlier process measured.
-            like: A registered key with equal step costs; both then share one `StepCost`.
+            cost: Measured costs; keys with equal costs may share them.
             pinned: The bucket of exact mode; None for fast mode.
             padded: Whether steps of fast mode are padded to a bucket.
         """
-        if like is not None:
-            cost = self._keys[like].cost
         limit = RowLimit(most_rows, most_rows)
         self._keys[key] = _Key(key, cost or StepCost(), limit, pinned, padded)
 

@@ -90,8 +90,8 @@ class DeviceModels:
         self._clock = clock
         self._scheduler = scheduler
         self._samples = samples
-        #: Costs of keys that are not registered now, by name, most recently used last.
-        self._step_costs = dict(step_costs)
+        #: By name of the batch key, also of keys that were removed; most recently used last.
+        self.step_costs = dict(step_costs)
         self.by_name: dict[str, DeviceModel] = {}
         self.keys: OrderedDict[BatchKey, KeyBuffers] = OrderedDict()
         #: LoRA changes by model, of models that had any.
@@ -140,24 +140,17 @@ class DeviceModels:
         """Add a batch key, unless it is known."""
         if key in self.keys:
             return
-        most_rows, name = key.bucket or owner.model.most_rows, str(key)
+        most_rows = key.bucket or owner.model.most_rows
         self._scheduler.know(
             key,
             most_rows=most_rows,
-            cost=self._step_costs.get(name),
-            like=next((other for other in self.keys if str(other) == name), None),
+            cost=self.step_costs.setdefault(str(key), StepCost()),
             pinned=key.bucket,
             padded=owner.model.padded,
         )
         self.keys[key] = KeyBuffers(owner, most_rows)
         self._tell_residency(owner)
         self._forget_idle(key)
-
-    def step_costs(self) -> dict[str, StepCost]:
-        """Return step costs by name of the batch key, most recently used last."""
-        known = {str(key): self._scheduler.cost(key) for key in self.keys}
-        others = {name: cost for name, cost in self._step_costs.items() if name not in known}
-        return others | known
 
     def _tell_residency(self, owner: DeviceModel) -> None:
         """Tell the scheduler which keys of a model can run now, and how long the others load."""
@@ -174,18 +167,15 @@ class DeviceModels:
             )
 
     def _forget_idle(self, newest: BatchKey) -> None:
-        """Remove the keys that were idle longest, but keep their step costs."""
+        """Remove the keys that were idle longest, and the oldest step costs."""
         busy = {state.key for state in self._samples.values()} | {newest}
         idle = [key for key in self.keys if key not in busy]
         for key in idle[: max(0, len(idle) - MOST_IDLE_KEYS)]:
-            name = str(key)
-            self._step_costs.pop(name, None)
-            self._step_costs[name] = self._scheduler.cost(key)
-            own = [other for other in self._step_costs if other.startswith(f"{key.model} ")]
-            for other in own[:-MOST_KEPT]:
-                del self._step_costs[other]
             self._scheduler.forget(key)
             del self.keys[key]
+        own = [name for name in self.step_costs if name.startswith(f"{newest.model} ")]
+        for name in own[:-MOST_KEPT]:
+            del self.step_costs[name]
 
     # Before a sample's first step
 
@@ -195,6 +185,9 @@ class DeviceModels:
         """Encode the prompts of new samples and allocate buffers; return the samples that fail."""
         owner, failed = key.owner, []
         self.keys.move_to_end(new[0].key)
+        name = str(new[0].key)
+        self.step_costs.pop(name, None)
+        self.step_costs[name] = self._scheduler.cost(new[0].key)
         words = [each for state in new for each in (state.plan.words, state.plan.without)]
         errors = owner.conditions.encode(words, new[0].key.loras, self.make_room)
         for state in new:

@@ -2,7 +2,7 @@
 
 A schedule lists the noise levels of a sample. When a sample is admitted, a solver turns it into
 a table with one row of coefficients per step. Each step gathers the rows of all samples in the
-batch, whatever their step counts, and `advance` moves all of them at once.
+batch, with any step counts, and `advance` moves all of them at once.
 
 `advance` keeps the order of operations of diffusers 0.42. In float32 both end at the same bits, if
 diffusers' scalar roots and logarithms are correctly rounded, as those here are. Schedules therefore
@@ -119,7 +119,7 @@ def alpha_bars(
     """Return the picture's share of the variance at each of training's timesteps.
 
     Args:
-        betas: `linear` betas, or `scaled_linear`, whose roots are linear.
+        betas: `linear` betas, or `scaled_linear`, with linear square roots.
         start: Beta of the first timestep; the default is that of Stable Diffusion.
         end: Beta of the last one.
         train_steps: How many timesteps the network was trained with.
@@ -225,7 +225,7 @@ def flow_sigmas(
         spacing: Before the shift, `train` goes down to training's last sigma, as a bare scheduler
             does; `even` to 1/steps, as the pipelines of Flux and Qwen-Image do.
         terminal: Stretch the sigmas so that the last step starts here (`shift_terminal`).
-        train_steps: What sigma 1 is called when the network hears it.
+        train_steps: Timestep of sigma 1.
 
     Raises:
         ValueError: Steps, shift or terminal out of range, or an unknown spacing.
@@ -293,7 +293,7 @@ def plms_bars(
     offset: int = 0,
     clean_end: bool = False,
 ) -> PlmsBars:
-    """Return the schedule of PLMS: the network hears the second timestep twice.
+    """Return the schedule of PLMS, with the second timestep twice.
 
     So there is one step more than `steps`, unless that is 1.
 
@@ -428,11 +428,6 @@ class Solver:
         return self.name in ("euler", "euler_ancestral")
 
     @property
-    def may_draw(self) -> bool:
-        """Whether a table of it may have steps that take noise."""
-        return self.name in ("euler_ancestral", "lcm", "ddim")
-
-    @property
     def needs_noise(self) -> bool:
         """Whether `advance` always takes z; DDIM takes it if a sample of the batch has eta > 0."""
         return self.name in ("euler_ancestral", "lcm")
@@ -456,9 +451,9 @@ class Table:
     coefficients: Singles
     #: Whether a step takes noise: one draw from the sample's stream. Shape: (n,).
     draws: NDArray[np.bool_]
-    #: Factor of the noise from which a sample starts without an image.
+    #: Factor of the first noise of a sample without an image.
     from_noise: float
-    #: Factors of the image and of the noise from which a sample starts with an image.
+    #: Factors of image and noise for a sample that starts with an image.
     from_image: tuple[float, float]
     #: `timesteps` as a tuple, for single lookups.
     heard: tuple[float, ...]
@@ -535,7 +530,7 @@ def _eulers(name: Name, plan: Sigmas, kind: Prediction, down: Singles, up: Singl
 
 
 def flow_euler(schedule: Sigmas) -> Table:
-    """Return the table of Euler's method along a flow, whose velocity the network predicts."""
+    """Return the table of Euler's method along a flow; the network predicts the velocity."""
     s = schedule.sigmas
     columns = (np.ones(len(schedule)), np.diff(_single(s)))
     start = (1 - float(s[0]), s[0])
@@ -670,7 +665,7 @@ def plms(schedule: PlmsBars, *, prediction: Prediction = "epsilon") -> Table:
 
 
 def _from_image(share: Any) -> tuple[Any, Any]:
-    """Return the factors of image and noise from which a sample starts."""
+    """Return the factors of image and noise at the start."""
     return np.sqrt(share), np.sqrt(np.float32(1) - share)
 
 
@@ -690,7 +685,7 @@ def gather(tables: Sequence[Table], steps: Sequence[int]) -> Singles:
 
 
 def scale_input(solver: Solver, x: Array, k: Array, out: Array) -> None:
-    """Write what the network is to see into `out`. Shapes: x, out (B, ...); k as in `advance`."""
+    """Write the input of the network into `out`. Shapes: x, out (B, ...); k as in `advance`."""
     out[...] = x
     if solver.scales_input:
         out /= _column(k, 0, x)
@@ -715,11 +710,11 @@ def advance(
     Args:
         solver: Shared by all tables that `k` was gathered from.
         x: Latents; changed in place.
-        m: What the network said, after guidance.
+        m: Output of the network, after guidance.
         k: Coefficients of each sample's step.
-        z: Fresh noise; any finite numbers in the rows of samples that draw none.
-        h: What the solver keeps of the steps before; becomes what it keeps of this one.
-        scratch: Anything of the shape of x; without it a solver that needs one allocates.
+        z: Fresh noise; rows of samples without noise may have any finite numbers.
+        h: History of the solver; changed in place.
+        scratch: An array of the shape of x, to avoid an allocation.
 
     Raises:
         ValueError: The solver needs `z` or `h`, and it is None.
@@ -740,12 +735,9 @@ def advance(
 def _advance_euler(
     solver: Solver, x: Array, m: Array, c: Column, z: Array, h: Array, scratch: Array
 ) -> None:
-    if solver.prediction == "epsilon":
-        m += x
-    else:
-        part = _copy(x, scratch)
-        part /= c(2)
-        m += part
+    part = _copy(x, scratch)
+    part /= c(2)
+    m += part
     m -= x
     m /= c(3)
     m *= c(4)
@@ -829,7 +821,7 @@ def _advance_plms(
     again, is_first = c(7), c(8)
     mean, part = _copy(m, scratch), x * again
     mean *= c(1)
-    # The second step starts where the first did, whose latents are in the third place.
+    # The second step starts at the first latents, which the third entry holds.
     x -= part
     part[...] = oldest
     part *= again
@@ -895,7 +887,7 @@ def guide(m: Array, samples: int, scale: Array) -> None:
     """Apply classifier-free guidance in place: `u + g (c - u)`. Source: arXiv 2207.12598.
 
     Only samples with an unconditional row are touched; they come first. Shapes: m (samples + n,
-    ...), first what the network said with the words for all samples, then without them for the
+    ...), first the outputs with the prompts of all samples, then without prompts for the
     first n; scale (n,), their g. The result is `m[:samples]`.
 
     Raises:
@@ -920,8 +912,8 @@ class Noise:
     """One sample's own stream of noise: numpy's PCG64, seeded with the sample's seed.
 
     The first draw makes the latents that it starts from; each step that takes noise has the next.
-    Image k of a task has the task's seed + k. Drawn on the CPU, so the same on every device;
-    neighbours in a batch have streams of their own.
+    Image k of a task has the task's seed + k. Numbers are drawn on the CPU, so they are the same on
+    every device, and each sample has its own stream.
 
     Raises:
         ValueError: The seed is negative.

@@ -4,19 +4,18 @@ One JSON file per model, version and device holds the costs by batch key, most r
 at most `MOST_KEPT`. A broken file is ignored with a warning.
 """
 
-import contextlib
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from swell.core.errors import SwellError
 from swell.core.records import ModelCard
 from swell.diffusion.step_cost import StepCost
+from swell.weights.disk import write_whole
 
 #: Batch keys per file, the most recently used ones.
 MOST_KEPT: Final = 256
@@ -51,17 +50,8 @@ def write_step_costs(path: Path, costs: Mapping[str, StepCost]) -> None:
     latest = list(costs.items())[-MOST_KEPT:]
     body = msgspec.json.encode({key: msgspec.Raw(cost.to_json()) for key, cost in latest})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(body)
-            Path(draft).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(draft).unlink()
-            raise
-    except OSError as error:
+        write_whole(path, body)
+    except SwellError as error:
         _warn(f"the step costs cannot be written to {path}: {error}")
 
 

@@ -239,7 +239,7 @@ class StepEngine:
 
         They hold for one model version on one device.
         """
-        return self.models.step_costs()
+        return dict(self.models.step_costs)
 
     # The loop
 

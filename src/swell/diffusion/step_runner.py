@@ -3,15 +3,11 @@
 Samples join the step engine as their tasks arrive, and take part from the next step on. A task's
 result is sent when all of its samples are done, while other tasks continue.
 
-Checkpoints are written to shared memory (`checkpoint_shm.py`) as often as that takes at most one
-percent of the time: with small latents after each step.
-
 Progress and previews are sent only for tasks that take long enough: no progress in the first 50 ms,
 no preview in the first 0.4 s or without a client that follows the task, and all previews together
 take at most five percent of the time. The sending thread makes their files; its time counts.
 """
 
-import math
 import sys
 import threading
 import traceback
@@ -23,7 +19,8 @@ from typing import Any, Final, TypeAlias
 from swell.core.clock import Clock
 from swell.core.records import ModelCard
 from swell.core.results import TaskWarning
-from swell.diffusion.batch_buffers import Drawn, InvalidCheckpoint
+from swell.diffusion.batch_buffers import InvalidCheckpoint
+from swell.diffusion.checkpoint_writer import CheckpointedSample, CheckpointWriter
 from swell.diffusion.step_cost_store import read_step_costs, step_costs_path, write_step_costs
 from swell.diffusion.step_engine import Request, StepEngine
 from swell.runtime.checkpoint_shm import CheckpointMemory, Page
@@ -53,48 +50,34 @@ from swell.runtime.task_run import (
 from swell.sdk.context import Listener
 from swell.sdk.step_model import StepModel, whole
 
-#: After a preview there is none for so many times what it took.
+#: After a preview, a pause of this many times its duration.
 PREVIEW_REST: Final = 19
 
-#: After checkpoints were left, from which samples go on if this process dies, none are for so many
-#: times what leaving them usually takes, but for no longer than this, in seconds. Usual is the
-#: lower quartile of so many times, looked at once in as many; at first of a few.
-CHECKPOINT_REST: Final = 99
-CHECKPOINT_EVERY_S: Final = 2.0
-CHECKPOINT_TIMES: Final = 9
-CHECKPOINT_LESSONS: Final = 3
-
-#: Step costs are written this often while steps run, and sooner only when there is nothing to draw.
+#: Seconds between two writes of the step costs, while samples run and when none are left.
 KEEP_EVERY_S: Final = 60.0
 KEEP_IDLE_S: Final = 5.0
 
 
-#: A frame, or what makes one.
+#: A frame, or a function that makes one.
 _Word: TypeAlias = Frame | Callable[[], Preview | None]
 
 
 class LoadedStepModel:
-    """A model that draws in steps, and what is needed to read its orders."""
+    """A model that draws in steps, and the reader of its orders."""
 
     def __init__(self, card: ModelCard, reader: Reader) -> None:
         self.card = card
         self.reader = reader
 
 
-class _Sample(Listener):
+class _Sample(CheckpointedSample, Listener):
     """A sample of a task, and its listener."""
 
     def __init__(self, runner: "StepRunner", job: Job, index: int) -> None:
+        super().__init__(job, index)
         self._runner = runner
-        self.job = job
-        self.index = index
-        self.id = f"{job.handle}.{index}"
-        #: Its finished steps, and those of the checkpoint that the worker has.
-        self.steps = self.kept = 0
-        #: Where its checkpoints are; None before the first.
-        self.page: Page | None = None
-        #: Set if it ended before others of its task, until its last checkpoint is written.
-        self.finished: Drawn | None = None
+        #: Number of finished steps.
+        self.steps = 0
 
     def progress(self, done: int, total: int) -> None:
         self.steps = done
@@ -121,109 +104,90 @@ def _spoken(words: Sequence[_Word]) -> list[Frame]:
     return [frame for frame in made if frame is not None]
 
 
-def _write(drawn: Sequence[tuple[Page, Drawn]]) -> tuple[()]:
-    for page, each in drawn:
-        page.write(each.step, *each.read(), is_narrowed=each.is_narrowed)
-    return ()
-
-
 class StepRunner:
-    """The step models of this process, and all that they draw.
+    """The step models of this process, and all tasks that they draw.
 
     Args:
-        easels: By the model's name.
+        models: By name.
         pipe: To the worker.
-        slate: Where checkpoints are left for it.
-        clock: What tells the time.
-        device: The models, and which of them are there.
-        studio: How they are run.
-        moved: Called with what bringing a model took, in seconds.
+        memory: Shared memory for checkpoints.
+        clock: The clock.
+        device: The models, and which of them are loaded.
+        config: Exact mode, and the folder of the step costs.
+        moved: Called with the duration of each load, in seconds.
     """
 
     def __init__(
         self,
-        easels: Mapping[str, LoadedStepModel],
+        models: Mapping[str, LoadedStepModel],
         pipe: Pipe,
-        slate: CheckpointMemory,
+        memory: CheckpointMemory,
         clock: Clock,
         *,
         device: Device,
-        studio: StepEngineConfig,
+        config: StepEngineConfig,
         moved: Callable[[float], None],
     ) -> None:
-        self.easels = easels
+        self.models = models
         self._pipe = pipe
-        self._slate = slate
         self.clock = clock
         self._device = device
         self._moved = moved
         self._outbox = Outbox(DRAWN, pipe, clock, aside=True)
+        self._checkpoints = CheckpointWriter(memory, pipe, clock)
         self._jobs: dict[int, Job] = {}
         self._samples: dict[str, _Sample] = {}
-        #: Tasks that have ended, whose results have not left this process yet, and their pages.
+        #: Ended tasks with unsent results, and their pages.
         self._leaving: list[tuple[threading.Event, int, list[Page]]] = []
         self._previews_from_s = 0.0
-        #: What the thread that sends took for previews so far; and what of it was counted.
+        #: Time that the sending thread took for previews, and the part of it that was counted.
         self._small_s = self._counted_s = 0.0
         #: Progress and previews of the present step.
         self._words: list[_Word] = []
-        #: Whether all was handed over.
-        self._is_over = False
-        #: When checkpoints are left next.
-        self._checkpoint_s = clock.monotonic_s()
-        self._build = engine_build(device.name, "exact" if studio.exact else "fast")
-        #: Whether there was no memory for one, which is said once.
-        self._has_no_room = False
-        #: What leaving them took, of the next few times, and how long after one the next comes.
-        self._leaving_s: list[float] = []
-        self._rest_s = 0.0
-        self._paths = (
-            {}
-            if studio.step_costs is None
-            else {
-                name: step_costs_path(Path(studio.step_costs), easel.card, device.name)
-                for name, easel in easels.items()
-            }
-        )
-        self._kept_s = clock.monotonic_s() - KEEP_IDLE_S
-        self._has_news = False
-        #: LoRA swaps that the worker has been told of, by model.
+        self._is_handed_over = False
+        self._build = engine_build(device.name, "exact" if config.exact else "fast")
+        self._cost_files: dict[str, Path] = {}
+        if config.step_costs is not None:
+            for name, model in models.items():
+                path = step_costs_path(Path(config.step_costs), model.card, device.name)
+                self._cost_files[name] = path
+        self._costs_written_s = clock.monotonic_s() - KEEP_IDLE_S
+        #: LoRA swaps that the worker knows, by model.
         self._told_swaps: dict[str, int] = {}
-        step_costs = {}
-        for path in self._paths.values():
-            step_costs.update(read_step_costs(path))
         self.engine = StepEngine(
             clock,
             self._ended,
-            exact=studio.exact,
-            step_costs=step_costs,
+            exact=config.exact,
+            step_costs=dict(
+                cost for path in self._cost_files.values() for cost in read_step_costs(path).items()
+            ),
             load=self._bring,
             progress_every_s=FIRST_PROGRESS_S,
             preview_every_s=PREVIEW_EVERY_S,
         )
-        #: The models as the denoiser knows them.
+        #: The models as the engine knows them: object, residency, and expected duration of a load.
         self._known: dict[str, tuple[StepModel, bool, float]] = {}
         device.left = self.look
         self.look()
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is anything to draw."""
-        return bool(self._samples) and not self._is_over
+        """Whether there are samples to draw."""
+        return bool(self._samples) and not self._is_handed_over
 
     @property
     def wanted(self) -> set[str]:
-        """The models of all that is to be drawn."""
+        """Names of the models that have tasks."""
         return {job.model for job in self._jobs.values()}
 
     # Models
 
     def look(self) -> None:
-        """See which models are on the device, and tell who draws."""
+        """Tell the engine which models are on the device."""
         expected_s = self._device.expected_s()
-        for name in self.easels:
+        for name in self.models:
             model = self._device.model(name)
-            assert isinstance(model, StepModel), "it has an easel"
+            assert isinstance(model, StepModel), "it draws in steps"
             seen = (model, self._device.has(name), expected_s[name])
             known = self._known.get(name)
             if known is not None and known[0] is not model:
@@ -233,11 +197,11 @@ class StepRunner:
                 self.engine.set_residency(model, loaded=seen[1], load_s=seen[2])
 
     def clear(self) -> None:
-        """Finish what needs the device only once more, before another model takes it."""
+        """Decode finished samples before another model takes the device."""
         self.engine.decode_finished()
 
     def _bring(self, name: str) -> None:
-        """Bring a model whose turn it is.
+        """Load a model for the next step.
 
         Raises:
             CannotLoad: It cannot be loaded.
@@ -251,14 +215,14 @@ class StepRunner:
             if job.model == name:
                 job.load_s += load_s
                 if job.began_s is not None:
-                    # It has begun only in so far as its turn has come.
+                    # Loading does not count as running.
                     job.began_s += load_s
 
     # Tasks
 
     def add(self, model: str, orders: list[Order]) -> None:
-        """Take tasks; their samples take part from the next step on."""
-        reader, drawn_by = self.easels[model].reader, self._known[model][0]
+        """Add tasks; their samples join from the next step on."""
+        reader, drawn_by = self.models[model].reader, self._known[model][0]
         for order in orders:
             job = reader.job(order, self._pipe, self.clock, drawn_by.pack)
             if isinstance(job, Fault):
@@ -276,7 +240,7 @@ class StepRunner:
     def _begin(self, sample: _Sample, checkpoint: bytes | None) -> None:
         job = sample.job
         if job.error is not None:
-            # A sample before this one could not even be prepared.
+            # An earlier sample of this task failed already.
             self._count_off(job)
             return
         self._samples[sample.id] = sample
@@ -297,7 +261,7 @@ class StepRunner:
         sample = self._samples.pop(name)
         job = sample.job
         if isinstance(result, InvalidCheckpoint):
-            # Of another network or another Swell: nothing is lost by starting over.
+            # From another model version: start over.
             sys.stderr.write(f"a sample is drawn again: {result}\n")
             self._begin(sample, None)
             return
@@ -334,8 +298,7 @@ class StepRunner:
             sample.finished = None
         sent = self._outbox.add(job)
         if sent is None:
-            for page in pages:
-                self._slate.give_back(page)
+            self._checkpoints.free(pages)
         else:
             self._leaving.append((sent, job.handle, pages))
         self._pipe.forget(job.handle)
@@ -343,13 +306,12 @@ class StepRunner:
     # Steps
 
     def step(self) -> None:
-        """Do what is due at a boundary, and one step."""
+        """Run one step and the work around it."""
         if self._leaving:
             self._give_back_left()
         for handle in self._pipe.stopped and self._pipe.stopped & self._jobs.keys():
             for sample in self._jobs[handle].samples:
                 self.engine.cancel(sample.id)
-        self._has_news = True
         is_left = self.engine.boundary()
         if not self._outbox.is_empty:
             self._outbox.flush()
@@ -360,15 +322,14 @@ class StepRunner:
             if swaps.count != self._told_swaps.get(model):
                 self._told_swaps[model] = swaps.count
                 self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
+        if is_left:
+            self._checkpoints.write_if_due(self.engine, self._begun_samples())
         now_s = self.clock.monotonic_s()
-        if is_left and now_s >= self._checkpoint_s:
-            self._leave_checkpoints()
-            self._rest(now_s)
-        if now_s - self._kept_s >= (KEEP_EVERY_S if is_left else KEEP_IDLE_S):
-            self.keep_step_costs()
+        if now_s - self._costs_written_s >= (KEEP_EVERY_S if is_left else KEEP_IDLE_S):
+            self._write_step_costs()
 
     def _give_back_left(self) -> None:
-        """Free the pages of tasks whose results have left this process, which may die."""
+        """Free the pages of tasks after their results were sent."""
         leaving, self._leaving = self._leaving, []
         for each in leaving:
             sent, handle, pages = each
@@ -377,98 +338,43 @@ class StepRunner:
                 continue
             # Stops and watches that arrived since.
             self._pipe.forget(handle)
-            for page in pages:
-                self._slate.give_back(page)
+            self._checkpoints.free(pages)
 
-    def _leave_checkpoints(self) -> None:
-        """Write checkpoints of all samples that have advanced since their last one."""
-        later: list[tuple[Page, Drawn]] = []
+    def _begun_samples(self) -> list[_Sample]:
         begun = [job for job in self._jobs.values() if job.began_s is not None]
-        for sample in [sample for job in begun for sample in job.samples]:
-            drawn, sample.finished = sample.finished, None
-            drawn = drawn or self.engine.drawn_since(sample.id, sample.kept)
-            if drawn is None:
-                continue
-            sample.kept = drawn.step
-            page = sample.page = sample.page or self._new_page(sample, drawn)
-            if page is None:
-                continue
-            if drawn.is_at_hand:
-                _write([(page, drawn)])
-            else:
-                later.append((page, drawn))
-        if later:
-            # Only the copies are made now: a thread waits for the device.
-            self._pipe.send_made(partial(_write, later))
-
-    def _new_page(self, sample: _Sample, drawn: Drawn) -> Page | None:
-        """Return a new page for a sample; None if there is no memory: it has no checkpoints."""
-        state, job = drawn.state, sample.job
-        x_bytes = 4 * math.prod(state.plan.shape)
-        h_bytes = x_bytes * state.table.solver.history
-        try:
-            return self._slate.page(
-                job.handle, sample.index, job.seed, state.identity, x_bytes, h_bytes
-            )
-        except OSError as error:
-            if not self._has_no_room:
-                sys.stderr.write(f"samples have no checkpoints: {error}\n")
-            self._has_no_room = True
-            return None
-
-    def _rest(self, began_s: float) -> None:
-        """Leave no checkpoints for as long as those were worth that are left since `began_s`."""
-        left_s = self.clock.monotonic_s()
-        self._leaving_s.append(left_s - began_s)
-        if len(self._leaving_s) >= (CHECKPOINT_TIMES if self._rest_s else CHECKPOINT_LESSONS):
-            # What took longer, at a first time or for want of a processor, does not count.
-            usual_s = sorted(self._leaving_s)[len(self._leaving_s) // 4]
-            self._leaving_s.clear()
-            self._rest_s = min(CHECKPOINT_REST * usual_s, CHECKPOINT_EVERY_S)
-        self._checkpoint_s = left_s + self._rest_s
+        return [sample for job in begun for sample in job.samples]
 
     def hand_over(self) -> None:
-        """Leave checkpoints of all samples, and draw no more."""
-        self._leave_checkpoints()
-        # It is sent after all that the thread was given.
+        """Write checkpoints of all samples, and draw no more."""
+        self._checkpoints.write(self.engine, self._begun_samples())
+        # The thread sends this after the frames that it already has.
         device_s = {job.handle: job.device_s for job in self._jobs.values()}
         for name, sample in self._samples.items():
             device_s[sample.job.handle] += self.engine.device_s(name)
         self._pipe.send(HandedOver(device_s))
-        self._is_over = True
+        self._is_handed_over = True
 
-    def keep_step_costs(self) -> None:
-        """Write the step costs to disk."""
-        if not self._has_news:
-            return
-        self._has_news = False
-        self._kept_s = self.clock.monotonic_s()
+    def _write_step_costs(self) -> None:
+        self._costs_written_s = self.clock.monotonic_s()
         step_costs = self.engine.step_costs()
-        for name, path in self._paths.items():
+        for name, path in self._cost_files.items():
             own = {key: cost for key, cost in step_costs.items() if key.startswith(f"{name} ")}
             if own:
                 write_step_costs(path, own)
 
-    # What samples tell
+    # Progress and previews
 
     def tell_progress(self, job: Job, total: int, *, is_last: bool) -> None:
-        """Tell how far a task is, counting the steps of all its samples.
-
-        Args:
-            job: The task.
-            total: Steps of each sample.
-            is_last: Whether one of them has just had its last.
-        """
+        """Report the finished steps of all samples of a task."""
         if not job.left:
-            # What a device that works by itself is told is heard of later: by then the thread that
-            # sends the results may have let go of them.
+            # An asynchronous device reports late: the results may be sent already.
             return
         now_s = self.clock.monotonic_s()
         every_s = job.progress_every_s if job.is_told else FIRST_PROGRESS_S
         is_time = now_s - job.told_s >= every_s
         if not (is_time or (is_last and job.is_told)):
             return
-        # A sample whose checkpoint had all steps reports none.
+        # A sample with a checkpoint of the last step reports no progress.
         done = sum(
             sample.steps if result is None else total
             for sample, result in zip(job.samples, job.results, strict=True)
@@ -480,7 +386,7 @@ class StepRunner:
         self._words.append(Step(job.handle, min(done, whole), whole))
 
     def tell_preview(self, sample: _Sample, make: Callable[[], Any]) -> None:
-        """Show a sample, if it is time for it."""
+        """Send a preview of a sample, unless the pause is not over."""
         job, start_s = sample.job, self.clock.monotonic_s()
         if start_s < self._previews_from_s or start_s - job.previewed_s < PREVIEW_EVERY_S:
             return
@@ -500,19 +406,13 @@ class StepRunner:
             self._words.append(partial(self._small, job.handle, sample.index, made))
 
     def _small(self, handle: int, index: int, made: Any) -> Preview | None:
-        """Make a preview's file, in the thread that sends, while the model goes on.
-
-        Args:
-            handle: The task.
-            index: The sample.
-            made: As `StepModel.preview` returns it.
-        """
+        """Encode a preview in the sending thread."""
         try:
             picture = whole(made)
         except Exception:
             traceback.print_exc()
             return None
-        # Waiting for the device costs this thread nothing.
+        # Waiting for the device does not count.
         start_s = self.clock.monotonic_s()
         jpeg = thumbnail(lambda: picture)
         self._small_s += self.clock.monotonic_s() - start_s

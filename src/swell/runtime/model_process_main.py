@@ -516,7 +516,7 @@ class _Loop:
             self._slate,
             self._clock,
             device=self._device,
-            studio=studio,
+            config=studio,
             moved=self._pay_back,
         )
 
@@ -555,7 +555,7 @@ class _Loop:
                 self._drawer = self._new_drawer(work)
             case HandOver():
                 self._drawer.hand_over()
-            case Run() if work.model in self._drawer.easels:
+            case Run() if work.model in self._drawer.models:
                 self._drawer.add(work.model, work.orders)
             case Run():
                 self._batches.append(work)

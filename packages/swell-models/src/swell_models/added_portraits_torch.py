@@ -16,8 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
-from swell.diffusion.families.latent_diffusion_torch import LatentDiffusion, Picture, Words
+from swell.diffusion.families.latent_diffusion_torch import LatentDiffusion
 from swell.diffusion.families.model_definition import Described
+from swell.diffusion.families.sample_plan import Picture, Planner, Words
 from swell.sdk.context import Item
 from swell.sdk.media import Image
 from swell.sdk.step_model import Plan, whole
@@ -33,11 +34,23 @@ class _Styled(Words):
     strength: float = 1.0
 
 
+class _Planner(Planner):
+    """Plans a portrait whose style goes part of the way."""
+
+    def words(self, asked: Any, seed: int) -> Words:
+        words = super().words(asked, seed)
+        if asked.strength is None or asked.plain == asked.prompt:
+            return words
+        told = {field.name: getattr(words, field.name) for field in fields(words)}
+        return _Styled(**told, plain=asked.plain, strength=asked.strength)
+
+
 class Portraits(LatentDiffusion):
     """A latent diffusion model that draws portraits."""
 
     def __init__(self, described: Described) -> None:
         super().__init__(described)
+        self.planner = _Planner(described)
         self._known = added_portraits.read_scenarios(described.scenarios)
 
     @cached_property
@@ -82,14 +95,7 @@ class Portraits(LatentDiffusion):
         def find() -> Image:
             return Image(self._finder(image))
 
-        return self.once(("face", Picture.of(image)), find)
-
-    def _words(self, asked: Any, seed: int) -> Words:
-        words = super()._words(asked, seed)
-        if asked.strength is None or asked.plain == asked.prompt:
-            return words
-        told = {field.name: getattr(words, field.name) for field in fields(words)}
-        return _Styled(**told, plain=asked.plain, strength=asked.strength)
+        return self.pictures.once(("face", Picture.of(image)), find)
 
     def _conditions(self, words: Words) -> Mapping[str, Tensor]:
         found = dict(super()._conditions(words))

@@ -27,7 +27,7 @@ _KINDS: Final[Mapping[str, tuple[str, str, str, str]]] = {
     "latents": ("plus", "proj_in.weight", "proj_out.weight", "hidden_size"),
 }
 
-#: Tensors of IP-Adapters whose input is a face-recognition network.
+#: Tensors of IP-Adapters that take the output of a face-recognition network.
 _FACE_ID: Final = ("perceiver_resampler.", "proj.0.")
 
 #: Defaults of a CLIP image encoder's settings.
@@ -55,7 +55,7 @@ class Net:
 
     @property
     def modes(self) -> int:
-        """The number of kinds of pictures that it tells apart; 0 if it has one kind."""
+        """The number of kinds of control pictures; 0 if there is only one."""
         return int(self.settings.get("num_mode") or 0)
 
     @property

@@ -46,17 +46,17 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Have a network compute with other tensors; its parameters stay the same objects."""
+    """Replace the data of a network's tensors; its parameters stay the same objects."""
     for name, value in tensors_of(module).items():
         value.data = tensors[name]
 
 
 class OffloadHook:
-    """A network, or a block of one, that is at home.
+    """Moves a network, or a block of one, between host and device.
 
     Args:
-        module: It; its weights are moved into one block of the host's memory.
-        device: Where it computes.
+        module: The network; its weights move into one block of host memory.
+        device: The device that computes.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
@@ -70,17 +70,17 @@ class OffloadHook:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes of the host, and of the device while it is there."""
+        """Size of the weights."""
         return int(self._home.size_bytes)
 
     def come(self) -> None:
-        """Be on the device."""
+        """Load the weights."""
         if not self.is_here:
             put(self.module, self._home.swap_in(self._device))
             self.is_here = True
 
     def leave(self) -> None:
-        """Be at home."""
+        """Offload the weights."""
         put(self.module, self._home.on(torch.from_numpy(self._home.block)))
         self.is_here = False
 
@@ -96,11 +96,11 @@ def blocks_of(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def come_block_by_block(network: nn.Module, device: torch.device) -> dict[str, OffloadHook]:
-    """Have each block of a network come for its part of a step; what is in none stays there.
+    """Load each block of a network for its part of a step; other weights stay on the device.
 
     Args:
-        network: Its weights are anywhere.
-        device: Where it computes.
+        network: The network.
+        device: The device that computes.
 
     Returns:
         The blocks, by name.
@@ -144,7 +144,7 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
     ArithmeticError,
     AssertionError,
     RuntimeError,
-    # Of the library by which both read their settings.
+    # Raised by huggingface_hub, which diffusers and transformers use.
     importlib.import_module("huggingface_hub.errors").StrictDataclassError,
 )
 
@@ -170,12 +170,12 @@ class Scales:
 
 
 class Parts:
-    """The networks of one model, and what reads words and pictures for them.
+    """The networks, tokenizers and processors of one model.
 
     Args:
-        described: What was said of the model.
-        device: Where the networks compute.
-        dtype: What the network that draws computes in.
+        described: The entry and the settings of the model.
+        device: The device that computes.
+        dtype: The type of the network.
         modules: By the names of `model_index.json`.
         others: Tokenizers and the like.
     """
@@ -195,7 +195,7 @@ class Parts:
         self.others = others
         self.scales = Scales()
         self.placement = Placement("never")
-        #: What the network hears of no picture at all. Shapes: (1, D) or (1, tokens, D).
+        #: Input of the network without a reference picture. Shapes: (1, D) or (1, tokens, D).
         self.nothing: Tensor | None = None
         self._visitors: dict[str, OffloadHook] = {}
         self._blocks: dict[str, OffloadHook] = {}
@@ -204,12 +204,12 @@ class Parts:
 
     @property
     def network(self) -> Any:
-        """What draws, a U-Net or a transformer; on the device."""
+        """The U-Net or transformer, on the device."""
         return self.get(self.described.facts.family.network)
 
     @property
     def vae(self) -> Any:
-        """What makes pictures of latents, and latents of pictures; on the device."""
+        """The autoencoder, on the device."""
         return self.get("vae")
 
     def get(self, name: str) -> Any:
@@ -219,10 +219,10 @@ class Parts:
             self._welcome(name, visitor)
         return self.modules.get(name)
 
-    # Who comes for a stage
+    # Offloading
 
     def settle(self, placement: Placement) -> None:
-        """Give parts their places; all of them are read by now."""
+        """Apply a placement after all parts were read."""
         self.placement = placement
         for name in placement.at_home & self.modules.keys():
             self._visitors[name] = OffloadHook(self.modules[name], self.device)
@@ -234,7 +234,7 @@ class Parts:
         return group_of(name, self.described.facts.family.network)
 
     def _welcome(self, name: str, visitor: OffloadHook) -> None:
-        """Bring a part to the device; those that it is not needed with leave, as far as told."""
+        """Load a part, and offload the parts that the placement does not keep with it."""
         group, apart = self._group(name), self.placement.apart
         for other, seen in self._visitors.items():
             its = self._group(other)
@@ -244,20 +244,20 @@ class Parts:
         visitor.come()
 
     def rest(self) -> None:
-        """A stage is over: who came for it leaves. What draws stays, until it is in the way."""
+        """Offload the parts of a finished stage; the network stays until its memory is needed."""
         for name, visitor in self._visitors.items():
             if visitor.is_here and self._group(name) != DRAWS:
                 visitor.leave()
 
     def go_home(self) -> None:
-        """Have all who came leave, so that their weights may be changed."""
+        """Offload all loaded parts, so that their weights can change."""
         for visitor in self._visitors.values():
             if visitor.is_here:
                 visitor.leave()
 
     @property
     def size_bytes(self) -> int:
-        """What the networks take of the device at one time, at most."""
+        """Peak size of the weights on the device."""
         groups: dict[str, int] = {}
         for name, visitor in self._visitors.items():
             group = self._group(name)
@@ -307,10 +307,10 @@ class Parts:
         found: Any = self.get(name)(ids, output_hidden_states=True)
         return found.hidden_states[-2][0], found[0][0]
 
-    # Coming and going
+    # Host and device
 
     def offload(self) -> int:
-        """Leave the device for the host's memory; return how many bytes that takes."""
+        """Move to host memory; return the bytes that this takes there."""
         self.go_home()
         at_home = sum(
             each.size_bytes for each in (*self._visitors.values(), *self._blocks.values())
@@ -330,7 +330,7 @@ class Parts:
         return at_home + sum(copy.size_bytes for copy in self._copies.values())
 
     def onload(self) -> None:
-        """Come back to the device."""
+        """Move back to the device."""
         if self.described.entry.quantize:
             self._move(str(self.device))
             return
@@ -371,7 +371,7 @@ class Parts:
         self._compile_blocks()
 
     def _repeated_blocks(self) -> list[str]:
-        """Return the classes of the network's blocks, of which each is compiled once."""
+        """Return the classes of the network's blocks; each class is compiled once."""
         network: Any = self.modules[self.described.facts.family.network]
         return list(network._repeated_blocks or self.described.facts.family.blocks)
 
@@ -384,11 +384,11 @@ class Parts:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether blocks are to be compiled at their first call."""
+        """Whether the first call of a block compiles it."""
         return self._compiled is not None
 
     def compile_anew(self) -> bool:
-        """Have the blocks compiled here in place of what was kept; return whether something was."""
+        """Compile without the cached programs; return False if there were none."""
         if self._compiled is None or not self._compiled.give_up():
             return False
         self._compile_blocks()
@@ -423,7 +423,7 @@ class Parts:
 
     @inference
     def see(self, picture: Any, is_heard: bool) -> Tensor:
-        """Return what a picture adapter hears of a picture; of none, if it is not to be heard."""
+        """Return the embedding of a reference picture, or an empty one if `is_heard` is False."""
         encoder: Any = self.get("image_encoder")
         pixels = self.others["feature_extractor"](picture, return_tensors="pt").pixel_values
         pixels = to_device(pixels, self.device).to(next(encoder.parameters()).dtype)
@@ -446,10 +446,10 @@ def read_parts(
     """Read all parts of a model, each to its place.
 
     Args:
-        described: What was said of it.
-        device: As torch names it.
-        half: What it computes in on a GPU.
-        room_bytes: What the device has for it; None where that is the host's memory.
+        described: The entry and the settings of the model.
+        device: The name of the device in torch.
+        half: The default type on a GPU.
+        room_bytes: Free memory of the device; None on the CPU.
 
     Raises:
         InvalidModel: A part is missing, or cannot be read.
@@ -499,14 +499,14 @@ def read_parts(
 
 
 def _vae_type(described: Described, dtype: torch.dtype) -> torch.dtype:
-    """Return in which type the autoencoder computes: some overflow in float16."""
+    """Return the type of the autoencoder: some overflow in float16."""
     default = described.facts.family.upcasts_vae
     is_upcast = dtype == torch.float16 and described.facts.vae.get("force_upcast", default)
     return torch.float32 if is_upcast else dtype
 
 
 def _sizes(described: Described, dtype: torch.dtype) -> dict[str, int]:
-    """Return what each part will take, in bytes, told by the headers of its files."""
+    """Return the size of each part in bytes, from the headers of its files."""
     folders = {name: described.folder / name for name in _read_parts(described)}
     if described.adapter is not None:
         folders["image_encoder"] = described.adapter.encoder
@@ -541,7 +541,7 @@ def _read_parts(described: Described) -> dict[str, tuple[str, str]]:
     }
 
 
-#: All that a part may be. A pipeline is none of these, nor is what reads as a folder tells it to.
+#: Allowed base classes of parts. Pipelines and `Auto` classes are not among them.
 _KINDS: Final = (
     diffusers.ModelMixin,
     diffusers.SchedulerMixin,
@@ -668,10 +668,10 @@ def _read_net(
     """Read a model's control net.
 
     Args:
-        described: What was said of the model.
+        described: The entry and the settings of the model.
         modules: Its other networks.
-        dtype: What the net computes in.
-        device: Where it lives.
+        dtype: The type of the net.
+        device: The device of its weights.
 
     Raises:
         InvalidModel: It cannot be read.

@@ -205,17 +205,15 @@ def look(
     loop = LOOPS.get(words_of(pipeline), loop)
     is_other = family is OTHER
     check_parts(folder, index, in_steps=not is_other)
-    file = f"{family.network}/config.json"
-    if is_other and not (folder / file).is_file():
-        file = "transformer/config.json"
+    file = _network_file(folder, family)
     network = read_json(folder, file, optional=is_other)
     vae = read_json(folder, _VAE, optional=is_other)
     config = _scheduler_config(folder, index, optional=is_other)
     check_sampler(sampler, few, flows=_flows(family, config), name=pipeline)
     usual = family.defaults(pipeline, network)
     if few:
-        config, few_steps, few_guidance = few_step(config, few)
-        usual = usual or (few_steps, few_guidance)
+        config, few_usual = few_step(config, few)
+        usual = usual or few_usual
     usual_steps, usual_guidance = usual or _defaults(family, loop)
     if sampler:
         config = with_sampler(config, sampler)
@@ -240,6 +238,12 @@ def look(
     return _placed(folder, replace(facts, scheduler=scheduler), loop)
 
 
+def _network_file(folder: Path, family: Family) -> str:
+    file = f"{family.network}/config.json"
+    is_found = family is not OTHER or (folder / file).is_file()
+    return file if is_found else "transformer/config.json"
+
+
 def _scheduler_config(folder: Path, index: Mapping[str, Any], *, optional: bool) -> dict[str, Any]:
     config = read_json(folder, _SCHEDULER, optional=optional)
     class_in(config, _SCHEDULER)
@@ -249,7 +253,7 @@ def _scheduler_config(folder: Path, index: Mapping[str, Any], *, optional: bool)
 
 
 def _placed(folder: Path, facts: Facts, loop: Loop | None) -> Facts:
-    """Return the facts of a model whose steps are batched, or that diffusers' own loop runs.
+    """Decide whether steps are batched or diffusers' own loop runs the model; return the facts.
 
     Raises:
         InvalidModel: Neither can run it.

@@ -50,7 +50,7 @@ class OwnLoop(Model):
     """A pipeline with the loop that diffusers has for it.
 
     Args:
-        described: What was said of it, and what its folder says.
+        described: The entry and the settings of the folder.
     """
 
     def __init__(self, described: Described) -> None:
@@ -118,7 +118,7 @@ class OwnLoop(Model):
         return next(filter(None, found), {})
 
     def _schedulers(self) -> dict[str, Any]:
-        """Return schedulers as they are to be, by their parts' names.
+        """Return new schedulers, by the names of their parts.
 
         Each pipeline has its own: some change settings of those that they are given.
         """
@@ -167,21 +167,21 @@ class OwnLoop(Model):
         return [name for name in self._pipeline.components if name.startswith("text_encoder")]
 
     def _layer(self, name: str) -> str:
-        """Return what a file of LoRAs means by a layer's name."""
+        """Return the layer that a name in a LoRA file means."""
         components = self._pipeline.components
         found = encoder_layer(name, {part: components[part] for part in self._encoders()})
         is_xl = type(self._pipeline).__name__.startswith("StableDiffusionXL")
         return sgm_layer(found) if is_xl else found
 
     def _adapt(self, loras: Sequence[LoRA]) -> None:
-        """Put on these LoRAs beside those that are always on, and take off all others."""
+        """Apply these LoRAs and the fixed ones, and remove all others."""
         if self._adapted is not None:
             self._adapted.apply([*self._loras, *loras])
 
     # --- the device ------------------------------------------------------------------------------
 
     def offload(self) -> int:
-        """Leave the device for the host's memory; return how many bytes that takes."""
+        """Move to host memory; return the bytes that this takes there."""
         if self._adapted is not None:
             self._adapted.apply(())
         self._pipeline.to("cpu")
@@ -190,7 +190,7 @@ class OwnLoop(Model):
         return self.memory_bytes
 
     def onload(self) -> None:
-        """Come back to the device."""
+        """Move back to the device."""
         self._pipeline.to(self._device)
         if self._adapted is not None:
             self._adapted.moved(self._weights())
@@ -215,9 +215,9 @@ class OwnLoop(Model):
         """Draw one.
 
         Raises:
-            Cancelled: Nobody wants it any more.
-            Reject: The pipeline does not take what was asked for.
-            FloatingPointError: It came to values that are not numbers.
+            Cancelled: The task was cancelled.
+            Reject: The pipeline does not accept the input.
+            FloatingPointError: The picture has NaN or infinite values.
         """
         known = inspect.signature(pipeline.__call__).parameters
         told = self._told(item, pipeline, pictures.get("strength", 1.0))
@@ -239,7 +239,7 @@ class OwnLoop(Model):
         return Image((made.images if hasattr(made, "images") else made.image)[0])
 
     def _words(self, item: Item[Any]) -> dict[str, Any]:
-        """Return what any pipeline is given, by the names of diffusers."""
+        """Return the arguments that all pipelines take, by their names in diffusers."""
         asked, guided_by = item.input, self._loop.guided_by
         seed = item.seed if asked.seed is None else asked.seed + item.index
         unwanted = getattr(asked, "negative_prompt", "") or None
@@ -260,7 +260,7 @@ class OwnLoop(Model):
         return found
 
     def _pictured(self, asked: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the pipeline that draws what is asked, and the pictures that it is given.
+        """Return the pipeline for an input, and its arguments for pictures.
 
         Raises:
             Reject: A picture is missing.
@@ -301,10 +301,10 @@ class OwnLoop(Model):
             self._siblings[name] = made
         return self._siblings[name]
 
-    # --- what is told of it ----------------------------------------------------------------------
+    # --- progress and previews -------------------------------------------------------------------
 
     def _told(self, item: Item[Any], pipeline: Any, strength: float) -> dict[str, Any]:
-        """Return what a pipeline calls after each step; some know only the older way."""
+        """Return the callback for each step; some pipelines take only the older one."""
         steps = getattr(item.input, "steps", 0)
         # Fewer where a picture is begun, which not all pipelines tell.
         expected = max(int(steps * strength), min(steps, 1))
@@ -375,13 +375,13 @@ def _strength(asked: Any) -> float:
     return least if int(steps * least) == 1 else least * (1 + 1e-9)
 
 
-#: Pipelines that fail whatever they are given: this one reads `guidance_embeds` in the settings of
+#: Pipelines that always fail: this one reads `guidance_embeds` in the settings of
 #: its transformer, which have none (diffusers 0.42.1).
 _BROKEN: Final = frozenset({"ChromaInpaintPipeline"})
 
 _Signature: TypeAlias = Mapping[str, inspect.Parameter]
 
-#: What a loop may want beside what it is given here.
+#: Parameters of `__call__` that are not inputs.
 _FREE: Final = frozenset({"self", "args", "kwargs"})
 
 #: Words in the names of inputs that a picture made of words alone has no use for.
@@ -405,7 +405,7 @@ def loop_of(kind: Any) -> Loop:
         steps=min(int(_default(told, "num_inference_steps") or 0), MOST_STEPS),
         guided_by=guided_by,
         guidance=None if guidance is None else min(guidance, MOST_GUIDANCE),
-        # Where the second row has a scale of its own that is off, nothing unwanted is heard.
+        # With a scale of 1 for the second row, the negative prompt has no effect.
         hears_unwanted="negative_prompt" in told and _default(told, "true_cfg_scale") != 1,
         **{name: "" if each is None else each.__name__ for name, each in siblings.items()},
         strength=[
@@ -450,7 +450,7 @@ def new_loop(index: Mapping[str, Any]) -> Loop:
 
 
 def _why_not(kind: Any) -> str:
-    """Return what speaks against drawing by words alone; nothing if all is well."""
+    """Return why a pipeline cannot draw from a prompt alone; empty if it can."""
     told = _call(kind)
     if "prompt" not in told:
         return "it takes no prompt"

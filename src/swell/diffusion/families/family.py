@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from swell.diffusion.families.adapters import Net
-    from swell.diffusion.families.latent_diffusion_torch import LatentDiffusion, Picture, Words
+    from swell.diffusion.families.detect_family import Facts
+    from swell.diffusion.families.latent_diffusion_torch import LatentDiffusion
+    from swell.diffusion.families.sample_plan import Picture, Words
 
 Settings = Mapping[str, Any]
 
@@ -46,9 +48,9 @@ class Family:
     half: ClassVar[str] = "float16"
     #: Whether the autoencoder overflows in float16 where its settings do not say.
     upcasts_vae: ClassVar[bool] = False
-    #: Text encoders whose weights LoRAs may change.
+    #: Text encoders that LoRAs may change.
     encoders: ClassVar[Sequence[str]] = ("text_encoder",)
-    #: The order in which an inpainting network's extra channels follow the latents.
+    #: Order of the extra channels of an inpainting network, after the latents.
     beside: ClassVar[Sequence[str]] = ("mask", "around")
     #: Activations of one row of a step for 1024 x 1024 px, in GiB; computed on the meta device with
     #: fused attention, not measured on a GPU.
@@ -125,23 +127,28 @@ class Family:
         """Call the network. Shapes: x (B, C, h, w), t (B,), cond each (B, ...) -> (B, C, h, w)."""
         raise NotImplementedError
 
-    def encodes_control(self, model: "LatentDiffusion") -> bool:
+    def encodes_control(self, net: "Net | None") -> bool:
         """Whether the control picture's latents use the seed's first random numbers."""
         return False
 
-    def encodes_masked(self, model: "LatentDiffusion", words: "Words") -> bool:
+    def encodes_masked(self, facts: "Facts", words: "Words") -> bool:
         """Whether diffusers encodes the whole picture under a mask, which uses random numbers."""
-        return model.starts(words) or not model.facts.sees_mask
+        return words.starts or not facts.sees_mask
 
     def control_input(
         self, model: "LatentDiffusion", picture: "Picture", words: "Words"
     ) -> "Tensor":
         """Return the input of the control net: pixels from 0 to 1. Shape: (3, H, W)."""
-        return model.control_pixels(picture, words)
+        return model.pictures.control_pixels(picture, words)
 
-    def mask_input(self, model: "LatentDiffusion", mask: "Tensor") -> "Tensor":
+    def mask_input(self, facts: "Facts", mask: "Tensor") -> "Tensor":
         """Return the mask as an inpainting network takes it. Shapes: (1, 1, H, W) -> (M, h, w)."""
-        return model.small(mask)
+        return first_pixels(mask, facts.scale_px)
+
+
+def first_pixels(mask: "Tensor", scale_px: int) -> "Tensor":
+    """Return the first pixel of each latent. Shapes: (1, 1, H, W) -> (1, h, w)."""
+    return mask[0, :, ::scale_px, ::scale_px]
 
 
 #: Any other text-to-image pipeline of diffusers: drawn by the pipeline's own `__call__`.

@@ -1,7 +1,7 @@
 """FLUX.1 and its variants.
 
 Source: Black Forest Labs, the released code of FLUX.1 (no paper). It is a rectified flow (arXiv
-2403.03206) whose transformer takes T5's states, CLIP's pooled state and, where it was distilled for
+2403.03206); its transformer takes T5's states, CLIP's pooled state and, where it was distilled for
 it, guidance as a number. A token is 2 x 2 latents, with row and column as positions (Su et al.,
 arXiv 2104.09864). FLUX.1 Fill also takes the picture around a mask, and each pixel of the mask.
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from swell.diffusion.families.adapters import Net
-    from swell.diffusion.families.latent_diffusion_torch import LatentDiffusion, Picture, Words
+    from swell.diffusion.families.detect_family import Facts
+    from swell.diffusion.families.latent_diffusion_torch import LatentDiffusion
+    from swell.diffusion.families.sample_plan import Picture, Words
 
 #: Tokens of T5.
 _LONG: Final = 512
@@ -101,10 +103,10 @@ class Flux(Family):
         )[0]
         return _unpacked(found, height, width)
 
-    def encodes_control(self, model: "LatentDiffusion") -> bool:
-        return model.net is not None and not model.net.sees_pixels
+    def encodes_control(self, net: "Net | None") -> bool:
+        return net is not None and not net.sees_pixels
 
-    def encodes_masked(self, model: "LatentDiffusion", words: "Words") -> bool:
+    def encodes_masked(self, facts: "Facts", words: "Words") -> bool:
         # diffusers samples here even where nothing of the picture is left.
         return True
 
@@ -112,16 +114,16 @@ class Flux(Family):
         self, model: "LatentDiffusion", picture: "Picture", words: "Words"
     ) -> "Tensor":
         """Return latents of the control picture, or pixels from -1 to 1. Shape: (C, h, w)."""
-        pixels = model.pixels(picture, words)
-        if not self.encodes_control(model):
-            return model.to_device(pixels[0])
-        return model.to_latents(pixels, words.seed, skipped=0)
+        pixels = model.pictures.pixels(picture, words)
+        if not self.encodes_control(model.net):
+            return model.pictures.on_device(pixels[0])
+        return model.autoencoder.encode(pixels, words.seed, skipped=0)
 
-    def mask_input(self, model: "LatentDiffusion", mask: "Tensor") -> "Tensor":
+    def mask_input(self, facts: "Facts", mask: "Tensor") -> "Tensor":
         """Return each pixel of a mask. Shapes: (1, 1, H, W) -> (P, h, w), P pixels a latent."""
         import torch
 
-        return torch.nn.functional.pixel_unshuffle(mask, model.facts.scale_px)[0]
+        return torch.nn.functional.pixel_unshuffle(mask, facts.scale_px)[0]
 
 
 def _control(

@@ -54,7 +54,7 @@ def input_type(
     Args:
         facts: Of its folder.
         controlled: Whether it has a control net.
-        modes: The number of kinds of pictures that its control net tells apart; 0 for one kind.
+        modes: The number of kinds of control pictures; 0 if there is only one.
         refers: Whether it has an IP-Adapter.
     """
     prompt = {"min_length": 1, "max_length": 2000, "title": "Prompt", "examples": [_PROMPT]}

@@ -1,4 +1,4 @@
-"""A model that was added without code: the small file that tells of it, and what is made of that.
+"""The configuration file of a model that was added without code.
 
     name = "acme/dreams"
     folder = "/srv/weights/dreams"
@@ -10,8 +10,8 @@
     [weights]
     "unet/diffusion_pytorch_model.safetensors" = { sha256 = "9f86…", bytes = 3438167540 }
 
-`swell models add` writes it into the data directory. It lists the content of all files, so that the
-version, which is made of this file, changes with the weights, and nobody reads gigabytes for it.
+`swell models add` writes it into the data directory. It lists the digests of all files, so that the
+version, a hash of this file, changes with the weights without reading them again.
 """
 
 import fcntl
@@ -39,7 +39,7 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]*/[a-z0-9][a-z0-9_.-]*")
 #: Letters of a name; files called after it have some more, and no disk takes more than 255.
 _LONGEST: Final = 120
 
-#: Owners whose models are built in.
+#: Owners of built-in models.
 _BUILT_IN: Final = frozenset({"swell", "demo"})
 
 #: What ends so names a file wherever a model may be named.
@@ -47,7 +47,7 @@ _FILES: Final = (".py", ".toml")
 
 
 class InvalidEntry(InvalidRequest):
-    """A file tells of no model; the text says what is wrong with it."""
+    """The file does not describe a model; the text says why."""
 
     title = "This model cannot be served"
 
@@ -75,7 +75,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     folder: str
     #: Where the folder came from, for people.
     source: str = ""
-    #: What was asked of a hub, such as `hf://acme/dreams@main`; empty for a folder.
+    #: The address at a hub, such as `hf://acme/dreams@main`; empty for a folder.
     asked: str = ""
     sampler: str = ""
     few_step: str = ""
@@ -93,7 +93,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     loras: list[Extra] = []
     #: Folders as diffusers saves them.
     controlnet: str = ""
-    #: A file of an IP-Adapter, with `image_encoder/` beside it or one folder up.
+    #: A file of an IP-Adapter; `image_encoder/` is in its folder or one folder up.
     ip_adapter: str = ""
     #: Whether it draws portraits of the face in a picture.
     portraits: bool = False
@@ -152,7 +152,7 @@ def added(data_dir: Path) -> list[str]:
 
 
 def remove(data_dir: Path, name: str) -> Path:
-    """Forget a model and what was measured of it; its weights stay. Return where its entry was.
+    """Delete the entry and measurements of a model, not its weights; return the path of the entry.
 
     Raises:
         NotFound: No such model was added.
@@ -170,12 +170,12 @@ def remove(data_dir: Path, name: str) -> Path:
 
 @contextmanager
 def locked(data_dir: Path, name: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Add or remove a model while nobody else does, by a lock that goes with its process.
+    """Hold the lock for adding or removing a model; it ends with the process.
 
     Args:
-        data_dir: Where it is added to, or removed from.
-        name: The model's.
-        tell: Called with a line for people before somebody else is waited for.
+        data_dir: The data directory.
+        name: The name of the model.
+        tell: Called with a line for the user before waiting for another process.
 
     Raises:
         InvalidEntry: Nothing can be written there.
@@ -192,13 +192,13 @@ def locked(data_dir: Path, name: str, tell: Callable[[str], None]) -> Iterator[N
     try:
         yield
     finally:
-        # Still held: whoever waits for it finds that it is gone, and makes another.
+        # Still locked: a waiting process sees that the file is gone, and creates another.
         path.unlink(missing_ok=True)
         os.close(fd)
 
 
 def _lock(path: Path, tell: Callable[[], None]) -> int:
-    """Return the descriptor of a file that nobody else holds, and that still has its name."""
+    """Return the descriptor of a locked file that still has its name."""
     has_told = False
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -220,11 +220,11 @@ def _lock(path: Path, tell: Callable[[], None]) -> int:
 
 
 def name_of(path: Path) -> str:
-    """Return the name in an entry's file, or that of the file where nobody can read it."""
+    """Return the name in an entry, or the name of the file if it cannot be read."""
     try:
         return read(path).name
     except (NotFound, InvalidEntry):
-        # Whoever wants to be rid of it needs its name.
+        # `swell models remove` needs the name.
         return path.stem.replace("--", "/").replace("+", "-")
 
 
@@ -233,7 +233,7 @@ def read(path: Path) -> Entry:
 
     Raises:
         NotFound: There is no such file.
-        InvalidEntry: It is not what it should be; the text says what.
+        InvalidEntry: The entry is invalid; the text says why.
     """
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -250,7 +250,7 @@ def check_files(entry: Entry) -> None:
     Raises:
         InvalidEntry: One is missing, has changed or is damaged.
     """
-    # Workers read entries before they import what is large.
+    # Workers read entries before they import large modules.
     from swell.weights.formats import read_header
 
     if not Path(entry.folder).is_dir():

@@ -1,4 +1,4 @@
-"""What is made of an entry that `swell models add` wrote: a definition, and in time a model."""
+"""Makes the definition and the model of an entry that `swell models add` wrote."""
 
 import hashlib
 import importlib
@@ -34,7 +34,7 @@ from swell.sdk.missing_packages import demo_module
 from swell.sdk.model import Model
 from swell.weights.files import content_of_link, open_file
 
-#: What has to be installed, and is not with Swell alone.
+#: How to install the packages that Swell alone does not need.
 INSTALL: Final = "install it with: pip install 'swell[diffusers]'"
 
 #: Of models that draw in steps: rows that exact mode has where the entry says nothing, and the most
@@ -42,8 +42,8 @@ INSTALL: Final = "install it with: pip install 'swell[diffusers]'"
 BUCKET: Final = 2
 MOST_ROWS: Final = 16
 
-#: A picture with so many pixels fills a GPU by itself, so that a second row costs as much as the
-#: first: measured at 1024 x 1024 px for Qwen-Image on an H200 (sglang #22183), SDXL on an L4
+#: A picture of this many pixels fills a GPU, so that a second row costs as much as the first:
+#: measured at 1024 x 1024 px for Qwen-Image on an H200 (sglang #22183), SDXL on an L4
 #: (datadreamer #34) and FLUX.1-Kontext (diffusers #12459). With a quarter of the pixels two rows
 #: cost hardly more than one.
 FILLS_PX: Final = 3 << 18
@@ -90,7 +90,7 @@ class Described:
 
 
 def with_loop(entry: Entry) -> Entry:
-    """Return an entry that says what its own loop takes, if no table does and diffusers is at hand.
+    """Return an entry with the arguments of its pipeline, if they are not in the table.
 
     Raises:
         InvalidModel: Diffusers has no such pipeline, or it needs more than words.
@@ -102,7 +102,7 @@ def with_loop(entry: Entry) -> Entry:
     try:
         signatures = importlib.import_module(_SIGNATURES)
     except (ImportError, RuntimeError):
-        # So diffusers says that one of its own files cannot be imported.
+        # diffusers raises RuntimeError if one of its own files cannot be imported.
         return entry
     return msgspec.structs.replace(entry, loop=signatures.new_loop(index))
 
@@ -111,8 +111,8 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
     """Look at an entry's folder; at the heads of its weights only while it is being added.
 
     Raises:
-        InvalidModel: The folder is not what it should be, or something in the entry does not fit.
-        RefusedFormat, BrokenWeights: A file of weights is not what its name says, or not whole.
+        InvalidModel: The folder is invalid, or a setting of the entry does not fit.
+        RefusedFormat, BrokenWeights: A file of weights has another format, or is damaged.
     """
     if not _NAME.fullmatch(entry.name):
         raise InvalidModel(f"{entry.name!r} cannot name a model: use owner/name in lower-case")
@@ -166,11 +166,11 @@ def _net_of(entry: Entry, facts: Facts) -> Net | None:
 
 
 def _adapter_of(entry: Entry, facts: Facts) -> Adapter | None:
-    """Return its picture adapter, if it has one, whose image encoder may be opened.
+    """Return the picture adapter of an entry, if it has one, after checking its image encoder.
 
     Raises:
-        InvalidModel: It does not fit, or its image encoder is not there or holds what it may not.
-        RefusedFormat, BrokenWeights: A file of weights is not what its name says, or not whole.
+        InvalidModel: It does not fit, or its image encoder is missing or invalid.
+        RefusedFormat, BrokenWeights: A file of weights has another format, or is damaged.
     """
     if not entry.ip_adapter:
         return None
@@ -259,7 +259,7 @@ def _check_portraits(entry: Entry, facts: Facts) -> None:
     """Check that a model of portraits has what these need.
 
     Raises:
-        InvalidModel: It has not, or has what they have no place for.
+        InvalidModel: A requirement is missing, or an option conflicts.
     """
     if not entry.portraits:
         if entry.scenarios:
@@ -291,8 +291,8 @@ def contents(folder: Path, names: Sequence[str]) -> dict[str, Content]:
 def _check_contents(entry: Entry, added_ns: int) -> None:
     """Check that the files are there, and as they were when the model was added.
 
-    Beyond `check_files`, a file that is younger than the entry is read: whoever writes into one may
-    leave its size as it was, and nobody reads gigabytes for files that nobody touched.
+    After `check_files`, files that are newer than the entry are read in full, because a write can
+    leave the size unchanged.
 
     Args:
         entry: The model's.
@@ -314,7 +314,7 @@ def _check_contents(entry: Entry, added_ns: int) -> None:
             raise InvalidModel(f"{entry.name}: {name} has changed since it was added; add it again")
 
 
-# --- what the worker knows -----------------------------------------------------------------------
+# --- definitions ---------------------------------------------------------------------------------
 
 
 def _bare_definition(path: Path) -> Definition:
@@ -377,7 +377,7 @@ def _make(entry: Entry, home: Path, added_ns: int) -> Model:
         added_ns: When, as `_check_contents` takes it.
 
     Raises:
-        InvalidModel: What it needs is not installed, or its files have changed.
+        InvalidModel: A package is not installed, or files have changed.
     """
     _check_contents(entry, added_ns)
     described = describe(entry, home)
@@ -397,8 +397,8 @@ def _make(entry: Entry, home: Path, added_ns: int) -> Model:
 def bucket_of(entry: Entry, *, is_guided: bool, width: int, height: int) -> int:
     """Return how many rows each step of a picture has in exact mode.
 
-    Where the entry does not say, as many as a picture has by itself, so that nobody waits for rows
-    of padding; two where a second row costs next to nothing.
+    The default is the number of rows of one picture, so that no row is padding; or two, where a
+    second row costs little.
 
     Args:
         entry: The model's.
@@ -424,7 +424,7 @@ def _code(facts: Facts) -> tuple[Path, ...]:
     if facts.family is OTHER:
         names |= {"diffusers_pipeline_torch.py", "pipeline_signatures.json"}
     else:
-        names.add("latent_diffusion_torch.py")
+        names |= {"latent_diffusion_torch.py", "pictures_torch.py", "sample_plan.py"}
     return tuple(here / name for name in sorted(names))
 
 
@@ -454,17 +454,17 @@ def _card(described: Described) -> str:
 # `swell models check` writes `acme--dreams@measured.json` and `acme--dreams@sample.webp` next to
 # `acme--dreams.toml`. They count for one version of the model.
 
-#: What differs by no more is what was measured before: a check by itself makes no new version.
+#: Smaller differences are not stored, so that a check alone makes no new version.
 _ALIKE: Final = 0.2
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """What one check measured."""
+    """The measurements of one check."""
 
-    #: The version that was checked, and what its example took.
+    #: The version that was checked, and the duration of its example.
     version: str
     speed: Speed
-    #: What it takes of its device; 0 where that is not known.
+    #: Memory on the device; 0 if unknown.
     memory_bytes: int = 0
     #: A picture in WebP; empty where the example gives none.
     sample: bytes = b""
@@ -475,12 +475,12 @@ class _Measured(msgspec.Struct, frozen=True):
     of: str
     memory_bytes: int = 0
     speed: list[Speed] = []
-    #: Caption → name of the file beside.
+    #: Caption → name of the file in the same folder.
     samples: dict[str, str] = {}
 
 
 def definition_of(path: Path) -> Definition:
-    """Return the model that an entry tells of, with what was measured of it.
+    """Return the definition of an entry, with its measurements.
 
     Raises:
         NotFound, InvalidModel: As `read` and `describe`.
@@ -501,17 +501,17 @@ def definition_of(path: Path) -> Definition:
 
 
 def keep(path: Path, taken: Taken) -> bool:
-    """Keep what a check measured; return whether that is news for the card.
+    """Store the measurements of a check; return whether the card changes.
 
     Args:
-        path: Of the entry.
-        taken: What was measured.
+        path: The entry.
+        taken: The measurements.
 
     Raises:
         OSError: The folder cannot be written.
     """
     if definition_of(path).version() != taken.version:
-        return False  # it was added again meanwhile
+        return False  # the model was added again in the meantime
     bare = _bare_definition(path)
     known = _read(path, bare)
     speed = taken.speed

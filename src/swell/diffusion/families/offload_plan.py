@@ -2,12 +2,12 @@
 
 What draws is needed in each step; text encoders, the image encoder and the autoencoder only at a
 sample's beginning or end, and T5 alone is as large as many networks. Where a device has no room for
-all, in this order, until what is there at one time fits:
+all, the first of these ways that fits is used:
 
     never    all parts are on the device
-    always   all but what draws live in the host's memory, and come for their stage
-    turns    so does what draws, which leaves for stages that do not fit beside it
-    blocks   what draws stays away too, and comes block by block in each step
+    always   all parts but the network are in host memory, and are loaded for their stage
+    turns    the network too: it is offloaded for stages that do not fit together with it
+    blocks   the network is loaded block by block in each step
 
 Nothing is lost by leaving: weights at home are what the device's copy was made of.
 """
@@ -23,20 +23,20 @@ from swell.weights.formats import read_header
 #: Ways that may be asked for.
 CHOICES: Final = ("auto", "never", "always", "turns", "blocks")
 
-#: What draws, with what is asked in each step.
+#: The group of the network and its control net.
 DRAWS: Final = "what draws"
 
 #: What reads words.
 WORDS: Final = "words"
 
-#: Estimates beside weights, in bytes: of any step, and of encoders.
+#: Estimated memory in bytes, without weights: of any step, and of encoders.
 _STEP_BYTES: Final = 1 << 28
 _ENCODER_BYTES: Final = 1 << 29
 
 #: Rows of a step that are planned for at least; larger steps shrink where memory runs out.
 _ROWS: Final = 4
 
-#: So many arrays of a whole picture's features are there at the same time while it is decoded.
+#: Arrays of a whole picture's features that exist at the same time during decoding.
 _FEATURES: Final = 4
 
 
@@ -46,16 +46,16 @@ class Placement:
 
     #: One of `CHOICES`, never `auto`.
     choice: str
-    #: Parts whose home is the host's memory.
+    #: Parts that are kept in host memory.
     at_home: frozenset[str] = frozenset()
-    #: Groups of parts for which what draws leaves the device.
+    #: Groups of parts for which the network is offloaded.
     apart: frozenset[str] = frozenset()
     #: Why, for people.
     reason: str = ""
 
     @property
     def by_blocks(self) -> bool:
-        """Whether what draws comes block by block."""
+        """Whether the network is loaded block by block."""
         return self.choice == "blocks"
 
 
@@ -86,9 +86,9 @@ def place(
         choice: One of `CHOICES`.
         sizes: What each part takes of the device, in bytes.
         network: The part that draws.
-        room_bytes: What the device has; None where it is the host's memory itself.
-        needed_bytes: What each group needs beside its weights while it computes; see `working`.
-        is_fixed: Whether what draws cannot leave the device once it is there.
+        room_bytes: Free memory of the device; None on the CPU.
+        needed_bytes: Memory of each group without its weights; see `working`.
+        is_fixed: Whether the network cannot be offloaded.
     """
     groups: dict[str, int] = {}
     for part, size_bytes in sizes.items():
@@ -134,14 +134,14 @@ def _why(weights: int, needed_bytes: Mapping[str, int], room_bytes: int) -> str:
 def working(
     side_px: int, vae: Mapping[str, Any], item_bytes: int, row_gib: float, rows: int | None = None
 ) -> dict[str, int]:
-    """Return the estimated memory beside weights, by group of parts, in bytes.
+    """Return the estimated memory without weights, by group of parts, in bytes.
 
     The autoencoder's last stage is as large as the picture, with the features of the stage before.
 
     Args:
         side_px: Side of a picture.
         vae: Settings of the autoencoder.
-        item_bytes: Of the type in which it computes.
+        item_bytes: Size of a number.
         row_gib: Activations of one row of a step for 1024 x 1024 px.
         rows: Rows of a step in exact mode, if the model says so.
     """
@@ -161,7 +161,7 @@ def part_bytes(files: Iterable[Path], item_bytes: int) -> int:
 
     Args:
         files: Of one part.
-        item_bytes: Of the type in which fractions are kept.
+        item_bytes: Size of a floating-point number.
 
     Raises:
         BrokenWeights: One is not whole.

@@ -2,8 +2,8 @@
 
 A folder comes from anywhere. Its `model_index.json` says where parts lie and which classes read
 them, and an index of shards says which files hold a part's weights: all of that is checked before
-anything is read. What could run a program is refused: pickles, code, classes that read whatever a
-folder tells them to, and pipelines within pipelines. Pure but for looking at names and settings.
+anything is read. Pickles, code, `Auto` classes and nested pipelines are refused, because they could
+run a program. Only names and settings are read.
 """
 
 import json
@@ -47,22 +47,22 @@ def read_json(folder: Path, name: str, *, optional: bool = False) -> dict[str, A
 def number_of(
     told: Mapping[str, Any], name: str, usual: float, *, least: float, most: float, file: str
 ) -> float:
-    """Return a number that settings say.
+    """Return a number in settings.
 
     Args:
         told: The settings.
-        name: What it is called there.
-        usual: What it is where they say nothing.
-        least: The smallest that makes sense.
-        most: The largest.
-        file: Where they stand, for errors.
+        name: The key.
+        usual: The default.
+        least: The lowest valid value.
+        most: The highest valid value.
+        file: The name of the file, for errors.
 
     Raises:
         InvalidModel: It is no number, or out of bounds.
     """
     found = told.get(name, usual)
     is_number = isinstance(found, int | float) and not isinstance(found, bool)
-    # What is no number at all (NaN) is in no bounds either.
+    # NaN fails both comparisons.
     if not (is_number and least <= found <= most):
         raise _wrong(file, name, found, f"a number from {least:g} to {most:g}")
     return float(found)
@@ -71,7 +71,7 @@ def number_of(
 def count_of(
     told: Mapping[str, Any], name: str, usual: int, *, least: int, most: int, file: str
 ) -> int:
-    """Return a whole number that settings say; see `number_of`.
+    """Return a whole number in settings; see `number_of`.
 
     Raises:
         InvalidModel: It is no whole number, or out of bounds.
@@ -85,7 +85,7 @@ def count_of(
 def counts_of(
     told: Mapping[str, Any], name: str, *, length: int, least: int, most: int, file: str
 ) -> tuple[int, ...]:
-    """Return whole numbers that settings say, 1 to `length` of them; see `number_of`.
+    """Return whole numbers in settings, 1 to `length` of them; see `number_of`.
 
     Raises:
         InvalidModel: It is no such list, or one is out of bounds.
@@ -102,7 +102,7 @@ def counts_of(
 def choice_of(
     told: Mapping[str, Any], name: str, usual: str, *, known: Sequence[str], file: str
 ) -> str:
-    """Return a word that settings say; see `number_of`.
+    """Return a word in settings; see `number_of`.
 
     Raises:
         InvalidModel: It is none of those that are known.
@@ -160,10 +160,10 @@ def _wrong(file: str, name: str, found: Any, wanted: str) -> InvalidModel:
     return InvalidModel(f"{file}: {name} is {shown[:80]}: it must be {wanted}")
 
 
-#: Parts that are not loaded: what is shown is the operator's choice, made for all models alike.
+#: Parts that are not loaded: safety checks are a setting of the operator for all models.
 UNUSED: Final = frozenset({"safety_checker"})
 
-#: Whose classes read parts.
+#: Libraries of the classes that read parts.
 LIBRARIES: Final = ("diffusers", "transformers")
 
 #: Parts that families drawn in steps may have; their pipelines in diffusers have no others.
@@ -186,19 +186,19 @@ _STEP_PARTS: Final = frozenset(
     }
 )
 
-#: Classes that are whatever a folder says, and those that read folders of parts themselves.
+#: `Auto` classes and pipelines.
 _OPEN_CLASS: Final = re.compile(r"Auto(?!encoder)\w*|\w*Pipeline")
 
-#: What weights of a library's parts are called.
+#: File names of weights by library.
 _STEMS: Final[Mapping[str, str]] = {
     "diffusers": "diffusion_pytorch_model",
     "transformers": "model",
 }
 
-#: What pipelines are kept in.
+#: The file that describes a pipeline.
 _PIPELINE_FILE: Final = "model_index.json"
 
-#: What transformers reads beside a part's own weights, unasked.
+#: A file that transformers reads in addition to the weights.
 _ADAPTER_FILE: Final = "adapter_config.json"
 
 
@@ -206,7 +206,7 @@ def parts_of(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Return library and class of each part that `model_index.json` has, by its name.
 
     Raises:
-        InvalidModel: A name leads elsewhere, or what is said of a part cannot be understood.
+        InvalidModel: The name or the class of a part is invalid.
     """
     found = {}
     for name, told in index.items():
@@ -246,7 +246,7 @@ def check_parts(folder: Path, index: Mapping[str, Any], *, in_steps: bool) -> No
         in_steps: Whether its pipeline is of a family that is drawn in steps.
 
     Raises:
-        InvalidModel: One is missing, is only there as a pickle, or is not what it may be.
+        InvalidModel: A part is missing, is a pickle only, or has a forbidden class.
     """
     for name, (library, kind) in used_parts(index).items():
         if in_steps and name not in _STEP_PARTS:
@@ -272,7 +272,7 @@ def check_parts(folder: Path, index: Mapping[str, Any], *, in_steps: bool) -> No
 
 
 def check_names(part: Path, library: str) -> None:
-    """Check that a part's weights have the names by which its library finds them.
+    """Check that the weights of a part have the file names that its library reads.
 
     Networks of diffusers that are drawn in steps are read by Swell, under any names.
 
@@ -283,7 +283,7 @@ def check_names(part: Path, library: str) -> None:
     names = [path.name for path in part.iterdir()]
     if stem is None or not any(name.endswith(".safetensors") for name in names):
         return
-    # With what stands for a precision between; an index names the shards.
+    # With an optional precision; an index names the shards.
     found = re.compile(rf"{stem}(\.\w+)?\.safetensors(\.index(\.\w+)?\.json)?")
     if not any(found.fullmatch(name) for name in names):
         raise InvalidModel(
@@ -296,8 +296,8 @@ def check_folder(part: Path) -> None:
     """Check that a part's folder may be opened.
 
     Raises:
-        InvalidModel: It holds code, a pipeline, what is no file or has no name in UTF-8, or
-            weights that are there as pickles alone.
+        InvalidModel: It has code, a pipeline, a special file, a name that is not UTF-8, or weights
+            that are pickles only.
     """
     names = sorted(each.relative_to(part).as_posix() for each in part.rglob("*"))
     for name in names:
@@ -331,7 +331,7 @@ def check_folder(part: Path) -> None:
 
 
 def _check_kind(part: Path, name: str) -> None:
-    """Check that whoever reads a part meets files and folders alone.
+    """Check that an entry of a part is a regular file or a folder.
 
     Raises:
         InvalidModel: It is a pipe or a device, or a folder that has the name of weights.
@@ -341,7 +341,7 @@ def _check_kind(part: Path, name: str) -> None:
     try:
         mode = path.stat().st_mode
     except OSError:
-        return  # a link that leads nowhere: whoever needs what it is called says so
+        return  # a broken link, which is reported when it is read
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or (is_weights and stat.S_ISDIR(mode)):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
         raise InvalidModel(f"{part.name}/{name} is {what} and no file: take it out")
@@ -359,7 +359,7 @@ def check_weights(part: Path) -> None:
 
 
 def _check_shards(part: Path, name: str) -> None:
-    """Check that an index of shards names files of weights beside it.
+    """Check that an index of shards names files of weights in its folder.
 
     Raises:
         InvalidModel: It names something else, or a file that is not there.
@@ -387,7 +387,7 @@ def _is_plain(name: str) -> bool:
 #: Where hubs keep what a model's page says.
 README: Final = "README.md"
 
-#: So much of it is looked at, in bytes; what is sought stands at its top.
+#: Bytes of it that are read; the licence is at the top.
 _MOST_BYTES: Final = 64 * 1024
 
 _HEAD: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
@@ -402,7 +402,7 @@ _UNTOLD: Final = ("other", "unknown")
 def licence_in(folder: Path) -> str:
     """Return the licence of the weights, as the head of their README says it; empty if it does not.
 
-    What is longer than 80 letters, or has signs that nobody sees, is no name of a licence.
+    A name has at most 80 characters, and no control characters.
 
     Source:
         Hugging Face Hub documentation, "Model cards": `license` and `license_name`.

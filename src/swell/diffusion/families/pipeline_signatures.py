@@ -27,7 +27,7 @@ _Pipeline: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9]{1,72}
 class Loop(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """What the loop of a pipeline takes beside a prompt and a seed."""
+    """The arguments of a pipeline in addition to prompt and seed."""
 
     #: Whether it takes sides.
     is_sized: bool = True
@@ -36,7 +36,7 @@ class Loop(
     #: The argument for guidance; empty where it takes none. Its default, if it has one.
     guided_by: GuidedBy = "guidance_scale"
     guidance: Annotated[float, msgspec.Meta(ge=0, le=MOST_GUIDANCE)] | None = None
-    #: Whether it hears what is not wanted.
+    #: Whether it takes a negative prompt.
     hears_unwanted: bool = True
     #: Pipelines that draw with the same parts from a picture, and under a mask; empty for none.
     image: _Pipeline = ""

@@ -1,12 +1,12 @@
-"""What a folder's `scheduler_config.json` means to the engine: which solver, and its options. Pure.
+"""Reads a folder's `scheduler_config.json`: the solver of the engine, and its options. Pure.
 
-A setting that is left out has the default of its class in diffusers 0.42. What the engine has no
-solver for gives None: such a model is drawn by diffusers' own loop, which Swell cannot share among
-samples.
+A missing setting has the default of its class in diffusers 0.42. If the engine has no such solver,
+the result is None, and diffusers' own loop draws the model, without sharing steps among samples.
 """
 
 import math
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from swell.core.errors import InvalidModel
@@ -71,10 +71,10 @@ FEW_STEPS: Final[Mapping[str, tuple[str, Config, int, float]]] = {
     "lightning": ("euler", {"timestep_spacing": "trailing"}, 4, 0.0),
 }
 
-#: What a sampler's class has to be told, since it does something else by itself.
+#: Settings that differ from the defaults of a sampler's class.
 _WITHOUT: Final[Mapping[str, Config]] = {"plms": {"skip_prk_steps": True}}
 
-#: What pipelines of Stable Diffusion 1 and 2 set beside the offset, by what they draw from.
+#: Settings that pipelines of Stable Diffusion 1 and 2 change in addition to the offset.
 _MENDED: Final[Mapping[str, Config]] = {
     "words": {"clip_sample": False},
     "mask": {"skip_prk_steps": True},
@@ -120,52 +120,26 @@ _TAKEN_OVER: Final[Mapping[str, Mapping[Any, Any]]] = {
 
 #: Those of them that a class does not look at are no obstacle.
 _READ: Final[Mapping[str, frozenset[str]]] = {
-    "EulerDiscreteScheduler": frozenset(
-        {
-            "trained_betas",
-            "interpolation_type",
-            "use_exponential_sigmas",
-            "use_beta_sigmas",
-            "sigma_min",
-            "sigma_max",
-            "timestep_type",
-            "rescale_betas_zero_snr",
-            "final_sigmas_type",
-        }
-    ),
-    "EulerAncestralDiscreteScheduler": frozenset(["trained_betas", "rescale_betas_zero_snr"]),
-    "DPMSolverMultistepScheduler": frozenset(
-        {
-            "trained_betas",
-            "thresholding",
-            "algorithm_type",
-            "solver_type",
-            "solver_order",
-            "lower_order_final",
-            "euler_at_final",
-            "use_exponential_sigmas",
-            "use_beta_sigmas",
-            "use_lu_lambdas",
-            "use_flow_sigmas",
-            "final_sigmas_type",
-            "variance_type",
-            "rescale_betas_zero_snr",
-            "lambda_min_clipped",
-        }
-    ),
-    "DDIMScheduler": frozenset(["trained_betas", "thresholding", "rescale_betas_zero_snr"]),
-    "LCMScheduler": frozenset(["trained_betas", "thresholding", "rescale_betas_zero_snr"]),
-    "PNDMScheduler": frozenset(["trained_betas"]),
-    "FlowMatchEulerDiscreteScheduler": frozenset(
-        {
-            "invert_sigmas",
-            "use_exponential_sigmas",
-            "use_beta_sigmas",
-            "use_karras_sigmas",
-            "stochastic_sampling",
-            "time_shift_type",
-        }
-    ),
+    kind: frozenset(names.split())
+    for kind, names in {
+        "EulerDiscreteScheduler": (
+            "trained_betas interpolation_type use_exponential_sigmas use_beta_sigmas sigma_min "
+            "sigma_max timestep_type rescale_betas_zero_snr final_sigmas_type"
+        ),
+        "EulerAncestralDiscreteScheduler": "trained_betas rescale_betas_zero_snr",
+        "DPMSolverMultistepScheduler": (
+            "trained_betas thresholding algorithm_type solver_type solver_order lower_order_final "
+            "euler_at_final use_exponential_sigmas use_beta_sigmas use_lu_lambdas use_flow_sigmas "
+            "final_sigmas_type variance_type rescale_betas_zero_snr lambda_min_clipped"
+        ),
+        "DDIMScheduler": "trained_betas thresholding rescale_betas_zero_snr",
+        "LCMScheduler": "trained_betas thresholding rescale_betas_zero_snr",
+        "PNDMScheduler": "trained_betas",
+        "FlowMatchEulerDiscreteScheduler": (
+            "invert_sigmas use_exponential_sigmas use_beta_sigmas use_karras_sigmas "
+            "stochastic_sampling time_shift_type"
+        ),
+    }.items()
 }
 
 
@@ -181,12 +155,12 @@ def with_sampler(config: Config, name: str) -> dict[str, Any]:
 
 
 def check_sampler(sampler: str, few: str, *, flows: bool | None, name: str) -> None:
-    """Check that a sampler which was asked for fits what the network says.
+    """Check that a sampler fits the prediction of the network.
 
     Args:
         sampler: Its name; empty for none.
         few: The way of being distilled to few steps, which has a sampler too; empty for none.
-        flows: Whether the network says a flow, rather than noise; None if nobody knows.
+        flows: Whether the network predicts a flow rather than noise; None if unknown.
         name: The pipeline's, for errors.
 
     Raises:
@@ -207,8 +181,8 @@ def check_sampler(sampler: str, few: str, *, flows: bool | None, name: str) -> N
 def as_pipelines_take(config: Config, *, sees_mask: bool) -> dict[str, Any]:
     """Return settings as the pipelines of Stable Diffusion 1 and 2 take a folder's scheduler.
 
-    They hold some settings of old folders for mistakes, whatever the class of the scheduler. Those
-    for XL, for control nets and for LCM take them as they are.
+    They replace some settings of old folders for all scheduler classes. Pipelines for XL, control
+    nets and LCM do not.
 
     Args:
         config: What the folder says.
@@ -224,7 +198,7 @@ def as_pipelines_take(config: Config, *, sees_mask: bool) -> dict[str, Any]:
     return {**config, "steps_offset": 1, **_MENDED["mask" if sees_mask else "words"]}
 
 
-def few_step(config: Config, name: str) -> tuple[dict[str, Any], int, float]:
+def few_step(config: Config, name: str) -> tuple[dict[str, Any], tuple[int, float]]:
     """Return the settings, steps and guidance of a model distilled in this way.
 
     Raises:
@@ -233,18 +207,18 @@ def few_step(config: Config, name: str) -> tuple[dict[str, Any], int, float]:
     if name not in FEW_STEPS:
         raise InvalidModel(f"no way to few steps is called {name!r}: use {', '.join(FEW_STEPS)}")
     sampler, changes, steps, guidance = FEW_STEPS[name]
-    return {**with_sampler(config, sampler), **changes}, steps, guidance
+    return {**with_sampler(config, sampler), **changes}, (steps, guidance)
 
 
 def sampler_of(
     config: Config, steps: int, *, tokens: int = 0, even: bool = False
 ) -> Sampler | None:
-    """Return what the engine is to draw with, or None if it has no such solver.
+    """Return the sampler, or None if the engine has no such solver.
 
     Args:
-        config: What `scheduler_config.json` says.
-        steps: How many.
-        tokens: Of the picture, for schedules that depend on its size.
+        config: The content of `scheduler_config.json`.
+        steps: Number of steps.
+        tokens: Tokens of the picture, for schedules that depend on its size.
         even: Whether the pipeline lays a flow's steps evenly, as that of Flux does.
 
     Raises:
@@ -296,16 +270,9 @@ def _training(config: Config, *, start: float, end: float, betas: str) -> dict[s
     }
 
 
-def _linear(config: Config) -> dict[str, Any] | None:
-    return _training(config, start=0.0001, end=0.02, betas="linear")
-
-
-def _predicts(config: Config) -> str | None:
-    return _PREDICTIONS.get(str(config.get("prediction_type", "epsilon")))
-
-
 def _spaced(config: Config, spacing: str) -> dict[str, Any] | None:
-    training, says = _linear(config), _predicts(config)
+    training = _training(config, start=0.0001, end=0.02, betas="linear")
+    says = _PREDICTIONS.get(config.get("prediction_type", "epsilon"))
     if training is None or says is None:
         return None
     return training | {
@@ -320,19 +287,12 @@ def _karras(config: Config) -> dict[str, Any] | None:
     return None if made is None else made | {"karras": bool(config.get("use_karras_sigmas", False))}
 
 
-def _ancestral(config: Config) -> dict[str, Any] | None:
-    return _spaced(config, "linspace")
-
-
 def _ddim(config: Config) -> dict[str, Any] | None:
     made = _spaced(config, "leading")
     if made is None:
         return None
-    clips = config.get("clip_sample", True)
-    return made | {
-        "clean_end": bool(config.get("set_alpha_to_one", True)),
-        "clip": _clip(config) if clips else None,
-    }
+    clean_end = bool(config.get("set_alpha_to_one", True))
+    return made | {"clean_end": clean_end, "clip": _clip(config, usual=True)}
 
 
 def _plms(config: Config) -> dict[str, Any] | None:
@@ -345,30 +305,25 @@ def _plms(config: Config) -> dict[str, Any] | None:
 
 def _lcm(config: Config) -> dict[str, Any] | None:
     made = _training(config, start=0.00085, end=0.012, betas="scaled_linear")
-    if made is None or _predicts(config) != "epsilon":
+    if made is None or config.get("prediction_type", "epsilon") != "epsilon":
         return None
-    clips = config.get("clip_sample", False)
     return made | {
         "original_steps": count_of(
             config, "original_inference_steps", 50, least=1, most=1000, file=_FILE
         ),
         "timestep_scaling": _number(config, "timestep_scaling", 10.0, least=1e-3, most=1e6),
-        "clip": _clip(config) if clips else None,
+        "clip": _clip(config, usual=False),
     }
-
-
-def _bare(config: Config) -> dict[str, Any]:
-    return {}
 
 
 _MAKERS: Final[Mapping[str, Callable[[Config], dict[str, Any] | None]]] = {
     "EulerDiscreteScheduler": _karras,
-    "EulerAncestralDiscreteScheduler": _ancestral,
+    "EulerAncestralDiscreteScheduler": partial(_spaced, spacing="linspace"),
     "DPMSolverMultistepScheduler": _karras,
     "DDIMScheduler": _ddim,
     "LCMScheduler": _lcm,
     "PNDMScheduler": _plms,
-    "FlowMatchEulerDiscreteScheduler": _bare,
+    "FlowMatchEulerDiscreteScheduler": lambda config: {},
 }
 
 
@@ -401,9 +356,11 @@ def _offset(config: Config) -> int:
 
 
 def _trained(config: Config) -> int:
-    """Return of how many steps training was."""
+    """Return the number of training timesteps."""
     return count_of(config, "num_train_timesteps", 1000, least=1, most=100_000, file=_FILE)
 
 
-def _clip(config: Config) -> float:
+def _clip(config: Config, *, usual: bool) -> float | None:
+    if not config.get("clip_sample", usual):
+        return None
     return _number(config, "clip_sample_range", 1.0, least=1e-3, most=1e3)

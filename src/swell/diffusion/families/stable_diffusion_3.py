@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from swell.diffusion.families.adapters import Net
-    from swell.diffusion.families.latent_diffusion_torch import LatentDiffusion, Picture, Words
+    from swell.diffusion.families.latent_diffusion_torch import LatentDiffusion
+    from swell.diffusion.families.sample_plan import Picture, Words
 
 #: Tokens of T5.
 _LONG: Final = 256
@@ -106,11 +107,11 @@ class StableDiffusion3(Family):
         shift = (model.facts.vae.get("shift_factor") or 0.0) if model.net.hears_pooled else 0.0
 
         def make() -> "Tensor":
-            mean = model.posterior(model.pixels(picture, words)).mean
+            mean = model.autoencoder.posterior(model.pictures.pixels(picture, words)).mean
             found: Tensor = ((mean - shift) * model.parts.vae.config.scaling_factor)[0].float()
             return found
 
-        return model.once(("control", picture, words.width, words.height), make)
+        return model.pictures.once(("control", picture, words.width, words.height), make)
 
 
 def _control(
