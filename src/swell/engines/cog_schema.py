@@ -116,7 +116,7 @@ class CogSchema:
     def _field(self, name: str, told: Mapping[str, Any], is_required: bool) -> Any:
         schema = self._resolved(told, 0)
         kind, bounds = self._type_of(name, schema, 0)
-        # A title, description or default may stand beside the reference or behind it.
+        # A title, description or default may be next to the reference or in its target.
         both = {**schema, **told}
         facts = {
             "title": both.get("title"),

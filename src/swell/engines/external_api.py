@@ -75,8 +75,8 @@ _NOT_BEGUN: Final = frozenset({429, 503})
 #: Timeout of a request to cancel a prediction, in seconds.
 _CANCEL_S: Final = 15.0
 
-#: How long the id is waited for of what nobody wants any more, in seconds: less than the worker
-#: waits before it kills this process (`worker.cancel_grace_s`), and what was paid would be lost.
+#: Wait for the id of a cancelled prediction, in seconds: less than `worker.cancel_grace_s`, after
+#: which the worker kills this process and the cost would be lost.
 _ID_S: Final = 3.0
 
 #: The key is wrong, or the account has no money: no other input will fare better.
@@ -285,7 +285,7 @@ class RemoteModel(Model):
     ) -> Any:
         """Have something made, which is paid for before it is asked for.
 
-        Whatever may have been begun stays paid.
+        A prediction that may have started stays paid.
 
         Raises:
             BudgetSpent: There is no money for it today.
@@ -319,7 +319,7 @@ class RemoteModel(Model):
             session: Sends it.
             method: Of HTTP.
             url: Whom it is sent to.
-            body: What is sent, as JSON.
+            body: The JSON of the request.
             again: These statuses.
             unwanted: From when on nobody wants it, it is not sent again.
 
@@ -377,12 +377,12 @@ class RemoteModel(Model):
             raise RuntimeError(f"{_host(self.url)} answered with no file: {error}") from None
 
     async def _fetched(self, session: aiohttp.ClientSession, url: str) -> tuple[bytes, str]:
-        """Follow redirects, each looked at anew; return the bytes there, and their media type."""
+        """Follow redirects, and check each; return the bytes and their media type."""
         outside = Outbound(self._policy, self.timeout_s)
         target, is_home = url, True
         try:
             for _ in range(_MOST_REDIRECTS + 1):
-                # Whoever has led elsewhere does not lead back to what the key opens.
+                # After a redirect to another host the key is not sent again.
                 checked = _ANY.check(target)
                 is_home = is_home and _origin(checked) == self._origin
                 opened = (
@@ -486,7 +486,7 @@ class Predictions(RemoteModel):
     async def _begun(
         self, session: aiohttp.ClientSession, item: Item[Any], base: str, path: str, body: Any
     ) -> Any:
-        """Have a prediction begun, and return it as the API tells it.
+        """Start a prediction, and return the answer of the API.
 
         Where nobody wants it any more before the API has answered, it is paid for all the same and
         would run unwatched: the answer, which has its id, is waited for, and it is cancelled.
@@ -680,7 +680,7 @@ def logged_progress(logs: Any) -> tuple[int, int] | None:
 
 
 def _as_media(data: bytes, content_type: str, kind: str) -> Any:
-    """Return a file as what it is said to be; one of any kind by its media type."""
+    """Return a file as the declared type; one of any type by its media type."""
     family = content_type.partition("/")[0] if kind == "file" else kind
     if family == "image":
         return _picture(data)

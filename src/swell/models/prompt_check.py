@@ -42,7 +42,7 @@ _STARS: Final = _GLUED | {_DOUBLE}
 _SHORTEST_PART: Final = 3
 #: People in compounds with sexual words: nakedwoman.
 _PEOPLE: Final = frozenset(("woman", "women", "man", "men", "lady", "ladies", "guy", "guys"))
-#: Shortest word that is looked for in two pieces, nak ed, or with letters starred out.
+#: Shortest word that is searched in two pieces, nak ed, or with letters starred out.
 _SHORTEST_BROKEN, _SHORTEST_STARRED = 5, 4
 #: Adjacent words that form another word together.
 _APART: Final = frozenset(

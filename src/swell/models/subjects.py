@@ -74,7 +74,7 @@ _IRREGULAR: Final = {
     "geese": "goose",
     "knives": "knife",
 }
-#: What training had behind a subject; the first of each stands for the words below.
+#: Scenes in the training data; the first of each represents the words below.
 _TRAINED: Final = (
     ("in the snow", "in winter", "on a snowy day", "in a snowy forest"),
     ("at night", "under the stars", "in the moonlight", "in the dark"),
@@ -172,7 +172,7 @@ class Subjects:
         self._meaning = meaning
         self._english, self._glossary = english, glossary
         self._stems = {_stemmed(_split(name)) for name in self._names}
-        #: Names such as "bow and arrow", which are looked for before a prompt is taken apart.
+        #: Names such as "bow and arrow", which are searched before a prompt is split.
         whole = (_bare(name) for name in self._names if set(name.split()) & (_ENDS | _JOINS))
         #: Other spellings of names: "hotdog", "sad emoji".
         self._spelled = {

@@ -10,7 +10,7 @@ from typing import Final
 
 from swell.models.onnx_sessions import weights
 
-#: Shortest word, in letters, that is looked up without its accents.
+#: Shortest word, in letters, to find without its accents.
 _SHORTEST_FOLD: Final = 3
 #: Endings that a word may have lost or changed against the list: (ending, in its place).
 ENDINGS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {

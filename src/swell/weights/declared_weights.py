@@ -38,7 +38,7 @@ def provided(beside: str | Path) -> "Provided":
     """Return the weights that the `weights.toml` next to a model's file names.
 
     Args:
-        beside: The model's file, its folder, or the listing itself.
+        beside: The model's file, its folder, or the listing.
 
     Raises:
         InvalidListing, RefusedFormat: The listing cannot be used.
