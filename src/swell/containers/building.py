@@ -3,15 +3,17 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from swell.containers.baking import find_listed
 from swell.containers.context import Parts
-from swell.containers.dockerfile import Recipe, written
-from swell.containers.look import Looked, look
-from swell.containers.packing import DATA, WEIGHTS, Packed, Packer
+from swell.containers.dockerfile import DATA, HOME, Recipe, written
+from swell.containers.look import look
+from swell.containers.packing import WEIGHTS, Packed, Packer
 from swell.containers.pins import Pins, pins
-from swell.containers.places import HOME, MODELS
+from swell.containers.places import MODELS
 from swell.containers.secrets_in import line_with_secret
 from swell.containers.wheels import wheel_name
 from swell.core.errors import InvalidRequest
@@ -19,7 +21,6 @@ from swell.core.redact import hide_secrets
 
 if TYPE_CHECKING:
     from swell.runtime.model_process_client import Home
-    from swell.weights.weight_index import Listing
 
 #: Index of torch without CUDA.
 CPU_TORCH: Final = "https://download.pytorch.org/whl/cpu"
@@ -69,8 +70,11 @@ def parts_of(wanted: Wanted) -> Parts:
     """
     constraints = _text(wanted.constraints)
     packed = packed_of(wanted)
-    manifests = _listed(packed, wanted.cache_dir) if wanted.is_baked else []
+    # Adds the listed weights to what is packed.
+    manifests = find_listed(packed, wanted.cache_dir) if wanted.is_baked else []
     is_baked = wanted.is_baked and bool(packed.contents)
+    if wanted.is_baked and not is_baked:
+        packed.notes.append("nothing to bake: the models declare no weights")
     try:
         found = pins([] if packed.needs else packed.distributions, wanted.extras)
     except KeyError as error:
@@ -84,13 +88,16 @@ def parts_of(wanted: Wanted) -> Parts:
         wheel=wheel_name(),
         names=list(packed.versions),
         variables=_variables(packed, wanted, is_baked=is_baked),
-        labels=_labels(packed, wanted),
+        # No versions of models: they change with the code, and would invalidate cached layers.
+        labels={
+            "org.opencontainers.image.title": "Swell worker",
+            "dev.swell.release": wanted.release,
+            "dev.swell.models": " ".join(packed.versions),
+        },
         torch_index=index if found.has("torch") else "",
         has_needs=bool(packed.needs),
         is_baked=is_baked,
         is_cuda=wanted.is_cuda and found.has("torch"),
-        home=str(HOME),
-        data=str(DATA),
     )
     return Parts(written(recipe), packed, found, constraints, is_baked, manifests)
 
@@ -118,23 +125,6 @@ def _check_pins(found: Pins) -> list[str]:
     return []
 
 
-def _listed(packed: Packed, cache_dir: Path) -> list["Listing"]:
-    """Add the weights that authors list to `packed`; return the manifests that name them.
-
-    Raises:
-        InvalidRequest: A weights file is not on this machine.
-    """
-    manifests: list[Listing] = []
-    if packed.wanted:
-        # Imported here because only baked images need it.
-        from swell.containers.baking import find_listed  # noqa: PLC0415
-
-        manifests = find_listed(packed, cache_dir)
-    if not packed.contents:
-        packed.notes.append("nothing to bake: the models declare no weights")
-    return manifests
-
-
 def packed_of(wanted: Wanted) -> Packed:
     """Collect the files of the models.
 
@@ -144,10 +134,7 @@ def packed_of(wanted: Wanted) -> Packed:
     Raises:
         NotFound, InvalidModel, InvalidRequest: As `parts_of` does.
     """
-
-    def looked(ref: str) -> list[Looked]:
-        return look(ref, wanted.home)
-
+    looked = partial(look, home=wanted.home)
     return Packer(looked, wanted.include, is_baked=wanted.is_baked).pack(wanted.refs)
 
 
@@ -186,15 +173,6 @@ def _variables(packed: Packed, wanted: Wanted, *, is_baked: bool) -> dict[str, s
             "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
         }
     return told
-
-
-def _labels(packed: Packed, wanted: Wanted) -> dict[str, str]:
-    # No versions of models: they change with the code, and would invalidate the cached layers.
-    return {
-        "org.opencontainers.image.title": "Swell worker",
-        "dev.swell.release": wanted.release,
-        "dev.swell.models": " ".join(packed.versions),
-    }
 
 
 def _text(path: Path | None) -> str | None:

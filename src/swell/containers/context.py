@@ -12,12 +12,13 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from swell.containers.packing import DATA, WEIGHTS, Packed
+from swell.containers.dockerfile import DATA
+from swell.containers.packing import WEIGHTS, Packed
 from swell.containers.pins import Pins
 from swell.containers.wheels import wheel, wheel_name
 
@@ -49,35 +50,40 @@ class Parts:
     manifests: Sequence["Listing"] = ()
 
 
-def write_context(folder: Path, parts: Parts, swell: Callable[[], bytes] = wheel) -> None:
+def write_context(folder: Path, parts: Parts) -> None:
     """Write a build context into an empty folder.
 
     Args:
         folder: The folder.
         parts: Contents of the context.
-        swell: Returns Swell's wheel.
 
     Raises:
         DigestMismatch: The content of baked weights does not match its digest.
         CacheFull: The disk is full.
     """
     packed = parts.packed
-    _text(folder / "Dockerfile", parts.dockerfile)
-    _text(folder / "requirements.txt", _lines(parts.pins.requirements))
-    _text(folder / "constraints.txt", parts.constraints or _lines(parts.pins.constraints))
-    _bytes(folder / wheel_name(), swell())
+    constraints = parts.constraints or "\n".join([*parts.pins.constraints, ""])
+    (folder / "Dockerfile").write_text(parts.dockerfile)
+    (folder / "requirements.txt").write_text("\n".join([*parts.pins.requirements, ""]))
+    (folder / "constraints.txt").write_text(constraints)
+    (folder / wheel_name()).write_bytes(wheel())
     if packed.needs:
         told = {"requirements": packed.needs.requirements, "python": packed.needs.python}
-        _text(folder / "needs.json", json.dumps(told) + "\n")
-    tree = folder / "tree"
-    for place, path in packed.files.items():
-        _copy(path, _inside(tree, place))
+        (folder / "needs.json").write_text(json.dumps(told) + "\n")
+
+    def made(place: PurePosixPath) -> Path:
+        path = folder / "tree" / place.relative_to("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    for place, source in packed.files.items():
+        # With the permissions, so that `_even` sees which files are programs.
+        shutil.copy(source, made(place))
     for place, data in packed.texts.items():
-        _bytes(_inside(tree, place), data)
+        made(place).write_bytes(data)
+    weights = WEIGHTS if parts.is_baked else DATA / "weights"
     for place, digest in packed.links.items():
-        link = _inside(tree, place)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(content_place(digest, is_baked=parts.is_baked))
+        made(place).symlink_to(weights / "files" / digest[:2] / digest)
     if parts.is_baked:
         bake(packed.contents, folder / "weights", parts.manifests)
     _even(folder)
@@ -106,36 +112,6 @@ def bake(contents: Mapping[str, Path], folder: Path, manifests: Iterable["Listin
         baked.add(path, path.name, digest)
     for left in ("locks", "partial"):
         shutil.rmtree(folder / left, ignore_errors=True)
-
-
-def content_place(digest: str, *, is_baked: bool) -> PurePosixPath:
-    """Return the path of a weights file in a container, as in the weight cache."""
-    root = WEIGHTS if is_baked else DATA / "weights"
-    return root / "files" / digest[:2] / digest
-
-
-def _inside(tree: Path, place: PurePosixPath) -> Path:
-    return tree / place.relative_to("/")
-
-
-def _lines(lines: tuple[str, ...]) -> str:
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _text(path: Path, text: str) -> None:
-    _bytes(path, text.encode())
-
-
-def _bytes(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    if source.stat().st_mode & stat.S_IXUSR:
-        target.chmod(0o755)
 
 
 def _even(folder: Path) -> None:

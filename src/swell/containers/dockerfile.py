@@ -12,10 +12,15 @@ runs (`RUN --mount=type=secret`) and are in no layer. All current engines suppor
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Final
 
 #: The user that a worker runs as in a container.
 UID: Final = 10001
+
+#: Folder of Swell, and the only folder that a worker writes in.
+HOME: Final = PurePosixPath("/opt/swell")
+DATA: Final = PurePosixPath("/var/lib/swell")
 
 #: Secrets that are mounted while packages are installed: id → path.
 SECRETS: Final[Mapping[str, str]] = {
@@ -128,8 +133,6 @@ class Recipe:
     has_needs: bool = False
     is_baked: bool = False
     is_cuda: bool = False
-    home: str = "/opt/swell"
-    data: str = "/var/lib/swell"
 
 
 def written(recipe: Recipe) -> str:
@@ -149,16 +152,16 @@ def written(recipe: Recipe) -> str:
         "names": ", ".join(recipe.names),
         "base": recipe.base,
         "uid": UID,
-        "data": recipe.data,
-        "home": recipe.home,
+        "data": DATA,
+        "home": HOME,
         "torch_argument": f"ARG TORCH_INDEX={recipe.torch_index}\n" if recipe.torch_index else "",
         "torch": " --index ${TORCH_INDEX}" if recipe.torch_index else "",
         "mounts": _mounts(),
         "compiler": _COMPILER if recipe.is_cuda else "",
         "index": f"export UV_CACHE_DIR={_CACHE}; [ ! -e {index} ] || . {index};",
-        "uv": _UV.format(home=recipe.home),
+        "uv": _UV.format(home=HOME),
         # uv leaves a lock file that everyone may write.
-        "unlock": f"rm -f {recipe.home}/venv/.lock",
+        "unlock": f"rm -f {HOME}/venv/.lock",
         "wheel": recipe.wheel,
         "variables": _pairs(recipe.variables),
         "labels": _pairs(recipe.labels),

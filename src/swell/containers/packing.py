@@ -20,8 +20,9 @@ from typing import Final
 
 import msgspec
 
+from swell.containers.dockerfile import HOME
 from swell.containers.look import Looked
-from swell.containers.places import HOME, MODELS, Places
+from swell.containers.places import MODELS, Places
 from swell.containers.secrets_in import looks_secret
 from swell.containers.sources import SWELL, Code, Module, code_of, place_of, texts_in
 from swell.core.errors import InvalidModel, InvalidRequest
@@ -35,7 +36,6 @@ from swell.weights.weight_index import Entry, Listing
 
 #: Paths in an image.
 WEIGHTS: Final = HOME / "weights"
-DATA: Final = PurePosixPath("/var/lib/swell")
 
 #: A larger file that is not weights gets a note for the user.
 _LARGE_BYTES: Final = 32 << 20

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from swell.containers.dockerfile import HOME
 from swell.containers.sources import SWELL, Code, Module, texts_in
 from swell.core.errors import InvalidModel, InvalidRequest
 
-HOME: Final = PurePosixPath("/opt/swell")
 MODELS: Final = HOME / "models"
 
 #: System folders of every image; their permissions must not change.
