@@ -606,6 +606,12 @@ def test_a_file_may_hold_what_only_secrets_hold(data: bytes) -> None:
     assert looks_secret("notes.txt", b"# mine\n" + data)
 
 
+def test_settings_may_hold_a_password_in_a_url() -> None:
+    text = b'[store]\nurl = "postgresql://swell:hunter2@db/swell"\n'
+    assert looks_secret("prod.toml", text)
+    assert not looks_secret("README.md", text)
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
@@ -620,6 +626,7 @@ def test_a_file_may_hold_what_only_secrets_hold(data: bytes) -> None:
         ("example.ini", b"aws_access_key_id = AKIAIOSFODNN7EXAMPLE"),
         ("m.py", b"swell_" + b"a" * 43 + b" swell_" + b"aB" * 30),
         ("environment.yml", b"name: a\n"),
+        ("swarm.toml", b'url = "https://files.example/a:b@c"\nstore = "postgresql://u:${PW}@db"\n'),
         ("credentials.md", b"AKIA and swell_"),
     ],
 )

@@ -101,6 +101,8 @@ def test_one_subject_is_drawn_where_only_one_of_two_is_known(
         ("a dinosuar", "a dinosaur"),
         ("a foks", "a fox"),
         ("an elefant", "an elephant"),
+        ("a fxo", "a fox"),
+        ("a brid", "a bird"),
     ],
 )
 def test_typos_are_mended_and_named(subjects: Subjects, prompt: str, drawn: str) -> None:

@@ -11,7 +11,7 @@ import sys
 import webbrowser
 from typing import Annotated
 
-from swell.cli.options import Browser, is_loopback
+from swell.cli.options import Browser, is_loopback, places
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, talk
 from swell.cli.remote import Server, asks_server
@@ -33,7 +33,9 @@ def show_link(settings: Settings, access: Access) -> None:
         talk.print("  No web app: build it with `make web` (needs Node.js 20.19 or newer)")
         return
     if not _may_show(settings):
-        talk.print("  `swell open` prints a link that signs in")
+        is_usual = settings.data_dir == Settings().data_dir
+        data = places(None, None if is_usual else settings.data_dir)
+        talk.print(f"  `swell open{data}` prints a link that signs in", markup=False)
         return
     stdout.print(f"  Open {sign_in_link(access)} (signs you in)", markup=False)
     stdout.file.flush()

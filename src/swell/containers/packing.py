@@ -41,7 +41,7 @@ WEIGHTS: Final = HOME / "weights"
 _LARGE_BYTES: Final = 32 << 20
 
 #: Only the name of a larger file is checked for secrets, not its content.
-_SECRET_BYTES: Final = 64 << 10
+_SECRET_BYTES: Final = 1 << 20
 
 #: Names of an author's list of weights.
 _LISTINGS: Final = ("weights.toml", "weights.json")

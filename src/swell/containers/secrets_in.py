@@ -33,6 +33,10 @@ _KEYS: Final = re.compile(
     rb"|\bswell_(?=[\w-]*[A-Z])[\w-]{43}(?![\w-])"
 )
 
+#: Files of settings, in which a URL with a password is refused too.
+_SETTINGS: Final = (".toml", ".ini", ".cfg", ".conf", ".yaml", ".yml", ".json")
+_PASSWORD: Final = re.compile(rb"://[^\s/:@\"']+:(?!\$\{)[^\s/@\"']+@")
+
 
 def looks_secret(name: str, data: bytes) -> bool:
     """Return whether a file probably holds a secret.
@@ -44,6 +48,8 @@ def looks_secret(name: str, data: bytes) -> bool:
     lower = name.lower()
     if lower.endswith(".pub"):
         return False
+    if lower.endswith(_SETTINGS) and _PASSWORD.search(data):
+        return True
     return any(fnmatchcase(lower, each) for each in _NAMES) or _KEYS.search(data) is not None
 
 

@@ -31,7 +31,8 @@ SUGGESTIONS: Final = 3
 #: Longest name, in words.
 _LONGEST: Final = 6
 #: Words of at least this many letters are mended: by one edit, and by two from eight letters on.
-_SHORTEST_MENDED, _SHORTEST_TWICE = 5, 8
+#: In shorter words only two swapped letters are put right.
+_SHORTEST_SWAPPED, _SHORTEST_MENDED, _SHORTEST_TWICE = 3, 5, 8
 
 _WORD: Final = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?|[,.;:!?()]")
 
@@ -183,7 +184,7 @@ class Subjects:
         self._whole = tuple(f" {name} " for name in whole)
         named = {word for name in self._names for word in _split(name)}
         self._mends = sorted(
-            word for word in named | _COLOURS.union(*_SIGNS) if len(word) >= _SHORTEST_MENDED - 1
+            word for word in named | _COLOURS.union(*_SIGNS) if len(word) >= _SHORTEST_SWAPPED
         )
         #: As a word sounds → it, where no other sounds like it.
         sounds = Counter(map(_sound, named))
@@ -301,12 +302,18 @@ class Subjects:
             return None
         if len(word) >= _SHORTEST_MENDED - 1 and (alike := self._sounds.get(_sound(word))):
             return alike
-        if len(word) < _SHORTEST_MENDED:
-            return None
         if any(self._glossary.has(word, language) for language in self._glossary.languages):
             return None
         if _stem(word) in self._english or (_stem(word),) in self._stems:
             return None
+        if len(word) < _SHORTEST_MENDED:
+            letters = sorted(word)
+            swapped = [each for each in self._mends if sorted(each) == letters]
+            return (
+                swapped[0]
+                if len(swapped) == 1 and edit_distance(word, swapped[0], 1) == 1
+                else None
+            )
         most = 2 if len(word) >= _SHORTEST_TWICE else 1
         for edits in range(1, most + 1):
             close = [each for each in self._mends if edit_distance(word, each, most) == edits]
