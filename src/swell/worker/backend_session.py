@@ -1,13 +1,13 @@
 """The conversation between a worker and the backend.
 
-Three calls may be open at the same time, each a connection of its own:
+Up to three calls are open at the same time, each on a separate connection:
 
     report   outcomes, progress and heartbeats; under load its answer also brings the next tasks
     work     the long poll for tasks, open only while slots are free and no report is about to ask
-    listen   a long poll for no tasks, so that a worker whose slots are full hears of cancellations
+    listen   a long poll for no tasks, for cancellations while all slots are full
 
-Whatever finished while a report was in flight goes into the next one, which is sent at once: under
-load the batches grow by themselves, and without load nothing waits.
+Results that finish while a report is in flight go into the next one, which is sent at once: under
+load the batches grow, and without load nothing waits.
 """
 
 import asyncio
@@ -55,18 +55,18 @@ LAST_POLL_S: Final = 1.0
 #: A worker that goes at once waits no longer for an answer, in seconds.
 LAST_ANSWER_S: Final = 0.25
 
-#: Progress that nobody follows is told no sooner after the last report, unless with the next one.
+#: Progress without a follower waits this long after the last report, unless another report is sent.
 QUIET_S: Final = 0.25
 
 #: A long poll that ends sooner with nothing to tell was cut short.
 EARLY_S: Final = 0.1
 
-#: What is told in place of an outcome that the backend refuses.
+#: The report in place of an outcome that the backend refuses.
 _REFUSED: Final = frozenset({"output_too_large", "output_refused"})
 
 AnswerT = TypeVar("AnswerT")
 
-#: Waits while the backend is away. Results are kept meanwhile.
+#: Waits while the backend is away; results are kept.
 _BACKOFF: Final = RetryPolicy(base_s=0.1, cap_s=5.0)
 
 
@@ -87,11 +87,11 @@ class WorkerCallbacks(Protocol):
         ...
 
     def watch(self, task_ids: Sequence[str]) -> None:
-        """Hear that somebody follows these tasks step by step."""
+        """Note that clients follow the progress of these tasks."""
         ...
 
     def drain(self) -> None:
-        """Finish what is held, take nothing new, go."""
+        """Finish the held tasks, take no new ones, and end."""
         ...
 
 
@@ -148,8 +148,8 @@ class BackendSession:
         #: Tasks that the open `work` call may bring.
         self._polled = 0
         self._is_report_asking = False
-        #: Whether an answer that may have brought tasks got lost. No two calls that may bring some
-        #: are open at a time, so that what is on the desk then is all that was heard of.
+        #: Whether an answer that may have brought tasks got lost. Only one such call is open at a
+        #: time, so the tasks in flight are all that arrived.
         self._is_unsure = False
         self._unanswered: ReportPage | None = None
         #: When the last report was answered.
@@ -210,8 +210,8 @@ class BackendSession:
 
         Args:
             make: Makes the call.
-            asks: Whether the answer may bring tasks, and the call tells what is known.
-            brings: Whether the answer may bring tasks all the same.
+            asks: Whether the answer may bring tasks, and the call lists the known leases.
+            brings: Whether the answer may bring tasks without such a list.
         """
         attempt = 0
         while True:
@@ -228,7 +228,7 @@ class BackendSession:
                 self._watchdog.note()
                 self._is_unsure = self._is_unsure and not asks
                 if attempt:
-                    # Who answers now may be another one, or one that was started anew.
+                    # The backend may have restarted, or another one may answer.
                     self._desk.resend_files()
                 return answer
 
@@ -266,7 +266,7 @@ class BackendSession:
                 self._is_quiet.set()
             self._hear(grant)
             if self._desk.held:
-                # Full, or draining: from now on only `listen` hears of cancellations.
+                # Full, or draining: from now on only `listen` gets cancellations.
                 self._desk.busy.set()
 
     @property
@@ -279,7 +279,7 @@ class BackendSession:
         return self._desk.free
 
     async def listen(self) -> None:
-        """Hear of cancellations while the slots are full, for ever."""
+        """Receive cancellations while the slots are full, for ever."""
         while True:
             if self._polled or not self._desk.held:
                 await self._desk.busy.wait()
@@ -335,10 +335,9 @@ class BackendSession:
             await self.report_once()
 
     async def report_small_news(self) -> None:
-        """See that what has time is told in time, for ever.
+        """Send reports that may wait, in time, for ever.
 
-        From the answer the worker hears who is followed, so where nothing else is told it is told
-        at once.
+        The answer names the followed tasks, so a report without other content is sent at once.
         """
         while True:
             await self._desk.small_news.wait()
@@ -370,10 +369,10 @@ class BackendSession:
         self._wake.set()
 
     async def _tell_all(self, page: ReportPage, *, ask: int = 0, goodbye: bool = False) -> None:
-        """Tell a page; one that is refused is told in parts, down to the entry to blame.
+        """Send a page; split a refused one, down to the entry at fault.
 
         Raises:
-            Unauthenticated, Forbidden: It is the worker that is refused, and not what it tells.
+            Unauthenticated, Forbidden: The backend refuses the worker, not the report.
         """
         onward = self._desk.onward(page.settlements) if self._wants_work and not goodbye else 0
         asks = ask > 0 or (onward > 0 and not self._polled)
@@ -414,7 +413,7 @@ class BackendSession:
         self._hear(answer)
 
     async def say_goodbye(self) -> None:
-        """Tell that the worker goes, and hear whether the open long poll still brought tasks."""
+        """Say goodbye, and return whether the open long poll still brought tasks."""
         await self.report_once(goodbye=True)
         try:
             async with asyncio.timeout(LAST_POLL_S):
@@ -424,8 +423,8 @@ class BackendSession:
 
     async def say_goodbye_at_once(self) -> None:
         """Tell everything that is left, and nothing after it; takes no longer than it must."""
-        # An answer that is on its way may bring tasks. If none comes, what the open report has told
-        # is told again. The lock is kept: who speaks after the goodbye would register again.
+        # An answer in flight may bring tasks. If none comes, the report is sent again. The lock is
+        # kept: a call after the goodbye would register the worker again.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_ANSWER_S):
                 await self._reporting.acquire()
@@ -452,7 +451,7 @@ class BackendSession:
 
 
 def _instead(page: ReportPage, error: SwellError) -> list[ReportPage]:
-    """Return what is told instead of a page of at most one entry that the backend refuses."""
+    """Return the report in place of a refused page of at most one entry."""
     if not page.settlements:
         _log.error("the backend refuses a report", detail=error.detail)
         return []

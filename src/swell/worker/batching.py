@@ -1,9 +1,9 @@
-"""What runs together. Pure.
+"""Which tasks run together. Pure.
 
-A batch holds one model and one batch key, never more samples than the model takes, and is led by
-whoever waits longest. A task that must run alone shares with nobody, so that what it breaks is only
-its own. Where not all models fit on the device, a batch whose model would have to be brought lets
-others pass, as long as its owner says.
+A batch has one model, one batch key, and at most as many samples as the model takes; the task that
+waits longest is its first. A task that must run alone has a batch of its own, so that it can break
+no other. If not all models fit on the device, a batch whose model must be loaded lets others pass
+for as long as its owner says.
 
 Models that draw in steps need no batches: a task goes to the model process as soon as there is room
 (`StepAdmission`). Room is counted in samples of each model: those that run together and a few more,
@@ -44,7 +44,7 @@ class Batching:
     def key(self, raw: bytes | msgspec.Raw) -> Hashable:
         """Return what inputs must share to run together.
 
-        An input that is not an object gets a key as well: the model process says what is wrong.
+        An input that is not an object gets a key as well: the model process reports the error.
         """
         if not self.by:
             return self.model

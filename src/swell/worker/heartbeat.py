@@ -12,7 +12,7 @@ MARGIN: Final = 0.5
 async def keep_beating(desk: InflightTasks, clock: Clock, heartbeat_s: float) -> None:
     """Extend the leases of tasks in flight, until cancelled.
 
-    Short tasks need no heartbeat of their own, since each report is one of the worker.
+    Short tasks need no heartbeat, since each report of the worker is one.
     """
     while True:
         await clock.sleep(heartbeat_s * MARGIN)

@@ -1,4 +1,4 @@
-"""Tasks in flight, and what is still to be reported to the backend.
+"""Tasks in flight, and results that are not reported to the backend yet.
 
 A task is held from its lease until the report with its outcome is answered; only then is its slot
 free. Plain dictionaries and lists, changed by one thread.
@@ -26,17 +26,17 @@ from swell.worker.task_spans import TaskTraces
 #: with what belongs to it.
 PAGE_BYTES: Final = MAX_OUTPUT_BYTES + 64 * 1024
 
-#: What an entry of a report has at most beside an output, an error's text or a preview.
+#: Largest entry of a report without its output, error text or preview.
 _ENTRY_BYTES: Final = 1024
 
 #: A worker holds as many quick tasks as run in this time, in seconds, up to `MOST_QUICK`.
 HOLD_S: Final = 0.05
 MOST_QUICK: Final = 64
 
-#: So many startups are told at most; older ones that were not told are forgotten.
+#: Most startups in a report; older ones are dropped.
 MOST_STARTUPS: Final = 32
 
-#: So many leases of later stages are remembered.
+#: Most remembered leases of later stages.
 MOST_LATER_STAGES: Final = 256
 
 #: An error's text of 2,000 characters, each of them escaped.
@@ -67,7 +67,7 @@ class Parts:
 
     def __init__(self) -> None:
         self._on_way: dict[int, asyncio.Task[Brought]] = {}
-        #: How many were told.
+        #: How many were reported.
         self._told = 0
         #: The names that they have in the object store.
         self.names: list[str] = []
@@ -89,7 +89,7 @@ class Parts:
     def _tell(self, tell: Callable[[Brought], None]) -> None:
         while (task := self._on_way.get(self._told)) is not None and task.done():
             if task.cancelled() or task.exception() is not None:
-                # Nothing after it can be told in its order.
+                # Later files cannot be reported in order.
                 return
             self._told += 1
             tell(task.result())
@@ -98,7 +98,7 @@ class Parts:
         """Return the first `n`, once they are there.
 
         Raises:
-            Exception: Whatever came up on the way of the first that failed.
+            Exception: The error of the first that failed.
         """
         return [await self._on_way[index] for index in range(n)]
 
@@ -112,7 +112,7 @@ class InflightTask:
         self.handle = handle
         self.key = key
         self.admitted_s = now_s
-        #: Monotonic seconds after which the task is worthless.
+        #: Deadline in monotonic seconds.
         self.deadline_s = None if task.finish_within_s is None else now_s + task.finish_within_s
         #: A task that was tried before may be what broke that attempt: it shares no batch.
         self.alone = task.attempt > 1 + task.earlier
@@ -120,14 +120,14 @@ class InflightTask:
         #: Whether its model has looked since, and knows.
         self.is_heeded = False
         self.load_s = 0.0
-        #: When the model process got it, and what it had of the device where that is not over.
+        #: When the model process got it, and its device time so far.
         self.sent_s = now_s
         self.device_s = 0.0
-        #: What was paid to others for it, in millionths of a dollar.
+        #: Payments to remote services, in millionths of a dollar.
         self.paid_micros = 0
-        #: Number of the last progress told.
+        #: Number of the last reported progress.
         self.place = 0
-        #: Sample → from where it can go on, and the seed that this takes.
+        #: Sample → the checkpoint to resume from, and its seed.
         self.checkpoints: dict[int, bytes] = {}
         self.seed = task.seed
         #: Whether this attempt has drawn more than the one before had left.
@@ -136,7 +136,7 @@ class InflightTask:
         self.files: dict[str, tuple[bytes, str]] = {}
         #: What names a LoRA in its input → the file, held in the weights cache.
         self.loras: dict[str, HeldLora] = {}
-        #: Files of it that go out before it ends, and what was told of them.
+        #: Files that are sent before it ends, and their reports.
         self.parts: Parts | None = None
         self.early: list[Progress] = []
 
@@ -152,7 +152,7 @@ class InflightTask:
         return sum(len(data) for data, _ in self.files.values())
 
     def let_go(self) -> None:
-        """Let go of what is held for it: files, and what an earlier attempt has left.
+        """Release its files and the checkpoints of an earlier attempt.
 
         It may itself stay in line for long, where the model is busy.
         """
@@ -172,7 +172,7 @@ class ReportPage(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to tell."""
+        """Whether there is nothing to report."""
         return not (self.settlements or self.progress or self.holds)
 
     def enclosures(self) -> list[Enclosure]:
@@ -226,7 +226,7 @@ class InflightTasks:
         self._early: dict[str, Enclosure] = {}
         #: Tokens of the last leases of stages that were not their pipelines' first.
         self._later_stages: collections.deque[str] = collections.deque(maxlen=MOST_LATER_STAGES)
-        #: Pipelines among the settlements that may go on here.
+        #: Pipelines among the settlements whose next stage may run here.
         self._may_go_on: set[str] = set()
         #: Progress that waits for a report, by task and kind.
         self.progress: dict[tuple[str, str], Progress] = {}
@@ -234,7 +234,7 @@ class InflightTasks:
         #: What reports and calls for work tell of the models, where they take turns on the device.
         self.residents: list[str] | None = None
         self.switches: list[Switches] = []
-        #: What was started, told by each report until one is answered; and how many were in it.
+        #: Startups, in each report until one is answered; and how many the last report had.
         self.startups: collections.deque[Startup] = collections.deque(maxlen=MOST_STARTUPS)
         self._startups_in_flight = 0
         #: Called once, with the first outcome of an attempt that was made.
@@ -263,7 +263,7 @@ class InflightTasks:
         return self.slots - len(self.held) - len(self.outcomes) - len(self._taken)
 
     def known(self, in_flight: Iterable[Settlement] = ()) -> list[Hold]:
-        """Return the leases of all that was heard of and may not have been settled yet.
+        """Return the leases of all known tasks that may not be settled yet.
 
         Args:
             in_flight: Outcomes in a report that has not been answered.
@@ -274,10 +274,9 @@ class InflightTasks:
         ]
 
     def is_duplicate_lease(self, task: LeasedTask) -> bool:
-        """Whether a lease was told before: it is held, or a pipeline went on with it.
+        """Whether a lease is known: it is held, or a pipeline went on with it.
 
-        With a later stage a worker goes on by the answer to a report, which may come again when the
-        stage is over already.
+        The answer to a report starts a later stage, and may be repeated after the stage has ended.
         """
         held = self.held.get(task.task_id)
         if held is not None and held.task.token == task.token:
@@ -303,7 +302,7 @@ class InflightTasks:
         return self._by_handle.get(handle)
 
     def pay(self, handle: int, micros: int) -> None:
-        """Note that so many millionths of a dollar more were paid to others for a task."""
+        """Add a payment to a remote service for a task, in millionths of a dollar."""
         held = self._by_handle.get(handle)
         if held is not None:
             held.paid_micros += micros
@@ -316,7 +315,7 @@ class InflightTasks:
         Args:
             held: The task.
             outcome: How it ended.
-            enclosures: Those of its files that are told with it.
+            enclosures: Its files that travel in the report.
         """
         task = held.task
         if self._by_handle.pop(held.handle, None) is None:
@@ -406,7 +405,7 @@ class InflightTasks:
                 self._early[file.key] = file
 
     def resend_files(self) -> None:
-        """Tell once more which files of held tasks are there, before what is not told yet."""
+        """Report the files of held tasks again, before unreported progress."""
         again: dict[tuple[str, str], Progress] = {}
         for held in self.held.values():
             for told in held.early:
@@ -424,7 +423,7 @@ class InflightTasks:
             self.news.set()
 
     def take(self) -> ReportPage:
-        """Take what is to be told; `told` must follow once it was."""
+        """Take the content of the next report; call `told` once it was answered."""
         holds: list[Hold] = []
         if self._is_heartbeat_due:
             holds = [held.task.hold for held in self.held.values()]
@@ -460,7 +459,7 @@ class InflightTasks:
             self.is_clear.set()
 
     def onward(self, settlements: Iterable[Settlement]) -> int:
-        """Return how many of these are stages of pipelines that may go on here."""
+        """Return how many of these are pipeline stages whose next stage may run here."""
         if not self._may_go_on:
             return 0
         return sum(each.task_id in self._may_go_on for each in settlements)

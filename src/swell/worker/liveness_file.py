@@ -1,4 +1,4 @@
-"""The file in which a worker says that it is alive, for `swell health`: workers do not listen.
+"""The liveness file of a worker, for `swell health`: workers have no port.
 
 The file has a fixed length and is written in place, so a full disk does not matter.
 """
@@ -17,7 +17,7 @@ from swell.core.clock import Clock
 #: Time between two writes, in seconds.
 BEAT_S: Final = 5.0
 
-#: A worker whose file is older hangs or has ended, in seconds.
+#: Age of the file of a worker that hangs or has ended, in seconds.
 STALE_S: Final = 30.0
 
 #: Length of the file, padded with spaces.

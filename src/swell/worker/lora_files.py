@@ -231,7 +231,7 @@ class _Address:
 
     Args:
         url: The URL that is read.
-        told: The same for people, without secrets.
+        told: The same for messages, without secrets.
         is_own: Whether the file is the backend's.
         digest: The fragment of the URL.
     """

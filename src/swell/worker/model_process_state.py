@@ -1,8 +1,8 @@
-"""What the model process of a worker has, and what it is at.
+"""The tasks in the model process of a worker, and its present work.
 
-It has batches, one after another, and beside them the tasks that it draws in steps. Who is to blame
-when it dies, and for how long it has been silent, depends on which of these it had turned to.
-Plain values, changed by one thread; the time is told.
+It runs batches, one after another, and tasks of step models concurrently. Its present work decides
+which tasks are suspects when it dies, and since when it is silent. Plain values, changed by one
+thread, with an injected clock.
 """
 
 from collections import deque
@@ -12,8 +12,8 @@ from typing import Final, Generic, TypeVar
 
 from swell.runtime.ipc_messages import DRAWN
 
-#: A model whose batches take less than this gets the next one before the last has ended, so that it
-#: never waits for the worker. Slower ones do not: whoever comes meanwhile may still join.
+#: A model whose batches take less than this gets the next batch before the last has ended, so that
+#: it never waits for the worker. For slower models, later tasks may still join the batch.
 QUICK_S: Final = 0.02
 
 #: Weight of the last batch in the moving average of seconds per task.
@@ -51,9 +51,9 @@ class ModelProcessState(Generic[EntryT]):
     def __init__(self) -> None:
         self._batches: deque[_Batch[EntryT]] = deque()
         self._number = DRAWN
-        #: What it draws in steps.
+        #: Tasks of step models.
         self.drawn: dict[int, EntryT] = {}
-        #: When it took up drawing, or last told anything of it.
+        #: When it began with them, or last reported on one.
         self._drawn_since_s = 0.0
         #: Which batch it has turned to, as far as it said.
         self._turn = DRAWN
@@ -86,7 +86,7 @@ class ModelProcessState(Generic[EntryT]):
 
     @property
     def running(self) -> Collection[int]:
-        """Handles of what it is at."""
+        """Handles of the tasks of its present work."""
         turn = self.current
         if turn is None:
             return ()
@@ -99,7 +99,7 @@ class ModelProcessState(Generic[EntryT]):
 
     @property
     def since_s(self) -> float | None:
-        """When it began, as far as is known, what it is at; None where that has no limit."""
+        """When its present work began; None if that has no time limit."""
         turn = self.current
         if turn is None or self.busy_for:
             return None
@@ -121,7 +121,7 @@ class ModelProcessState(Generic[EntryT]):
 
     def watch(self, handles: Iterable[int]) -> list[int]:
         """Return which of these it has and does not know yet to be followed."""
-        # Of one that has come back nothing more is told.
+        # A task that was returned reports nothing more.
         new = sorted((set(handles) & self.sent) - self._watched)
         self._watched.update(new)
         return new
@@ -130,7 +130,7 @@ class ModelProcessState(Generic[EntryT]):
         """Whether it knows a task to be followed."""
         return handle in self._watched
 
-    # What comes out
+    # Results
 
     def come_back(self, batch: int, handle: int) -> EntryT:
         """Note that a task has come back; return it."""
@@ -158,11 +158,11 @@ class ModelProcessState(Generic[EntryT]):
             self._batches[0].since_s = now_s
 
     def told(self, now_s: float) -> None:
-        """Note that it has told something of what it draws."""
+        """Note a message about a task of a step model."""
         self._drawn_since_s = now_s
 
     def free(self, now_s: float) -> None:
-        """Note that it is not busy for a model any more: what was at work begins to count again."""
+        """Note that a model is loaded: the time limit of the present work starts again."""
         self.busy_for, self._drawn_since_s = "", now_s
         if self._batches:
             self._batches[0].since_s = now_s
@@ -170,7 +170,7 @@ class ModelProcessState(Generic[EntryT]):
     # Its end
 
     def lose(self, *, blameless: bool) -> LostTasks[EntryT]:
-        """Note that the process is gone; return what it had.
+        """Note that the process is gone; return its tasks.
 
         Args:
             blameless: Whether no task caused its death.

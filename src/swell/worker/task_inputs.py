@@ -31,9 +31,8 @@ _log = structlog.get_logger("swell.worker")
 #: What `x-file` says of a LoRA.
 _LORA: Final = "lora"
 
-#: Files of one task, how many of them come at once, and how many of the largest size they may
-#: be together: they lie in memory until the task has run. While they come, each of those on their
-#: way may be of the largest size beside them.
+#: Most files of one task, most concurrent downloads, and their total size in largest files: they
+#: are in memory until the task has run. Each running download may add another largest file.
 MOST_FILES: Final = 100
 FETCHES: Final = 8
 MOST_TOGETHER: Final = 4
@@ -101,7 +100,7 @@ async def fetch_files(
 ) -> dict[str, tuple[bytes, str]]:
     """Return bytes and media type by URL.
 
-    `own_files` tells where to read those that are the backend's own (`LeasedTask.own_files`).
+    `own_files` has the URLs of the backend's files (`LeasedTask.own_files`).
 
     Raises:
         InvalidInput: There are more than `MOST_FILES`.
@@ -145,11 +144,11 @@ _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
 class UnusableCheckpoint(ValueError):
-    """A file is broken, or holds nothing that this task could go on from."""
+    """A file is broken, or has no checkpoint of this task."""
 
 
 class Left(msgspec.Struct, frozen=True, array_like=True):
-    """What lies in the file."""
+    """Content of the file."""
 
     version: int
     task_id: str
@@ -157,11 +156,11 @@ class Left(msgspec.Struct, frozen=True, array_like=True):
     model_version: str
     #: Such as `cpu` or `cuda`: another kind of device rounds otherwise.
     device: str
-    #: Whether each step was to have the same number of rows; else it rounds as its neighbours will.
-    #: A sample for which memory had no room for so many says so in its checkpoint.
+    #: Whether all steps have the same number of rows, and so the same rounding. The checkpoint of a
+    #: sample for which memory had no room for that says so.
     exact: bool
     count: int
-    #: Of the first sample; a task without one of its own got it by chance.
+    #: Of the first sample; random if the task has none.
     seed: int
     #: Sample → its checkpoint. One that is not there had not begun.
     samples: dict[int, bytes]
@@ -191,7 +190,7 @@ def packed(
 
 
 def unpacked(raw: bytes, task: LeasedTask, device: str, exact: bool) -> Left:
-    """Return what was left for a task that is to be drawn on this device, in this mode.
+    """Return the checkpoints of a task for this device and mode.
 
     Raises:
         UnusableCheckpoint: It is broken, or of something else; the text says what.
@@ -215,9 +214,9 @@ def unpacked(raw: bytes, task: LeasedTask, device: str, exact: bool) -> Left:
     for what, (theirs, ours) in told.items():
         if theirs != ours:
             raise UnusableCheckpoint(f"it was drawn with {what} {theirs}, and not {ours}")
-    # What a sample was drawn with, its seed among it, stands in its checkpoint: only the model
-    # knows whether its input has a seed of its own. So it is with packs, which have more samples
-    # than the task's count: those that the model does not have are left alone.
+    # A checkpoint has the settings of its sample and the seed, since only the model knows whether
+    # its input has a seed. The same holds for packs, which have more samples than the task's
+    # count: samples that the model does not have are ignored.
     if any(index < 0 for index in left.samples):
         raise UnusableCheckpoint("it has samples with numbers below 0")
     return left
@@ -231,7 +230,7 @@ _NOT_FETCHED = "An input file cannot be fetched"
 
 
 class TaskInputs:
-    """Brings what held tasks need, and leaves what they have drawn to whoever goes on with it.
+    """Loads the checkpoints of held tasks, and stores them for the next worker.
 
     Args:
         settings: Limits, device and batching.
@@ -279,7 +278,7 @@ class TaskInputs:
         return None
 
     async def recall(self, held: InflightTask, url: str) -> None:
-        """Take over what an earlier attempt has left; what cannot be used is drawn anew."""
+        """Load the checkpoints of an earlier attempt; samples without a usable one start again."""
         try:
             raw = await self._courier.recall(url)
             left = unpacked(raw, held.task, self._settings.device, self._is_exact)
@@ -295,7 +294,7 @@ class TaskInputs:
             held.seed = left.seed
 
     async def leave(self, held: InflightTask) -> str | None:
-        """Store what was drawn of a task; return where it lies, or None if that failed."""
+        """Store the checkpoints of a task; return their key, or None if that failed."""
         try:
             assert held.seed is not None, "it came with the checkpoints"
             data = packed(

@@ -46,17 +46,17 @@ _log = structlog.get_logger("swell.worker")
 #: the backend has forgotten.
 MAX_TRIES: Final = 6
 
-#: A file that could not be stored elsewhere for so many seconds fails the attempt. For the backend
-#: itself it waits as long as it takes, as whatever is to be reported to it does.
+#: An upload to a bucket that keeps failing for this many seconds fails the attempt. Uploads to the
+#: backend are retried without a limit, as reports are.
 STORE_S: Final = 60.0
 
 #: Longest name of a file, in characters.
 MAX_NAME: Final = 100
 
-#: So many files are on their way to the object store at once, of all tasks together.
+#: Most concurrent uploads of all tasks.
 MAX_UPLOADS: Final = 16
 
-#: The files of one task that travel inside a report have at most so many bytes together.
+#: Most bytes of one task's files inside a report.
 MAX_ENCLOSED_BYTES: Final = 1024 * 1024
 
 _BACKOFF: Final = RetryPolicy(base_s=0.2, cap_s=5.0)
@@ -64,7 +64,7 @@ _BACKOFF: Final = RetryPolicy(base_s=0.2, cap_s=5.0)
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What was stored, in the order of the files, and how long it took."""
+    """The stored files in order, and how long that took."""
 
     artifacts: tuple[Artifact, ...]
     #: Until the last file was encoded.
@@ -83,7 +83,7 @@ class Uploader:
         clock: For waits between tries.
         worker_id: Returns the id that the backend knows the worker by now.
         enclose_bytes: Returns the size up to which files travel inside reports; 0 for none.
-        max_uploads: So many files are on their way at once.
+        max_uploads: Most concurrent uploads.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class Uploader:
 
         Raises:
             Conflict: The lease was lost.
-            SwellError: They could not be stored; of a passing kind after a minute.
-            Exception: Whatever `encoded` raises. Of several errors it is the first.
+            SwellError: They could not be stored; for transient errors after a minute.
+            Exception: The first error of `encoded`.
         """
         names = distinct(names, taken)
         keys = [f"outputs/{hold.task_id}/{hold.attempt}/{name}" for name in names]
@@ -296,13 +296,13 @@ def _share_s(told: Done | Fault) -> float | None:
 def stopped(held: InflightTask, device_s: float = 0.0) -> Outcome:
     """Return the outcome of a task that did not run to its end.
 
-    A worker is also told to stop what it has lost the lease of. It may have leased the same task
-    again by then, so only the store knows whether somebody cancelled it: handed back, a cancelled
-    task ends as canceled, and any other waits for its next turn.
+    A worker must also stop a task whose lease it has lost. It may hold a new lease of the task by
+    then, so only the store knows whether the task was cancelled: after the return, a cancelled task
+    ends as canceled, and another one is queued again.
 
     Args:
         held: The task.
-        device_s: What it had of the device.
+        device_s: Its device time.
     """
     timings = Timings(device_s=device_s)
     if held.is_stopped:
@@ -318,7 +318,7 @@ class Delivery:
         courier: The way to the object store.
         picture_format: What pictures become unless their task asks for something else.
         freed: Called when there may be room for more pictures.
-        traces: Of tasks whose files were stored.
+        traces: Records spans of stored files.
     """
 
     def __init__(
@@ -339,7 +339,7 @@ class Delivery:
         """Encode and store the files of a result.
 
         Returns:
-            What has become of its task, and those files that travel with the report of that.
+            The outcome of its task, and its files that travel in the report.
         """
         spent_s = done.device_s
         try:
@@ -371,7 +371,7 @@ class Delivery:
 
         async def encoded(index: int) -> Encoded:
             try:
-                # Pixels are let go of as soon as there is a file.
+                # Pixels are released as soon as the file exists.
                 file = files.pop(index)
                 return await self._encoders.encode(file, done.sent + index, kind, note)
             finally:
@@ -414,7 +414,7 @@ class Delivery:
 
         async def encoded(_: int) -> Encoded:
             try:
-                # Pixels are let go of as soon as there is a file.
+                # Pixels are released as soon as the file exists.
                 return await self._encoders.encode(files.pop(), index, kind, note)
             finally:
                 self._freed()

@@ -13,7 +13,7 @@ from swell.protocol.worker_messages import LeasedTask
 
 
 class TaskTraces:
-    """Records a worker's spans of tasks whose lease names a trace.
+    """Records a worker's spans of tasks with a trace in the lease.
 
     Args:
         clock: The time.

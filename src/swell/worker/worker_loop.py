@@ -5,8 +5,8 @@
 Tasks of a model that draws in steps are not batched: they go to the model process one by one, as
 soon as it has room for them, and join the running steps.
 
-The event loop only moves bytes. `batching.py` decides what runs together, `inflight.py` holds tasks
-and unreported outcomes, `model_process_state.py` what the model process has; `task_inputs.py` loads
+The event loop only moves bytes. `batching.py` forms batches, `inflight.py` holds tasks and
+unreported outcomes, `model_process_state.py` the tasks in the model process; `task_inputs.py` loads
 inputs, `task_results.py` uploads outputs, and `backend_session.py` talks to the backend.
 """
 
@@ -84,11 +84,10 @@ from swell.worker.task_spans import TaskTraces
 
 _log = structlog.get_logger("swell.worker")
 
-#: A worker whose models take turns on its device holds tasks of so many of them.
+#: If models take turns on the device, the worker holds tasks of at most so many models.
 MOST_CHOICES: Final = 4
 
-#: A batch whose model must be brought lets others pass until it has waited for so many times what
-#: that takes.
+#: A batch whose model must be loaded lets others pass until it has waited for so many loads.
 PATIENCE: Final = 4.0
 
 #: After this many model processes in a row without a result, the last with a broken device, the
@@ -98,16 +97,16 @@ _BROKEN_DEVICES: Final = 3
 #: Waits between deaths of the model process.
 _RESTART: Final = RetryPolicy(base_s=0.1, cap_s=10.0, floor_s=0.0)
 
-#: Whether a model is still being loaded is looked at so often where there is no grace.
+#: Interval of checking whether a model is still loading, without a grace period.
 MOVING_LOOK_S: Final = 0.1
 
 #: The worker remembers this many tasks that ran alone when their model process died.
 MOST_BLAMED: Final = 1024
 
-#: A line of the log names at most so many tasks.
+#: Most tasks in a line of the log.
 MOST_TOLD: Final = 20
 
-#: How long a worker may take to hand its leases back, once it has handed over what was drawn.
+#: Time for returning the leases after the checkpoints were stored, in seconds.
 RELEASE_WITHIN_S: Final = 0.9
 
 #: How long the goodbye of a worker that holds nothing may take: a backend that is away or silent
@@ -120,7 +119,7 @@ NO_BACKEND: Final = 5
 #: The worker gives up after this many failed starts of the model process in a row.
 MAX_BOOT_DEATHS: Final = 5
 
-#: What is left for goodbyes, beside `handover_s`, before somebody kills the worker, in seconds.
+#: Time for the goodbye after `handover_s`, before the supervisor kills the worker, in seconds.
 LAST_WORDS_S: Final = 2.0
 
 
@@ -155,8 +154,8 @@ def default_slots(
 
     Args:
         cards: Of the models.
-        in_turn: Whether models take turns on the device. Then it is so many of each of several
-            models: what is held is what there is to choose from.
+        in_turn: Whether models take turns on the device. Then the limit holds for each of several
+            models, so that there are tasks to choose from.
         pinned: Models whose steps all have the same number of rows.
     """
     wanted = sorted(
@@ -211,10 +210,10 @@ class Worker:
         self._rng = random.Random()
         self._served: dict[str, _Served] = {}
         self._versions: dict[str, str] = {}
-        #: Models whose steps all have the same number of rows.
+        #: Models with the same number of rows in all steps.
         self._pinned: set[str] = set()
         self._backlog: BatchQueue[InflightTask] = BatchQueue()
-        #: What is drawn in steps: who waits, and who is in the model process.
+        #: Tasks of step models: waiting, and in the model process.
         self._line: StepAdmission[InflightTask] = StepAdmission()
         #: What the model process has.
         self._at: ModelProcessState[InflightTask] = ModelProcessState()
@@ -241,7 +240,7 @@ class Worker:
         self._supply = TaskInputs(settings, dispatch, self._loras, self._courier)
         #: How often the LoRAs of each model were changed by its process, since that began.
         self.lora_swaps: dict[str, int] = {}
-        #: What goes on beside, with files on their way whose tasks have not ended.
+        #: Background work, uploads of tasks that have not ended included.
         self._errands: set[asyncio.Task[Any]] = set()
         #: Results on their way to the object store, by handle.
         self._deliveries: dict[int, asyncio.Task[None]] = {}
@@ -250,9 +249,9 @@ class Worker:
         self._watchdog = BackendWatchdog(
             clock, settings.give_up_s or None, self._end_without_backend
         )
-        #: Set when the model process has told all that it drew, or can tell nothing any more.
+        #: Set when the model process has sent all results, or is gone.
         self._handed_over = asyncio.Event()
-        #: Whether somebody starts the model process, and sees for himself if it dies.
+        #: Whether a coroutine is starting the model process, and handles its death.
         self._is_starting = True
         self._holds_more_of_quick = False
         self.peak_bytes = 0
@@ -363,7 +362,7 @@ class Worker:
             if card.step_bucket
         }
         self.peak_bytes = ready.peak_bytes
-        # On a GPU the model process has a budget of its own.
+        # On a GPU the model process plans its memory itself.
         has_budget = self._settings.device_memory_bytes is not None
         self._takes_turns = len(cards) > 1 and (has_budget or len(ready.residents) < len(cards))
         cards = [
@@ -441,7 +440,7 @@ class Worker:
             self._ended.set_exception(error)
 
     async def _close(self) -> None:
-        # Nobody starts anything any more.
+        # Nothing is started any more.
         self._end(0)
         if not self._startups.is_ready:
             await self._startups.tell_end(self._dispatch)
@@ -480,7 +479,7 @@ class Worker:
         self._is_draining = True
         _log.info("worker: draining, finishing its tasks")
         if not self.is_up.is_set():
-            # There is nothing to finish yet.
+            # No task is held yet.
             self._end(0)
             return
         self._link.takes_work = False
@@ -510,8 +509,8 @@ class Worker:
     def release(self, exit_code: int = 0) -> None:
         """Hand every lease back and go at once.
 
-        What is drawn in steps stops at the next boundary, and what was drawn so far is left for
-        whoever goes on with it; what is finished is delivered. Both take `handover_s` at most.
+        Tasks of step models stop at the next step, and their checkpoints are stored for the next
+        worker; finished results are delivered. Both take `handover_s` at most.
         """
         self._is_draining = True
         if not self.is_up.is_set():
@@ -538,7 +537,7 @@ class Worker:
         self._end(exit_code)
 
     async def _hand_over(self) -> dict[int, str]:
-        """Leave what was drawn, and deliver what is finished, as far as there is time for it.
+        """Store checkpoints and deliver finished results, as far as time allows.
 
         Returns:
             Where it lies, by handle.
@@ -624,14 +623,14 @@ class Worker:
             if held.handle in sent:
                 told.append(held.handle)
             if held.handle not in running:
-                # It waits, or it is being delivered: whatever comes after this is not looked at.
+                # It waits, or is being delivered: later messages are ignored.
                 self._desk.settle(held, stopped(held))
         if told:
             self._process.send(Stop(told))
             self._run_errand(self._insist(self._process, told))
 
     async def _insist(self, process: ModelProcess, handles: list[int]) -> None:
-        """Kill a model that does not come back from what it was told to stop."""
+        """Kill a model process that does not stop a cancelled task in time."""
         await self._clock.sleep(self._settings.cancel_grace_s)
         while self._at.busy_for and process is self._process:
             # Nothing looks at a cancellation while a model is loaded or compiled, and that has its
@@ -644,14 +643,14 @@ class Worker:
             self._kill(_Why.DEAF)
             return
         for handle in handles:
-            # Others have the process meanwhile: those of a batch of another model, so that no step
-            # could end, or of the same run.
+            # Other tasks have the process now: a batch of another model, so that no step could end,
+            # or tasks of the same run.
             held = drawn.get(handle) or in_run.get(handle)
             if held is not None:
                 self._desk.settle(held, stopped(held))
 
     def _runs_for_others(self, handles: Collection[int]) -> bool:
-        """Whether the model knows which of a run are to stop, and goes on for the rest."""
+        """Whether the model can stop some tasks of a run and go on with the others."""
         in_run = self._at.in_run
         knows = all(in_run[handle].is_heeded for handle in handles if handle in in_run)
         return knows and any(not held.is_stopped for held in in_run.values())
@@ -685,7 +684,7 @@ class Worker:
         if held.task.checkpoint is not None and self._served[held.task.model].draws:
             await self._supply.recall(held, held.task.checkpoint)
         if self._desk.find(held.handle) is None:
-            # It was stopped meanwhile.
+            # It was stopped in the meantime.
             held.let_go()
             return
         self._enqueue(held)
@@ -704,7 +703,7 @@ class Worker:
             place(held, served.batching, held.key, samples=task.count, alone=held.alone)
 
     def _feed(self) -> None:
-        """Give the model process what it can take now, unless its pictures pile up."""
+        """Give the model process as many tasks as it can take, unless its pictures pile up."""
         if not self.can_run or self._encoders.is_full or self._is_releasing:
             return
         now_s = self._clock.monotonic_s()
@@ -723,7 +722,7 @@ class Worker:
                 self._send(live[:count], now_s)
 
     def _lets_pass(self, now_s: float, model: str, held: InflightTask) -> bool:
-        """Whether a task whose model must be brought first lets others pass, for some time."""
+        """Whether a task whose model must be loaded first still lets others pass."""
         if model in self._residents:
             return False
         return now_s - held.admitted_s < PATIENCE * self._expected_s.get(model, 0.0)
@@ -924,7 +923,7 @@ class Worker:
         if process is not self._process or self._is_starting or self._ended.done():
             return
         if self._is_releasing:
-            # All that it had is handed back, and nobody is to blame.
+            # All its tasks are returned, and none is a suspect.
             self._handed_over.set()
             return
         self._take_checkpoints()
@@ -936,7 +935,7 @@ class Worker:
         _log.warning(why.value, **how, task_ids=task_ids)
         # The stopped task has ended, or the run that was too long has.
         blameless = why is _Why.DEAF or (verdict is not None and batch != self._at.current)
-        # Until it turned to its batch others had the device; while it brings a model nobody has.
+        # Before its batch, other tasks had the device; while a model loads, none has.
         since_s = self._at.since_s
         now_s = self._clock.monotonic_s()
         ran_s = 0.0 if since_s is None else now_s - since_s
@@ -983,7 +982,8 @@ class Worker:
     async def _fail_alone(self, held: InflightTask, detail: str) -> None:
         """Fail a task during which the model process died, and leave what this attempt has drawn.
 
-        One that had come no further than the attempt before begins anew: that may be to blame.
+        A task that came no further than in the attempt before starts again: its checkpoint may be
+        the cause.
         """
         key = None
         if held.has_news:
@@ -1044,7 +1044,7 @@ class Worker:
     def _known(self, cards: list[ModelCard], ready: Ready) -> dict[str, str]:
         """Return the versions of the models that it serves, as the process has them now.
 
-        Those that have come to load meanwhile are left to the next worker.
+        Tasks that began to load in the meantime are left to the next worker.
 
         Raises:
             ModelRefused: One is missing, as where the device's memory is not free yet.
@@ -1062,7 +1062,7 @@ class Worker:
             self._give_up(reason, NO_BACKEND)
 
     def _give_up(self, reason: str, exit_code: int = 1) -> None:
-        """End a worker that is of no use any more; others take over what it holds."""
+        """End a worker that can run nothing; other workers get its tasks."""
         _log.error("giving up", reason=reason)
         self.release(exit_code)
 
