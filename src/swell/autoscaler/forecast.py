@@ -45,6 +45,10 @@ _SOFT: Final = 0.5
 #: A count above this, divided by lumps, ends a rest in which less than one sample was expected.
 _MOST_AT_REST: Final = 8.0
 
+#: First weights of the views: usually, and after a rest.
+_USUAL: Final = (0.9, 0.07, 0.03)
+_CROWDED: Final = (0.1, 0.1, 0.8)
+
 #: How lumpy counts are is learnt within this time, in seconds; one count says at most so many times
 #: what is known.
 _LUMPS_S: Final = 1800.0
@@ -224,8 +228,8 @@ def follow(known: Forecast | None, demand: Demand, at: float) -> Forecast | None
         return known._replace(at=end)
     for count, seconds in _new(demand, known.at, end):
         if known.rate * seconds < 1.0 and count > _MOST_AT_REST * known.lumps:
-            # Demand begins after a rest, of which nothing follows.
-            known = known._replace(views=_first([(count, seconds)]).views)
+            # A crowd after a rest, of which nothing follows.
+            known = known._replace(views=_first([(count, seconds)], _CROWDED).views)
         known = _seen(known, count, seconds)
     return known._replace(at=max(end, known.at))
 
@@ -263,12 +267,14 @@ def _new(demand: Demand, since: float, end: float) -> Iterator[tuple[float, floa
         yield count, _TEN_S
 
 
-def _first(counts: Sequence[tuple[float, float]]) -> Forecast:
+def _first(
+    counts: Sequence[tuple[float, float]], weights: tuple[float, float, float] = _USUAL
+) -> Forecast:
     total = sum(count for count, _ in counts) + _SOFT
     level = math.log(total / sum(seconds for _, seconds in counts))
     spread = 0.1**2 + 1 / total
     view = _View(level, 0.0, 0.0, spread, 0.0, 0.0, (0.15 / 3600) ** 2, 0.0, NOISE**2, 0.0)
-    return Forecast(tuple(view._replace(weight=each) for each in (0.9, 0.07, 0.03)), 0.0)
+    return Forecast(tuple(view._replace(weight=each) for each in weights), 0.0)
 
 
 def _seen(known: Forecast, count: float, seconds: float) -> Forecast:
