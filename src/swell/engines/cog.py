@@ -1,4 +1,4 @@
-"""Models that cog has packed: from an image, from a server that runs, or from a project's folder.
+"""Models packed by cog: from an image, a running server, or a project's folder.
 
 Name one in a file of models:
 
@@ -50,17 +50,17 @@ _PROGRESS_S: Final = 0.5
 #: Longest wait for a server that is busy with another task, in seconds.
 _BUSY_S: Final = 600.0
 
-#: Largest answer that is taken, in bytes: outputs come inside it.
+#: Largest accepted response, in bytes; outputs are embedded in it.
 _MOST_BYTES: Final = 512 * 1024**2
 
-#: Files of a project up to this size are part of a version by their content, in bytes; larger ones,
-#: which are weights, by name and size.
+#: A version covers the content of project files up to this size, in bytes. Of larger files, which
+#: are weights, it covers the name and the size.
 _MOST_HASHED_BYTES: Final = 64 * 1024**2
 
 #: Generated folders of a project.
 _PASSING: Final = frozenset({".git", "__pycache__", ".venv"})
 
-#: What no schema takes for an input: it asks how a prediction is, and never begins one.
+#: An input that every schema rejects. It polls a prediction, and never starts one.
 _NO_INPUT: Final = {"input": 5}
 
 
@@ -70,7 +70,7 @@ _PLAINLY: Final = ContainerOptions()
 class CogModel(Model):
     """A model behind a cog server. Made by `image`, `server` and `program`."""
 
-    #: How it is started: given the device.
+    #: Starts the server for a device.
     start: ClassVar[Callable[[str], Running]]
     schema: ClassVar[CogSchema]
     #: How long its setup may take, in seconds.
@@ -82,26 +82,26 @@ class CogModel(Model):
         """Start the server, and wait until it takes predictions.
 
         Raises:
-            ServerFailed: It does not.
+            ServerFailed: The server does not start.
         """
         self._device = device
         self._server = self._begin()
 
     def offload(self) -> int:
-        """End the server, if it is ours: nothing of it stays in this process."""
+        """Stop the server, if Swell started it. Nothing of it stays in this process."""
         self._server.stop()
         return 0
 
     def onload(self) -> None:
-        """Start it again.
+        """Start the server again.
 
         Raises:
-            ServerFailed: It does not start.
+            ServerFailed: The server does not start.
         """
         self._server = self._begin()
 
     def run(self, items: list[Item[Any]]) -> list[Any]:
-        """Ask for all samples side by side; each gets its result or its error."""
+        """Request all samples concurrently; each gets its result or its error."""
         if (why := self._server.why_broken()) is not None:
             self._server.stop()
             try:
@@ -109,7 +109,7 @@ class CogModel(Model):
             except ServerFailed as error:
                 again = ServerFailed(f"{self.name} had to be started again ({why}): {error}")
                 again.__cause__ = error
-                # Raised it would be tried with fewer of them, which waits for as long each time.
+                # Raising it would retry with fewer items, and each retry would wait as long.
                 return [again] * len(items)
         return asyncio.run(self._run_all(items))
 
@@ -120,7 +120,7 @@ class CogModel(Model):
         except BaseException:
             server.stop()
             raise
-        #: Whether a prediction may be asked how it is: without a schema any input is one.
+        #: Whether predictions can be polled: without a schema the server accepts any input.
         self._tells = server.openapi() is not None
         return server
 
@@ -131,7 +131,7 @@ class CogModel(Model):
             return await asyncio.gather(*asked, return_exceptions=True)
 
     async def _run_one(self, session: aiohttp.ClientSession, item: Item[Any]) -> Any:
-        """Ask for one sample; stop where the task is cancelled."""
+        """Request one sample; stop if the task is cancelled."""
         where = f"{self._server.url}/predictions/{uuid.uuid4().hex}"
         asking = asyncio.ensure_future(self._ask(session, where, item))
         looking = asyncio.ensure_future(self._watch(session, where, item))
@@ -143,7 +143,7 @@ class CogModel(Model):
                 await asyncio.wait([asking], timeout=_LOOK_S)
             return asking.result()
         finally:
-            # A server whose client has hung up stops as well.
+            # The server also stops a prediction when its client disconnects.
             asking.cancel()
             looking.cancel()
             await asyncio.gather(asking, looking, return_exceptions=True)
@@ -155,7 +155,7 @@ class CogModel(Model):
             status, said = await _put(session, where, body)
             if status != 409 or asyncio.get_running_loop().time() > until_s:
                 break
-            # It is busy; the prediction has not started.
+            # The server is busy; the prediction has not started.
             await asyncio.sleep(_LOOK_S)
         return self._outcome(status, said)
 
@@ -181,7 +181,7 @@ class CogModel(Model):
         return self.schema.output(said.get("output"))
 
     async def _watch(self, session: aiohttp.ClientSession, where: str, item: Item[Any]) -> None:
-        """Tell progress, where the model logs it as tqdm does."""
+        """Report progress, if the model logs it as tqdm does."""
         while self._tells:
             await asyncio.sleep(_PROGRESS_S)
             status, said = await _put(session, where, _NO_INPUT, respond_async=True)
@@ -195,23 +195,23 @@ class CogModel(Model):
             async with asyncio.timeout(_LOOK_S), session.post(f"{where}/cancel"):
                 return
         except (aiohttp.ClientError, TimeoutError):
-            # It stops when its client hangs up, or has died.
+            # The server stops when its client disconnects, or has died.
             return
 
 
 def image(name: str, ref: str, how: ContainerOptions = _PLAINLY, **facts: Any) -> type[CogModel]:
-    """Return a model that a container of an image runs.
+    """Return a model that runs in a container of an image.
 
     Args:
         name: `owner/name`, as it is called here.
         ref: The image; one with a digest is the same for ever.
         how: How the container is run: engine, variables, volumes, GPUs.
-        facts: `concurrency` (predictions at a time; else as many as the image was built for),
-            `schema_file`, `setup_timeout_s`, `timeout_s`, `description`, and what stands on a card:
+        facts: `concurrency` (predictions at a time; by default as many as the image was built for),
+            `schema_file`, `setup_timeout_s`, `timeout_s`, `description`, and the facts of a card:
             see `swell.Model`.
 
     Raises:
-        InvalidModel: The image cannot be had, or has no schema.
+        InvalidModel: The image cannot be pulled, or has no schema.
     """
     schema_file = facts.pop("schema_file", "")
     if schema_file:
@@ -220,16 +220,16 @@ def image(name: str, ref: str, how: ContainerOptions = _PLAINLY, **facts: Any) -
         found = inspect_image(name, ref, how.engine)
         openapi, digest, built_for = found.openapi, found.id, found.at_once
     facts.setdefault("concurrency", at_once(how.env.get(AT_ONCE, built_for)))
-    # Another image under the same name is another version, and so is one that is run otherwise.
+    # Another image or other container options under the same name make another version.
     extra = {"x-cog-image": digest, "x-cog-how": _digest(repr(how))}
     return _made(name, openapi, lambda device: start_container(ref, device, how), extra, facts)
 
 
 def server(name: str, url: str, **facts: Any) -> type[CogModel]:
-    """Return a model that somebody else's cog server runs; it must be there when it is named.
+    """Return a model on a cog server that Swell does not start; it must already run.
 
     Raises:
-        InvalidModel: It does not answer, or has no schema.
+        InvalidModel: The server does not answer, or has no schema.
     """
     schema_file = facts.pop("schema_file", "")
     base = url.rstrip("/")
@@ -245,10 +245,10 @@ def server(name: str, url: str, **facts: Any) -> type[CogModel]:
 def program(
     name: str, *command: str, folder: str = "", env: Mapping[str, str] | None = None, **facts: Any
 ) -> type[CogModel]:
-    """Return a model that a cog server runs as a process of this machine, without a container.
+    """Return a model on a cog server that runs as a process on this machine, without a container.
 
-    Its schema is that of `schema_file`, or of `.cog/openapi_schema.json` in its folder. It is told
-    a `concurrency` above 1, for which it has to be async.
+    The schema comes from `schema_file` or `.cog/openapi_schema.json` in its folder. The server
+    gets a `concurrency` above 1 as a variable, and its predictor must then be async.
 
     Raises:
         InvalidModel: There is no schema.
@@ -293,7 +293,7 @@ def _digest(told: str) -> str:
 
 
 def _contents(folder: str) -> list[tuple[str, str]]:
-    """Return the files of a project, each with what tells its content; of large ones, the size."""
+    """Return the files of a project, each with its digest; large files with their size."""
     found = []
     for path in sorted(Path(folder).rglob("*")) if folder else ():
         place = path.relative_to(folder)
@@ -317,10 +317,10 @@ def _from_file(name: str, path: str) -> Any:
 async def _put(
     session: aiohttp.ClientSession, where: str, body: Any, *, respond_async: bool = False
 ) -> tuple[int, Any]:
-    """Return the status and text of an answer.
+    """Return the status and the decoded JSON of a response.
 
     Raises:
-        ServerFailed: There is no answer, or one that is too large.
+        ServerFailed: There is no valid response, or it is too large.
     """
     headers = {"Prefer": "respond-async"} if respond_async else {}
     try:
@@ -336,7 +336,7 @@ async def _put(
 
 
 def _words_of(said: Any) -> str:
-    """Return what a server says of an error."""
+    """Return the error text of a server's response."""
     if not isinstance(said, dict):
         return str(said)[:500]
     detail = said.get("detail")

@@ -1,11 +1,11 @@
 """The schema of a cog model, as a pydantic input of ours, and its outputs. Pure.
 
-Cog writes OpenAPI 3.0: the input is `#/components/schemas/Input`, its choices are schemas of their
-own behind `allOf`, what may be left out is `nullable`, and files are strings with `format: uri`.
+Cog writes OpenAPI 3.0: the input is `#/components/schemas/Input`, its choices are separate
+schemas behind `allOf`, optional fields are `nullable`, and files are strings with `format: uri`.
 
 Source:
-    The schemas that cog 0.23 builds, as `GET /openapi.json` and the label
-    `run.cog.openapi_schema` of its images tell them.
+    The schemas that cog 0.23 builds, in `GET /openapi.json` and in the label
+    `run.cog.openapi_schema` of its images.
 """
 
 import base64
@@ -71,7 +71,7 @@ class CogSchema:
         self._output = self._schemas.get("Output")
 
     def input_type(self, **extra: Any) -> type[BaseModel]:
-        """Return the input as a type; `extra` stands in its JSON Schema as well.
+        """Return the input as a type, with `extra` added to its JSON Schema.
 
         Raises:
             InvalidModel: A property cannot be read.

@@ -1,7 +1,7 @@
-"""Servers of cog models: in a container, in a process of this machine, or one that runs already.
+"""Servers of cog models: in a container, in a process on this machine, or already running.
 
-A container is started attached, as a child that is ended when its parent dies: it lives exactly as
-long as the model process of the worker, however that ends. Its port is open on loopback alone.
+A container runs attached, as a child process that ends when its parent dies: it lives exactly as
+long as the worker's model process, even if that crashes. Its port is open on loopback only.
 """
 
 import contextlib
@@ -26,25 +26,25 @@ from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidModel
 from swell.settings.environment import process_environment
 
-#: In the order in which they are looked for.
+#: Container engines, in search order.
 _ENGINES: Final = ("docker", "podman")
 
 #: Labels of images that cog builds, with the OpenAPI document in them; the second is older.
 _LABELS: Final = ("run.cog.openapi_schema", "org.cogmodel.openapi_schema")
 
-#: The label with what `cog.yaml` said.
+#: The label with the content of `cog.yaml`.
 _CONFIG_LABEL: Final = "run.cog.config"
 
-#: What tells a server how many predictions to make at once.
+#: The variable with the number of predictions that a server makes at once.
 AT_ONCE: Final = "COG_MAX_CONCURRENCY"
 
 #: Interval of checks whether a server is ready, in seconds.
 _LOOK_S: Final = 0.2
 
-#: How long a server has to end when it is asked to, in seconds.
+#: Time for a server to stop by itself, in seconds; then it is killed.
 _ENDING_S: Final = 10.0
 
-#: How long one look may take, in seconds, and how much of an answer is read.
+#: Timeout of one request, in seconds, and the most bytes that are read of its response.
 _ANSWER_S: Final = 10.0
 _ANSWER_BYTES: Final = 16 * 1024 * 1024
 
@@ -56,7 +56,7 @@ _PORT: Final = 5000
 
 
 class ServerFailed(RuntimeError):
-    """A server does not start, or has died; another attempt may fare better."""
+    """A server does not start, or has died; a retry may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class CogImage:
     #: Its content's digest.
     id: str
     openapi: Any
-    #: How many predictions it makes at once.
+    #: Number of predictions at once.
     at_once: int = 1
 
 
 def find_engine(wanted: str = "") -> str:
-    """Return an engine of containers that is here.
+    """Return an installed container engine.
 
     Raises:
         InvalidModel: There is none.
@@ -83,10 +83,10 @@ def find_engine(wanted: str = "") -> str:
 
 
 def inspect_image(name: str, image: str, engine: str = "") -> CogImage:
-    """Return what an image tells of itself; it is pulled if it is not here.
+    """Return the facts of an image, which is pulled if this machine lacks it.
 
     Raises:
-        InvalidModel: It cannot be had, or was not built by cog.
+        InvalidModel: The image cannot be pulled, or cog did not build it.
     """
     program = find_engine(engine)
     told = _look(program, image)
@@ -110,7 +110,7 @@ def inspect_image(name: str, image: str, engine: str = "") -> CogImage:
 
 
 def _built_for(config: Mapping[str, Any], labels: Mapping[str, str]) -> int:
-    """Return how many predictions an image makes at once: as its variable says, or its build."""
+    """Return how many predictions an image makes at once, by its variable or its build."""
     variables = dict(str(each).partition("=")[::2] for each in config.get("Env") or ())
     if AT_ONCE in variables:
         return at_once(variables[AT_ONCE])
@@ -123,7 +123,7 @@ def _built_for(config: Mapping[str, Any], labels: Mapping[str, str]) -> int:
 
 
 def at_once(told: object) -> int:
-    """Return how many predictions are made at once, as a server reads it: one where it cannot."""
+    """Parse the number of predictions at once, as a server does: 1 if it is invalid."""
     try:
         return max(1, int(str(told)))
     except ValueError:
@@ -146,7 +146,7 @@ def _engine(program: str, *arguments: str) -> "subprocess.CompletedProcess[str]"
 
 
 class Running(Protocol):
-    """What serves a model, wherever it runs."""
+    """A server of a model."""
 
     @property
     def url(self) -> str:
@@ -154,7 +154,7 @@ class Running(Protocol):
         ...
 
     def end_reason(self) -> str | None:
-        """Return why it has ended, or None if it runs as far as is known."""
+        """Return why the server has ended, or None if it runs or its state is unknown."""
         ...
 
     def stop(self) -> None:
@@ -169,11 +169,11 @@ class There:
     url: str
 
     def end_reason(self) -> str | None:
-        """Return None: it is unknown."""
+        """Return None: the state is unknown."""
         return None
 
     def stop(self) -> None:
-        """Do nothing: it is not ours."""
+        """Do nothing: Swell did not start the server."""
 
 
 @dataclass(slots=True)
@@ -184,12 +184,12 @@ class Child:
     process: "subprocess.Popen[str]"
     #: Its last output.
     said: deque[str]
-    #: Ends what the child itself does not take along.
+    #: Command that removes anything that outlives the child.
     farewell: Sequence[str] = ()
     reader: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin to read what it says, so that it can go on saying it."""
+        """Start to read the output, so that the child never blocks on a full pipe."""
         self.reader = threading.Thread(target=self._read, name="cog-talk", daemon=True)
         self.reader.start()
 
@@ -208,7 +208,7 @@ class Child:
         return f"it ended with code {code}: {said}"
 
     def stop(self) -> None:
-        """End it, if need be by force."""
+        """Stop the child; kill it if it does not stop in time."""
         self.process.terminate()
         try:
             self.process.wait(_ENDING_S)
@@ -228,9 +228,9 @@ class ContainerOptions:
 
     Args:
         engine: `docker` or `podman`; empty for whichever is there.
-        env: Variables that it gets. Their values go by the engine's own environment, so that the
+        env: Variables of the container. The engine gets their values in its environment, so the
             machine's list of processes does not show them.
-        env_file: File of `NAME=value` lines, for what is secret.
+        env_file: File of `NAME=value` lines, for secrets.
         volumes: As the engine's `--volume`.
         gpus: `all` or `none`; empty leaves it to the worker's device.
         network: As the engine's `--network`. With `host` there is no port to publish: cog listens
@@ -254,11 +254,11 @@ def container_command(
 
     Args:
         program: The engine.
-        image: Which.
+        image: The image.
         port: On this machine.
         called: The container's name.
         device: That of the worker; `cuda:1` gives the container that GPU.
-        how: The rest.
+        how: The other options.
     """
     command = [program, "run", "--rm", "--name", called]
     command += [f"--network={how.network}"] if how.network else []
@@ -286,7 +286,7 @@ def start_container(image: str, device: str, how: ContainerOptions) -> Child:
     """Start an image.
 
     Raises:
-        InvalidModel: There is no engine of containers.
+        InvalidModel: No container engine is installed.
     """
     program, port = find_engine(how.engine), _free_port()
     called = f"swell-cog-{os.getpid()}-{port}"
@@ -300,7 +300,7 @@ def start_container(image: str, device: str, how: ContainerOptions) -> Child:
 def start_program(
     command: Sequence[str], *, folder: str = "", env: Mapping[str, str] | None = None
 ) -> Child:
-    """Start a cog server as a process of this machine: it is told its port by `PORT`.
+    """Start a cog server as a process on this machine, with its port in `PORT`.
 
     Raises:
         InvalidModel: There is no such program.
@@ -328,7 +328,7 @@ def _start(command: Sequence[str], url: str, env: Mapping[str, str], folder: str
 
 
 def _follow_parent() -> None:
-    """End with this process, also where it is killed; signals that it ignores are heard again."""
+    """Runs in the child: restore default signals, and terminate when the parent dies."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == "linux":
@@ -344,12 +344,12 @@ def _free_port() -> int:
 
 
 class Server:
-    """A server that is waited for, and looked after.
+    """Waits for a server to start, and checks its health.
 
     Args:
         name: `owner/name`, for errors.
-        running: Where it runs.
-        clock: For how long it may take.
+        running: The server.
+        clock: For timeouts.
     """
 
     def __init__(self, name: str, running: Running, clock: Clock | None = None) -> None:
@@ -363,7 +363,7 @@ class Server:
         return self._running.url
 
     def stop(self) -> None:
-        """End it, if it is ours."""
+        """Stop the server, if Swell started it."""
         self._running.stop()
 
     def wait(self, timeout_s: float) -> None:
@@ -409,9 +409,9 @@ class Server:
 
 
 def read_json(url: str) -> Any:
-    """Return what a server on this machine answers; None where it answers with no JSON or 200."""
+    """Return the JSON at a URL; None if the request fails or the response is no JSON."""
     with contextlib.suppress(OSError, ValueError, urllib.error.URLError):
-        # No proxy: it is on this machine, or on the operator's own network.
+        # No proxy: the server is on this machine, or on the operator's own network.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=_ANSWER_S) as answer:
             return json.loads(answer.read(_ANSWER_BYTES))

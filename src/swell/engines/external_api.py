@@ -1,6 +1,6 @@
-"""Models that run elsewhere: behind an API of the shape of OpenAI's images, or of Replicate's.
+"""Remote models: behind an API compatible with OpenAI's images or Replicate's predictions.
 
-For comparison with one's own, and for what a fleet cannot take at the moment, within a budget.
+Use them to compare with your own models, or for load that a fleet cannot take, within a budget.
 Derive from `OpenAIImages` or `Predictions` in a file of models:
 
     class Theirs(external_api.OpenAIImages):
@@ -48,7 +48,7 @@ from swell.sdk.media import Audio, File, Image, Video, Within
 from swell.sdk.model import Batch, Model
 from swell.settings.environment import state_folder
 
-#: Largest file that is taken of an answer.
+#: Largest accepted response or file, in bytes.
 _MOST_BYTES: Final = 100 * 1024**2
 
 _MOST_TYPE_CHARS: Final = 127
@@ -59,17 +59,16 @@ _MOST_REDIRECTS: Final = 3
 #: Interval of checks for results and cancellation, in seconds.
 _LOOK_S: Final = 0.25
 
-#: A prediction is asked for at most so seldom, in seconds.
+#: Longest interval between two polls of a prediction, in seconds.
 _SELDOM_S: Final = 4.0
 
-#: How often a busy or broken server is asked again, and how long at most until the next time, in
-#: seconds.
+#: Attempts at a busy or broken server, and the longest pause between two of them, in seconds.
 _TRIES: Final = 4
 _LONGEST_PAUSE_S: Final = 30.0
 
 _BUSY: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
 
-#: Those that say that nothing was begun: what costs money is asked for again after no other.
+#: Statuses that say that nothing was started. A request that costs money is retried on no others.
 _NOT_BEGUN: Final = frozenset({429, 503})
 
 #: Timeout of a request to cancel a prediction, in seconds.
@@ -79,7 +78,7 @@ _CANCEL_S: Final = 15.0
 #: which the worker kills this process and the cost would be lost.
 _ID_S: Final = 3.0
 
-#: The key is wrong, or the account has no money: no other input will fare better.
+#: The key is wrong, or the account has no money: another input would fail too.
 _LOCKED: Final = frozenset({401, 402, 403})
 
 #: The request was not sent.
@@ -89,7 +88,7 @@ _NEVER_SENT: Final = (
     aiohttp.InvalidURL,
 )
 
-#: Reads a URL without judging where it leads.
+#: Parses a URL and allows any address.
 _ANY: Final = UrlPolicy(trusts_all=True)
 
 #: A line of tqdm, as servers of predictions write their progress.
@@ -97,21 +96,21 @@ _PROGRESS: Final = re.compile(r"^\s*(\d+)%\s*\|.+?\|\s*(\d+)/(\d+)", re.MULTILIN
 
 
 class BudgetSpent(Reject):
-    """Today's money for a remote model is spent: no attempt before tomorrow can help."""
+    """Today's money for a remote model is spent: no retry before tomorrow succeeds."""
 
 
 class _Refused(RuntimeError):
-    """The API does not do it, for a reason that is not the input's: nothing was made."""
+    """The API refuses, for a reason other than the input; nothing was made."""
 
 
 class Budget:
-    """What a remote model may cost in a day, over all workers that one user has on this machine.
+    """The daily budget of a remote model, shared by all workers of one user on this machine.
 
     Args:
         name: Of the model.
         micros_per_day: In millionths of a dollar; None for no limit.
-        folder: Where it is noted what was spent; it outlives workers. None for this user's own.
-        clock: Says which day it is, in UTC.
+        folder: Folder of the spending records; it outlives workers. None for this user's own.
+        clock: For the current day, in UTC.
 
     Raises:
         InvalidModel: The folder cannot be used.
@@ -132,10 +131,10 @@ class Budget:
             self._path = _usable(folder) / f"swell-remote-{digest}.json"
 
     def take(self, micros: int) -> str:
-        """Spend so much of today's money before it is asked for; return which day that is.
+        """Take money from today's budget before a request is sent; return the day.
 
         Raises:
-            BudgetSpent: There is not as much left.
+            BudgetSpent: Too little is left.
         """
         if self._most is None or micros == 0:
             return self._today()
@@ -151,7 +150,7 @@ class Budget:
         return day
 
     def give_back(self, micros: int, day: str) -> None:
-        """Note that what was taken on a day was not spent; another day's money stays as it is."""
+        """Return unspent money to the budget of its day; no effect once that day has passed."""
         if self._most is None or micros == 0:
             return
         with self._noted() as spent:
@@ -182,7 +181,7 @@ class Budget:
 
 
 def _usable(folder: Path | None) -> Path:
-    """Return a folder for notes of budgets, made if it is not there; None for this user's own."""
+    """Return the folder of spending records, created if missing; None for this user's own."""
     try:
         told = state_folder() / "budgets" if folder is None else folder
         told.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -200,20 +199,19 @@ def _usable(folder: Path | None) -> Path:
 class RemoteModel(Model):
     """A model behind a remote API. Derive from one of the classes below."""
 
-    #: Where the API is, as its own clients are given it.
+    #: Base URL of the API, as its own clients use it.
     url: ClassVar[str] = ""
     #: File that holds the key and nothing else; empty where none is needed.
     key_file: ClassVar[str] = ""
-    # What one sample costs there: `price_micros`, see `Model`.
-    #: What may be spent there in a day by this user here, in millionths of a dollar; None for no
-    #: limit.
+    # The price of one sample is `price_micros`, see `Model`.
+    #: Daily budget of this user on this machine, in millionths of a dollar; None for no limit.
     budget_micros_per_day: ClassVar[int | None] = None
-    #: Where that is noted; None for `swell/budgets` where this user's programs keep their state.
+    #: Folder of the spending records; None for `swell/budgets` in this user's state folder.
     budget_folder: ClassVar[str | None] = None
-    #: Where files of answers may lie although it is private, in the words of
-    #: `worker.allow_private_urls`. The API itself may lie anywhere.
+    #: Private addresses that files of responses may come from, written as in
+    #: `worker.allow_private_urls`. The API itself may have any address.
     allow_private_urls: ClassVar[Sequence[str]] = ()
-    #: How long one sample may take, in seconds.
+    #: Timeout of one sample, in seconds.
     timeout_s: ClassVar[float] = 600.0
     batch = Batch(max=32)
     memory_bytes = 1_000_000
@@ -222,8 +220,8 @@ class RemoteModel(Model):
         """Read the key.
 
         Raises:
-            InvalidModel: The URL is none, the key cannot be read, or the budget noted nowhere.
-            InvalidRequest: `url` or `allow_private_urls` is not written as such.
+            InvalidModel: The URL is invalid, the key unreadable, or the budget folder unusable.
+            InvalidRequest: `url` or `allow_private_urls` is malformed.
         """
         if urlsplit(self.url).scheme not in ("http", "https"):
             raise InvalidModel(
@@ -244,11 +242,11 @@ class RemoteModel(Model):
         self._budget = Budget(self.name, self.budget_micros_per_day, folder)
 
     def run(self, items: list[Item[Any]]) -> list[Any]:
-        """Ask for all samples side by side; each gets its result or its error."""
+        """Request all samples concurrently; each gets its result or its error."""
         return asyncio.run(self._run_all(items))
 
     async def _run_all(self, items: Sequence[Item[Any]]) -> list[Any]:
-        # What began within a sample's time may be answered a little after it: see `_begun`.
+        # The API may answer a request shortly after the sample's timeout: see `_begun`.
         total_s = self.timeout_s + _ID_S
         timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=15)
         async with aiohttp.ClientSession(
@@ -259,7 +257,7 @@ class RemoteModel(Model):
             )
 
     async def _run_one(self, session: aiohttp.ClientSession, item: Item[Any]) -> Any:
-        """Ask for one sample; stop where the task is cancelled."""
+        """Request one sample; stop if the task is cancelled."""
         asking = asyncio.ensure_future(self._ask(session, item))
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -283,12 +281,12 @@ class RemoteModel(Model):
         body: Any,
         unwanted: asyncio.Event | None = None,
     ) -> Any:
-        """Have something made, which is paid for before it is asked for.
+        """Send a request that costs money; take its price from the budget first.
 
         A prediction that may have started stays paid.
 
         Raises:
-            BudgetSpent: There is no money for it today.
+            BudgetSpent: Today's budget does not cover the price.
             Exception: See `_json`.
         """
         day, paid = self._budget.take(self.price_micros), self.price_micros
@@ -313,19 +311,19 @@ class RemoteModel(Model):
         again: Collection[int] = _BUSY,
         unwanted: asyncio.Event | None = None,
     ) -> Any:
-        """Return what the API answers, asked again where its status is one of these.
+        """Return the API's response; retry on the statuses in `again`.
 
         Args:
-            session: Sends it.
-            method: Of HTTP.
-            url: Whom it is sent to.
+            session: Sends the request.
+            method: HTTP method.
+            url: Address of the request.
             body: The JSON of the request.
-            again: These statuses.
-            unwanted: From when on nobody wants it, it is not sent again.
+            again: Statuses to retry on.
+            unwanted: Once set, the request is not retried.
 
         Raises:
-            Reject: It refuses this input.
-            RuntimeError: It fails, or refuses this key.
+            Reject: The API refuses this input.
+            RuntimeError: The API fails, or refuses this key.
         """
         unwanted = unwanted or asyncio.Event()
         for tries in range(1, _TRIES + 1):
@@ -356,16 +354,16 @@ class RemoteModel(Model):
             return RuntimeError(
                 f"{_host(self.url)} redirects ({status}): set `url` to the address of the API"
             )
-        # Too slow a request (408) may have been understood all the same.
+        # The API may have processed a request that timed out (408).
         kind = _Refused if status in (409, 429) else RuntimeError
         return kind(f"{_host(self.url)} failed ({status}): {words}")
 
     async def _file(self, session: aiohttp.ClientSession, url: str, kind: str) -> Any:
-        """Return a file of an answer, which is a data URI or a URL.
+        """Return a file of a response, from its data URI or URL.
 
         Raises:
-            Reject: It is not fetched: another try would find the same, and cost as much.
-            RuntimeError: It cannot be read.
+            Reject: The URL is refused: a retry would find the same, and cost as much.
+            RuntimeError: The file cannot be read.
         """
         try:
             if url[:5].lower() == "data:":
@@ -410,9 +408,9 @@ class OpenAIImages(RemoteModel):
     """Pictures from an API that is compatible with OpenAI's `POST /images/generations`."""
 
     Output = Image
-    #: What the API calls the model.
+    #: Name of the model at the API.
     remote_model: ClassVar[str] = ""
-    #: Sent with each request beside the input, such as `{"quality": "low"}`.
+    #: Sent with each request in addition to the input, such as `{"quality": "low"}`.
     always: ClassVar[Mapping[str, Any]] = {}
 
     class Input(BaseModel):
@@ -449,17 +447,17 @@ class Predictions(RemoteModel):
     """A model behind an API that is compatible with Replicate's predictions.
 
     Set `Input` and `Output` to its types, and either `remote_model` (`owner/name`) or `version`.
-    Only outputs whose type in `Output` is a file are downloaded.
+    Only outputs that `Output` declares as files are downloaded.
     """
 
     remote_model: ClassVar[str] = ""
     version: ClassVar[str] = ""
 
     def load(self, device: str) -> None:
-        """Read the key, and what the model gives.
+        """Read the key, and the types of the model's outputs.
 
         Raises:
-            InvalidModel: `Output` does not say; or see `RemoteModel.load`.
+            InvalidModel: `Output` is not set; or see `RemoteModel.load`.
         """
         if self.Output is None:
             raise InvalidModel(
@@ -486,10 +484,10 @@ class Predictions(RemoteModel):
     async def _begun(
         self, session: aiohttp.ClientSession, item: Item[Any], base: str, path: str, body: Any
     ) -> Any:
-        """Start a prediction, and return the answer of the API.
+        """Start a prediction, and return the API's response.
 
-        Where nobody wants it any more before the API has answered, it is paid for all the same and
-        would run unwatched: the answer, which has its id, is waited for, and it is cancelled.
+        If the sample is cancelled before the API answers, the prediction is still paid and would
+        run on. This waits up to `_ID_S` for the response with its id, then cancels the prediction.
         """
         unwanted = asyncio.Event()
         creating = asyncio.ensure_future(self._create(session, item, base + path, body, unwanted))
@@ -517,7 +515,7 @@ class Predictions(RemoteModel):
         return found
 
     async def _cancel(self, session: aiohttp.ClientSession, found: Any, base: str) -> None:
-        """Cancel a prediction, which may have ended."""
+        """Cancel a prediction; it may already have ended."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_CANCEL_S):
                 await self._json(session, "POST", _link(found, "cancel", base), again=())
@@ -529,7 +527,7 @@ class Predictions(RemoteModel):
         return await self._output(session, found.get("output"), self._meant)
 
     async def _output(self, session: aiohttp.ClientSession, value: Any, meant: Meant) -> Any:
-        """Return an output with its files in place of their URLs, side by side."""
+        """Return an output with its URLs replaced by files, which are fetched concurrently."""
         if isinstance(value, str) and meant.file is not None and _is_url(value):
             return await self._file(session, value, meant.file)
         if meant.is_file_alone and value is not None:
@@ -638,7 +636,7 @@ def _host(url: str) -> str:
 
 
 def _without_user(url: str) -> str:
-    """Return a URL of the operator's, who may write a name and a password into it."""
+    """Return an operator's URL without its user name and password."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
@@ -656,7 +654,7 @@ def _state(found: Any) -> str:
 
 
 def _link(found: Mapping[str, Any], name: str, base: str) -> str:
-    """Return a link of a prediction, which must lead to the API: it is asked with the key."""
+    """Return a link of a prediction. It must lead to the API: its requests carry the key."""
     told = str((found.get("urls") or {}).get(name) or "")
     if urlsplit(told)[:2] == urlsplit(base)[:2]:
         return told
@@ -671,7 +669,7 @@ def _tell_progress(found: Mapping[str, Any], item: Item[Any]) -> None:
 
 
 def logged_progress(logs: Any) -> tuple[int, int] | None:
-    """Return how many steps of how many are over, by logs that tqdm wrote; None for no word."""
+    """Return the completed and total steps that tqdm logged; None if it logged none."""
     lines = _PROGRESS.findall(str(logs or ""))
     if not lines:
         return None

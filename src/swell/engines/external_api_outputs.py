@@ -1,7 +1,7 @@
-"""Which strings of an answer are files, by the schema of the model's `Output`. Pure.
+"""Which strings of a response are files, by the schema of the model's `Output`. Pure.
 
-A string that looks like a URL may be words that a stranger put into a model's mouth: only the
-schema says that it is a file. Where a string may be a file or text, it is text.
+A string that looks like a URL may be text that a stranger made the model return: only the schema
+says that it is a file. If a string may be a file or text, it counts as text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +12,10 @@ _DEEPEST: Final = 20
 
 
 class Meant:
-    """What a place in an answer may hold.
+    """The types that a place in a response allows.
 
     Args:
-        schema: JSON Schema, with `x-file` where there is a file.
+        schema: JSON Schema, with `x-file` for files.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
@@ -25,9 +25,9 @@ class Meant:
 
     @property
     def file(self) -> str | None:
-        """The kind of file that a string here stands for; None where it is text.
+        """The kind of file that a string here refers to; None if it is text.
 
-        `file` where it may be files of several kinds.
+        `file` if several kinds are possible.
         """
         kinds = {str(each["x-file"]) for each in self._either if "x-file" in each}
         if not kinds or any(map(_takes_text, self._either)):
@@ -36,16 +36,16 @@ class Meant:
 
     @property
     def is_file_alone(self) -> bool:
-        """Whether nothing but a file, or nothing at all, may stand here."""
+        """Whether only a file or null is allowed here."""
         others = [each for each in self._either if "x-file" not in each]
         return self.file is not None and all(each.get("type") == "null" for each in others)
 
     def item(self, index: int) -> "Meant":
-        """Return what an item of a list here may be."""
+        """Return the types of an item of a list here."""
         return self._within([_item(each, index) for each in self._either])
 
     def value(self, key: str) -> "Meant":
-        """Return what the value of a key here may be."""
+        """Return the types of the value of a key here."""
         return self._within([_value(each, key) for each in self._either])
 
     def _within(self, schemas: Sequence[Any]) -> "Meant":

@@ -1,18 +1,18 @@
 """Icons from words: a small flow-matching model that draws in the styles of four emoji sets.
 
 Text: MiniLM-L6 (arXiv 2002.10957), 9,000 word pieces. Picture: 8x8 latents of 48 numbers (a fixed
-PCA of 8x8-pixel patches), a UNet of 19.9 M parameters that says the velocity of a flow (Lipman et
-al., "Flow Matching", arXiv 2210.02747), and a convolutional decoder to 128 px; then Real-ESRGAN.
+PCA of 8x8-pixel patches), a UNet of 19.9 M parameters that predicts the velocity of a flow (Lipman
+et al., "Flow Matching", arXiv 2210.02747), and a convolutional decoder to 128 px; then Real-ESRGAN.
 
     x_1 = noise,  x_{t - d} = x_t - d v,  v = u + g (c - u)
 
-with c the velocity said with the words, u without them, and g the guidance (arXiv 2207.12598).
-The words are padded to 16 pieces, always. Without words all of them are zeros, as in training.
-All weights are int8 with a scale per output channel, turned to float32 when they are read.
+with c the velocity predicted with the words, u without them, and g the guidance (arXiv 2207.12598).
+The words are always padded to 16 pieces. Without words all pieces are zeros, as in training.
+All weights are int8 with a scale per output channel, converted to float32 when they are read.
 
-Where there are no more cores than rows in a step, each core has rows of its own: threads that share
-one row wait for each other after every operator, and the longer the busier the machine is. A row's
-result has the same bits whoever shares its call, so this changes no picture.
+If there are at most as many cores as rows in a step (`Icons.bucket`), each core computes its own
+rows: threads that share a row wait for each other after every operator, longer on a busy machine.
+A row's result has the same bits in any batch, so this changes no picture.
 """
 
 import os
@@ -50,8 +50,8 @@ STYLES = ("noto", "fluent", "flat", "ink")
 LATENTS = (48, 8, 8)
 #: Pixels a side before a picture is enlarged.
 _SIDE = 128
-#: What the seed chooses where a prompt leaves it open: a backdrop, and a mirrored picture. Pictures
-#: of one task have neighbouring seeds, so they differ.
+#: Backdrops, each with whether the picture is mirrored. The seed selects one if the prompt leaves
+#: it open. Pictures of one task have neighbouring seeds, so they differ.
 LOOKS: Final = (
     ("", False),
     ("on a pink background", True),
@@ -60,11 +60,11 @@ LOOKS: Final = (
     ("on the beach", False),
     ("on a light blue background", True),
 )
-#: What a mirror makes wrong.
+#: Words for subjects that a mirror makes wrong.
 _ONE_SIDED: Final = frozenset(("mark", "note", "notes", "music", "watch", "wristwatch", "piano"))
-#: Words that the picture network looks at; the sentence as a whole may be longer.
+#: Most pieces that the picture network reads, and most pieces of the whole sentence.
 STATES, PIECES = 16, 64
-#: Numbers of rows that are compared: one, one or two for each of a few threads, some, and the most.
+#: Batch sizes that `warmup` compares: one row, one or two rows for each of a few threads, and more.
 _LOOK = (1, 2, 5, 64)
 
 
@@ -77,14 +77,14 @@ def _not_blank(prompt: str) -> str:
     return prompt
 
 
-#: Words in which something can be seen. The pattern tells the same to whoever reads the schema.
+#: A prompt with a visible character. The pattern states the same in the JSON Schema.
 Prompt = Annotated[str, AfterValidator(_not_blank), Field(json_schema_extra={"pattern": r"\S"})]
 
 
 class WordPiece:
     """BERT's tokenizer, lower case, with a vocabulary of one piece a line.
 
-    Words are cut greedily into the longest known pieces; `##` marks one that goes on inside a word.
+    Words are cut greedily into the longest known pieces; `##` marks one that continues a word.
     Source: Wu et al., arXiv 1609.08144, section 4.1.
     """
 
@@ -119,12 +119,12 @@ class Icons(StepModel):
     A small demonstration model that comes with Swell, so that a first picture needs no download and
     no GPU. It is not a general text-to-image model.
 
-    **What it draws.** One of 337 subjects: animals, food, faces, weather, vehicles, buildings,
+    **Subjects, styles.** One of 337 subjects: animals, food, faces, weather, vehicles, buildings,
     hearts and everyday things. It draws in one of four styles, in another colour ("a blue cat"), on
     a coloured background ("a fox on a yellow background"), or in a simple scene: snow, night,
     space, beach, meadow, sunset, rain, under water, desert, city. It understands English only.
 
-    **What it says.** If it does not know the subject of a prompt, it draws the closest one that it
+    **Warnings.** If it does not know the subject of a prompt, it draws the closest one that it
     knows, or a thinking face, and adds the warning `unknown_subject` with three suggestions. It
     mends typos ("dargon") and adds the warning `typo`. Of 300 prompts outside its vocabulary it
     warned about 94 %, of 300 inside about none.
@@ -133,10 +133,10 @@ class Icons(StepModel):
     backdrop. It also chooses whether the picture is mirrored, unless that would show letters or
     dials the wrong way round. Turn `vary` off to get the plain picture.
 
-    **What it does not draw.** Actions, counts, text, and real people. Two subjects become two small
+    **Not drawn.** Actions, counts, text, and real people. Two subjects become two small
     pictures side by side, often of the same thing.
 
-    **What it does not check.** Prompts and pictures. `swell/artwork` checks both.
+    **Not checked.** Prompts and pictures. `swell/artwork` checks both.
 
     **It remembers.** It was trained on 1,348 icons and repeats them closely. Treat a picture as
     derived from the icon set of its style, under the licence of that set.
@@ -192,10 +192,10 @@ class Icons(StepModel):
         "a castle on a hill at sunset, ink": "samples/icons-castle.webp",
     }
     Output = Image
-    #: Two pictures with guidance, where rows are not alike in any company (`warmup`). More at once
-    #: would make a single one slower than it needs to be.
+    #: Two pictures with guidance, if a row's result depends on the batch size (`warmup`). A larger
+    #: bucket would slow down a single picture.
     bucket = 4
-    #: A row of 32 costs 5 % less than one of 16, of 48 another 1.8 %, and of 64 no less than that.
+    #: A row costs 5 % less in a batch of 32 than of 16, another 1.8 % less in 48, no less in 64.
     most_rows = 64
     #: ONNX Runtime has kernels for any number of rows.
     padded = False
@@ -273,7 +273,7 @@ class Icons(StepModel):
         self._threads = threads
 
     def load(self, device: str) -> None:
-        """Read the weights; everything runs on the CPU whatever `device` says."""
+        """Read the weights. Everything runs on the CPU; `device` is ignored."""
         cores = self._threads or _cores()
         self._parts = cores if cores <= self.bucket else 1
         self._pool = ThreadPoolExecutor(max(1, self._parts - 1), "icons")
@@ -287,9 +287,9 @@ class Icons(StepModel):
         self._upscaler = Upscaler(cores)
 
     def warmup(self) -> None:
-        """Draw one picture in one step, and look whether rows are alike in any company.
+        """Draw one picture in one step, and check whether a row's result depends on the batch size.
 
-        They are on the processors seen so far; others may have other kernels for a single row.
+        It does not on the processors seen so far; others may use another kernel for a single row.
         """
         self.run([Item(self.Input(prompt="cat", steps=1))])
         words = self._encode("cat")
@@ -304,7 +304,7 @@ class Icons(StepModel):
         self.batch_invariant = all(np.array_equal(each, said[-1][: len(each)]) for each in said)
 
     def prepare(self, item: Item[Input]) -> Plan:
-        """Read the prompt, and warn of what cannot be drawn."""
+        """Read the prompt, and warn about words that cannot be drawn."""
         return self._plan(item, self._read(item, item.input.prompt))
 
     def _read(self, item: Item[Any], prompt: str) -> str:
@@ -318,12 +318,12 @@ class Icons(StepModel):
         return f"{reading.prompt} {backdrop}".strip()
 
     def _small(self, latents: Floats, item: Item[Any]) -> Pixels:
-        """Return one as the task gets it, before it is enlarged."""
+        """Return the decoded picture, mirrored if the task asks for it, before it is enlarged."""
         return np.asarray(_drawn(self._decoder, latents, _is_mirrored(item)))
 
     @cached_property
     def _subjects(self) -> Subjects:
-        """Made when it is needed: prompts are read before the model is loaded."""
+        """The subjects, loaded on first use: prompts are read before the model is loaded."""
         pieces, text = WordPiece(weights("icons-vocab.txt")), self._text_session()
         return Subjects(
             weights("icons-names.npz"),
@@ -350,7 +350,7 @@ class Icons(StepModel):
         )
 
     def encode(self, words: list[str]) -> list[Mapping[str, Floats]]:
-        """Return what words mean. Shapes: states (16, 384), sentence (384,) of unit length."""
+        """Encode prompts. Shapes: states (16, 384), sentence (384,) of unit length."""
         return [self._encode(prompt) for prompt in words]
 
     def _encode(self, prompt: str) -> Mapping[str, Floats]:
@@ -381,10 +381,10 @@ class Icons(StepModel):
         return _drawn(self._decoder, latents, _is_mirrored(item))
 
     def decode(self, latents: Floats, item: Item[Any]) -> Any:
-        """Decode one, and enlarge it if asked to.
+        """Decode one picture, and enlarge it if asked to.
 
-        Where cores have rows of their own, one of 128 px is left to a thread beside them. It takes
-        as long to enlarge it as to draw it: all cores do that together.
+        If each core computes its own rows, a separate thread decodes a picture of 128 px. Enlarging
+        takes as long as drawing, so it uses all cores.
         """
         if item.input.size == _SIDE:
             if self._parts == 1:
@@ -406,7 +406,7 @@ def _is_mirrored(item: Item[Any]) -> bool:
 
 def _encoded(pieces: WordPiece, text: Any, prompt: str) -> tuple[Floats, Floats]:
     """Return states and sentence. Shapes: (pieces, 384), (384,)."""
-    # One by one: a batch would have to be padded to its longest, and cost more.
+    # One at a time: a batch must be padded to its longest prompt, and costs more.
     ids = pieces.ids(prompt)
     fed = {"ids": np.array([ids], np.int64), "mask": np.ones((1, len(ids)), np.int64)}
     states, sentence = text.run(None, fed)

@@ -35,7 +35,7 @@ def parted(image: Image) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
 def opened(image: Image) -> tuple[Pixels, Pixels | None]:
     """Return a picture's colours and, where it has any, its transparency; upright.
 
-    Shapes: (H, W, 3) uint8 sRGB, and (H, W) uint8, 255 for what is solid, or None.
+    Shapes: (H, W, 3) uint8 sRGB, and (H, W) uint8, 255 for opaque, or None.
     """
     colours, clear = parted(image)
     return np.asarray(colours), None if clear is None else np.asarray(clear)

@@ -1,14 +1,14 @@
-"""Whether a prompt asks for what an operator will not have drawn.
+"""Checks prompts for content that an operator refuses.
 
-Lists of words by category, compared after what people do to hide a word is undone: accents, signs
-for letters, letters of other scripts that look alike, signs that nobody sees, letters drawn out,
-spaced out or starred out, words in two pieces. Whole words and beginnings of words, so that a
-Scunthorpe is a town, and phrases that mean something else first, so that a naked mole rat is an
-animal. Nothing is learnt here, and nothing that words alone do not say is found: the picture is
-checked too (`swell.models.safety`).
+The check compares a prompt with lists of words by category. First it undoes common disguises:
+accents, signs for letters, letters of other scripts that look alike, invisible characters, letters
+drawn out, spaced out or starred out, and words in two pieces. It matches whole words and beginnings
+of words, so Scunthorpe is a town. It excludes harmless phrases first, so a naked mole rat is an
+animal. The check learns nothing and reads words alone, so the picture is checked too
+(`swell.models.safety`).
 """
 
-# Letters that look like others are what this is about.
+# This module needs letters that look like others.
 # ruff: noqa: RUF001
 
 import json
@@ -31,13 +31,13 @@ from swell.sdk.model import Model
 #: What can be refused. `minors` is a child together with anything sexual, never a child alone.
 CATEGORIES: Final = ("minors", "sexual", "obscene", "gore", "hate", "self-harm")
 
-#: Lists that only count beside others: what is sexual beside a child, what has a second meaning,
-#: whom that second meaning needs, and what tells that a prompt is in a language.
+#: Lists that count only together with others: words that are sexual next to a child, words with a
+#: second meaning, people whom that meaning needs, and words that mark the language of a prompt.
 _SUGGESTIVE, _DOUBLE, _COMPANY, _SMALL = "suggestive", "obscene?", "company", "small"
 _SEXUAL: Final = frozenset({"sexual", "obscene", _SUGGESTIVE})
-#: What may be written together: nakedgirl.
+#: Lists of words that may be written together: nakedgirl.
 _GLUED: Final = _SEXUAL | {"minors"}
-#: What may be starred out.
+#: Lists of words that may be starred out.
 _STARS: Final = _GLUED | {_DOUBLE}
 _SHORTEST_PART: Final = 3
 #: People in compounds with sexual words: nakedwoman.
@@ -136,7 +136,7 @@ _AGE_RUN_ON: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found.
+    """The categories and words that a check found.
 
     Args:
         categories: Category → the words of its list that the prompt holds, none of them twice.
@@ -155,7 +155,7 @@ class _Entry:
 
     category: str
     language: str
-    #: English has it too: it needs another word of its language beside it.
+    #: English has the word too: it counts only next to another word of its language.
     is_shared: bool
 
 
@@ -163,9 +163,9 @@ class PromptWords:
     """Looks for words of the lists.
 
     Args:
-        path: `prompt-words.json`, category → language → words, which `training/prompt_words.py`
-            writes; a star at the end of a word stands for any ending.
-        more: An operator's own, category → words, written in the same way.
+        path: `prompt-words.json`, which `training/prompt_words.py` writes: category → language →
+            words. A star at the end of a word matches any ending.
+        more: An operator's own lists, category → words, in the same format.
     """
 
     def __init__(self, path: Path, more: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -220,7 +220,7 @@ class PromptWords:
                 where.setdefault(key, []).append(entry)
 
     def _hits(self, reading: str) -> Iterator[tuple[str, _Entry]]:
-        """Say which words of the lists a reading holds, and their places there."""
+        """Yield the listed words that a reading holds, with their entries."""
         words = reading.split()
         yield from self._broken(words)
         for at, word in enumerate(words):
@@ -357,12 +357,12 @@ def _number(text: str) -> int:
 
 
 def _readings(text: str) -> set[str]:
-    """Return the ways in which a text may be meant."""
+    """Return the possible readings of a text, with disguises undone."""
     # Invisible characters may hide a word, or replace a space.
     plain = {_bare(text), _bare("".join(" " if _is_unseen(c) else c for c in text))}
     plain |= {_WORD.sub(_in_latin, way) for way in plain}
     plain |= {_WORD.sub(_in_cyrillic, way) for way in plain}
-    # An article may stand before a word that is spaced out, and belongs to none of its letters.
+    # An article may come before a spaced-out word; it is not part of the word.
     close = plain | {_SPACES.sub(" ", way) for way in plain}
     runs = [(run, run[2:]) for way in close for run in _SPACED.findall(way)]
     together = {_SIGNS.sub("", one) for run in runs for one in run if len(one) > _SHORTEST_RUN}
@@ -373,7 +373,7 @@ def _readings(text: str) -> set[str]:
 
 
 def _in_latin(match: re.Match[str]) -> str:
-    """Return a word with the letters that its own were to be mistaken for, if it may be Latin."""
+    """Return a word with its lookalike letters replaced by Latin ones, if it may be Latin."""
     word = match.group()
     is_foreign = any("\u0370" <= letter <= "\u058f" for letter in word)
     may_be_latin = _TWINS.issuperset(word) or any("a" <= letter <= "z" for letter in word)
@@ -406,21 +406,21 @@ class PromptCheck(Model):
     | category | found by |
     |---|---|
     | `minors` | a child, or an age below 18, together with anything sexual or obscene |
-    | `sexual` | bare skin and acts; underwear and "sexy" count beside a child only |
+    | `sexual` | bare skin and acts; underwear and "sexy" count next to a child only |
     | `gore`, `hate`, `self-harm` | short lists, English and a little of three more |
     | `obscene` | LDNOOBW, 13 languages (CC BY 4.0), less what names things to draw; some more |
 
-    Words for children and for what is sexual are English, Spanish, Portuguese, French, German,
+    Words for children and for sex are English, Spanish, Portuguese, French, German,
     Italian, Russian, Japanese, Chinese and Korean; ages are read in figures, and up to 17 in words.
-    Undone first are letters of other scripts and in badges, figures and signs for letters, signs
-    that nobody sees, letters spaced or drawn out, one or two letters starred out of an English
+    Undone first are letters of other scripts and in badges, figures and signs for letters,
+    invisible characters, letters spaced or drawn out, one or two letters starred out of an English
     word, and an English word in two pieces. Not undone are words that are misspelt, turned around
     or spelt with flags, and an age in Roman figures. Some phrases are known to be harmless ("naked
     mole rat", "minor key"); "sex education for kids" is not one of them, and "girl" is a child
     here.
 
-    It goes as far as its words go. It reads words, not intentions: it lets through what is
-    paraphrased, spelt in a new way or said in another language, and refuses some that was harmless.
+    It goes as far as its words go. It reads words, not intentions: it lets through paraphrases,
+    new spellings and other languages, and refuses some that was harmless.
     It is no promise that nothing slips through, and no filter for what the law forbids: let it be
     the first of two checks, with `swell/safety` on the picture, and people behind both.
     Time: 0.2 ms for a few words, 30 ms for 5,000 characters, a third of a second for the worst.
@@ -456,7 +456,7 @@ class PromptCheck(Model):
         ] = list(CATEGORIES)
 
     class Output(BaseModel):
-        """The verdict, and what it rests on: category → words."""
+        """The verdict, and its reasons: category → words."""
 
         allowed: bool
         refused: list[str]

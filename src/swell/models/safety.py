@@ -118,7 +118,7 @@ class Safety(Model):
         ] = UNSAFE_FROM
 
     class Output(BaseModel):
-        """The score and what it means."""
+        """The score and its meaning."""
 
         unsafe: Annotated[float, Field(ge=0, le=1)]
         verdict: Literal["safe", "unsure", "unsafe"]
@@ -127,7 +127,7 @@ class Safety(Model):
         self._threads = threads
 
     def load(self, device: str) -> None:
-        """Read the weights; the network runs on the CPU whatever `device` says."""
+        """Read the weights. The network runs on the CPU; `device` is ignored."""
         self._score = SafetyScore(self._threads)
 
     def run(self, items: list[Item[Any]]) -> list["Safety.Output | Exception"]:

@@ -75,9 +75,9 @@ def echo_picture(  # noqa: PLR0913 - each parameter is a field of the form
     seed: Annotated[int | None, ui.seed()] = None,
     ctx: swell.Context | None = None,
 ) -> swell.Image:
-    """Draws rings whose colours and centre depend on the prompt and the seed alone.
+    """Draws rings; their colours and centre depend on the prompt and the seed alone.
 
-    It takes `steps` steps of `step_s` seconds, tells progress and previews, and stops when it is
+    It takes `steps` steps of `step_s` seconds, reports progress and previews, and stops when it is
     cancelled: all that a diffusion model does, without one.
     """
     ctx = ctx or swell.Context(seed=seed or 0)
@@ -143,7 +143,7 @@ class Crash(swell.Model):
         text: str = ""
 
     def run(self, items: list[swell.Item[Input]]) -> list[Any]:
-        """Return each text, or fail as told."""
+        """Return each text, or fail as requested."""
         return [self._one(item) for item in items]
 
     def _one(self, item: swell.Item[Input]) -> Any:

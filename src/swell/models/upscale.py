@@ -22,7 +22,7 @@ from swell.sdk.media import Image, Within
 from swell.sdk.model import Model
 
 Factor = Literal[2, 4]
-#: What the network itself does.
+#: The network's own factor.
 FACTOR: Final = 4
 #: Of the picture's longer side: more would take minutes.
 LARGEST_PX: Final = 1024
@@ -131,7 +131,7 @@ class Upscale(Model):
         self._upscaler: Upscaler | None = None
 
     def load(self, device: str) -> None:
-        """Read the weights; the network runs on the CPU whatever `device` says."""
+        """Read the weights. The network runs on the CPU; `device` is ignored."""
         self._upscaler = Upscaler(self._threads)
 
     def run(self, items: list[Item[Any]]) -> list[Image | Exception]:

@@ -68,7 +68,7 @@ class Glossary:
     def find(self, phrase: str, language: str) -> tuple[str, str] | None:
         """Return English for a phrase in lower case, and its kind; None if it is unknown.
 
-        It is looked up as written, then without accents, then without its ending.
+        The lookup tries the phrase as written, then without accents, then without its ending.
         """
         known, folded = self.known[language], self._folded[language]
         bare = fold(phrase)
@@ -91,9 +91,9 @@ def fold(text: str) -> str:
 
 
 def _by_fold(known: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Return what words with accents mean by how they are typed without.
+    """Return the meanings of words with accents, by their spelling without accents.
 
-    Of words that are typed alike, one that the text encoder knows comes first. A word that exists
+    Of words with the same spelling, one that the text encoder knows comes first. A word that exists
     without accents, in this language or as a small word of English, keeps its own meaning: thé.
     """
     drawn, found = _english_words(), dict[str, tuple[str, str]]()

@@ -1,18 +1,18 @@
-"""Memory in which a model process leaves checkpoints for its worker, who looks when it is dead.
+"""Shared-memory checkpoints.
 
-Nothing is sent: after a step the latents are copied into memory that both processes have, and who
-kills the process leaves that memory as it is.
+The model process copies the latents into shared memory after each step; the worker reads them if
+the process crashes. No message is sent, and killing the process does not change the memory.
 
-It is a file without a name, cut into pages, one for each sample. A page has two places, which are
-written in turns, and a word that says which of them is whole. That word is written last: so what is
-found is what was told last, or what was told before it, and never half of both. Who reads while the
-other one writes looks at the word once more afterwards.
+The memory is an unnamed file, divided into pages, one per sample. A page has two places, written
+alternately, and a word that says which place is valid. The writer sets that word last, so a reader
+finds the newest checkpoint or the one before it, never a mixture. A reader checks the word again
+after reading, in case the model process wrote at the same time.
 
     page    head, about (MessagePack), place 0, place 1
-    head    words of eight bytes: magic, turn (0 for nothing), bytes of the page, of about, of x, of
+    head    eight-byte words: magic, turn (0: no checkpoint), sizes in bytes of page, about, x and
             h, steps in place 0, steps in place 1
-    turn    twice a number that grows with each writing, plus the place
-    steps   twice how many are over, plus 1 for a sample that was narrowed
+    turn    twice a number that grows with each write, plus the index of the valid place
+    steps   twice the number of completed steps, plus 1 if the sample was narrowed
     place   x, then h, as in `Checkpoint`
 """
 
@@ -27,20 +27,20 @@ from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
-#: Its number, of this layout.
+#: Version of the checkpoint format.
 FORMAT: Final = 1
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
-    """Latents after so many steps, as little-endian float32, row-major."""
+    """Latents of a sample after a step, as little-endian float32, row-major."""
 
     format: int
-    #: What must be the same where it goes on.
+    #: Must match in the process that resumes the sample.
     identity: str
-    #: Steps that are over.
+    #: Number of completed steps.
     step: int
     x: bytes
-    #: What the solver keeps of the steps before, if it looks back.
+    #: State of a multistep solver; None for other solvers.
     h: bytes | None
     #: See `SampleState.is_narrowed`.
     is_narrowed: bool = False
@@ -53,15 +53,15 @@ _decode_sample = msgspec.msgpack.Decoder(Checkpoint).decode
 def encode_checkpoint(
     identity: str, step: int, x: bytes, h: bytes | None, *, is_narrowed: bool = False
 ) -> bytes:
-    """Return the bytes of a checkpoint. `x` and `h` are as `Checkpoint` has them."""
+    """Encode a checkpoint. `x` and `h` are as in `Checkpoint`."""
     return _encode_sample(Checkpoint(FORMAT, identity, step, x, h, is_narrowed))
 
 
 def decode_checkpoint(raw: bytes) -> Checkpoint:
-    """Return what the bytes say; its format may be another.
+    """Decode a checkpoint, which may have another format version.
 
     Raises:
-        msgspec.MsgspecError: They are none of a checkpoint.
+        msgspec.MsgspecError: The bytes are not a checkpoint.
     """
     return _decode_sample(raw)
 
@@ -70,36 +70,36 @@ _MAGIC: Final = int.from_bytes(b"slate  2", "little")
 _HEAD: Final = struct.Struct("=8Q")
 _TURN, _STEPS = 1, 6
 
-#: Places begin at multiples of so many bytes.
+#: Alignment of places, in bytes.
 _ALIGNED: Final = 64
 
-#: A free page is taken if it is at most so many times as large as what is to be kept.
+#: A free page is reused if its size is at most this multiple of the size needed.
 _WASTE: Final = 2
 
-#: Who reads while the other one writes tries so often.
+#: Attempts to read a page while the model process writes to it.
 _TRIES: Final = 8
 
-#: Largest text about a sample, and largest place.
+#: Largest `about` of a page, and largest place.
 _MAX_ABOUT_BYTES: Final = 1 << 20
 _MAX_PLACE_BYTES: Final = 1 << 28
 
-#: Memory is taken in pieces of so many bytes, or as large as a page: each takes an open file.
+#: Least size of one memory mapping: each mapping uses an open file.
 _PIECE_BYTES: Final = 4 << 20
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """Checkpoint of a sample, from which it can go on if this process dies, or elsewhere."""
+    """Checkpoint of a sample, with which another process can resume it."""
 
-    #: Of its task.
+    #: Handle of the task.
     handle: int
     index: int
     checkpoint: bytes
-    #: Of the task's first sample: another seed could not go on from it.
+    #: Seed of the task's first sample; the sample can only resume with the same seed.
     seed: int
 
 
 class _About(msgspec.Struct, frozen=True, array_like=True):
-    """What does not change from step to step."""
+    """The constant part of a page: the sample that it belongs to."""
 
     handle: int
     index: int
@@ -127,7 +127,7 @@ class _Head(NamedTuple):
 
     @property
     def is_sound(self) -> bool:
-        """Whether all that it tells of lies within the page."""
+        """Whether all sizes in the head fit within the page."""
         inside = self.places_at + 2 * self.place_bytes <= self.page_bytes
         is_small = self.about_bytes <= _MAX_ABOUT_BYTES and self.place_bytes <= _MAX_PLACE_BYTES
         return inside and is_small
@@ -138,14 +138,14 @@ _decode: Final = msgspec.msgpack.Decoder(_About).decode
 
 
 def new_slate() -> BinaryIO:
-    """Return an empty file without a name, in memory where the system can."""
+    """Return an empty unnamed file, in memory if the system supports it."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("swell-slate"), "w+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
 
 
 class _Leaf:
-    """Memory of a page."""
+    """Memory of one page."""
 
     __slots__ = ("memory", "size", "words")
 
@@ -153,12 +153,12 @@ class _Leaf:
         self.memory = memory
         self.size = len(memory)
         self.words = memory.cast("Q")
-        # Whoever reads finds the next one by it.
+        # A reader finds the next page by this size.
         _HEAD.pack_into(memory, 0, *_Head(_MAGIC, 0, self.size, 0, 0, 0, 0, 0))
 
 
 class Page:
-    """Where one sample's checkpoints lie. Made by `CheckpointMemory.page`."""
+    """Holds the checkpoints of one sample. Created by `CheckpointMemory.page`."""
 
     __slots__ = ("_is_given_back", "_places", "_slate", "leaf")
 
@@ -179,12 +179,12 @@ class Page:
     def write(
         self, step: int, x: memoryview, h: memoryview | None = None, *, is_narrowed: bool = False
     ) -> None:
-        """Keep what a sample is after so many steps; nothing if the page was given back meanwhile.
+        """Write the checkpoint of a sample; do nothing if the page was already given back.
 
         Args:
-            step: So many are over.
-            x: Bytes of as many numbers as the page was made for, as `Checkpoint` has them.
-            h: The same, of what the solver keeps.
+            step: Number of completed steps.
+            x: The latents, as in `Checkpoint`, of the size that the page was made for.
+            h: State of the solver, likewise.
             is_narrowed: See `SampleState`.
         """
         words = self.leaf.words
@@ -197,51 +197,51 @@ class Page:
             if h is not None:
                 where[len(x) :] = h
             words[_STEPS + place] = 2 * step + is_narrowed
-            # Last, and as one word: see above.
+            # Written last, and as one word: see the module docstring.
             self._slate.turn = turn = self._slate.turn + 1
             words[_TURN] = 2 * turn + place
 
     def clear(self) -> None:
-        """Have nothing found here, and nothing written any more."""
+        """Remove the checkpoint, and ignore later writes."""
         with self._slate.lock:
             self.leaf.words[_TURN] = 0
             self._is_given_back = True
 
 
 class CheckpointMemory:
-    """A model process's end: makes pages and takes them back.
+    """The model process's side: creates pages and reuses those that are given back.
 
-    Pages are made and given back by one thread; any thread may write.
+    One thread creates pages and gives them back; any thread may write.
 
     Args:
-        fd: Of the file; the slate is not its owner.
+        fd: The shared file; the caller closes it.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._end = 0
-        #: What is left of the latest piece.
+        #: Unused rest of the latest mapping.
         self._rest = memoryview(b"")
         self._free: list[_Leaf] = []
-        #: Grows with each writing; whoever holds the lock may write.
+        #: Grows with each write; `lock` protects it and all pages.
         self.turn = 0
         self.lock = threading.Lock()
 
     def page(
         self, handle: int, index: int, seed: int, identity: str, x_bytes: int, h_bytes: int
     ) -> Page:
-        """Return a page for a sample, which is found once it was written.
+        """Return a page for a sample; readers find it after the first write.
 
         Args:
-            handle: Of its task.
-            index: Which of the task's samples.
-            seed: Of the task's first sample.
+            handle: Handle of the task.
+            index: Index of the sample in its task.
+            seed: Seed of the task's first sample.
             identity: See `Checkpoint`.
-            x_bytes: Of its latents.
-            h_bytes: Of what its solver keeps; 0 for nothing.
+            x_bytes: Size of its latents.
+            h_bytes: Size of the solver's state; 0 for none.
 
         Raises:
-            OSError: There is no memory for it, or it is larger than any.
+            OSError: Memory is exhausted, or the sample is too large for a page.
         """
         if x_bytes + h_bytes > _MAX_PLACE_BYTES:
             raise OSError(errno.EFBIG, f"a sample of {x_bytes + h_bytes} bytes has no place")
@@ -252,7 +252,7 @@ class CheckpointMemory:
         return Page(self, leaf, about, x_bytes, h_bytes)
 
     def give_back(self, page: Page) -> None:
-        """Take a page back: nobody needs its sample any more."""
+        """Free a page for another sample."""
         page.clear()
         self._free.append(page.leaf)
 
@@ -267,7 +267,7 @@ class CheckpointMemory:
     def _made(self, size: int) -> _Leaf:
         if len(self._rest) < size:
             piece_bytes = max(size, _PIECE_BYTES)
-            # Now, rather than with a signal when it is written to.
+            # Lack of memory raises an error here instead of SIGBUS on a later write.
             os.posix_fallocate(self._fd, self._end, piece_bytes)
             piece = mmap.mmap(self._fd, piece_bytes, offset=self._end)
             self._end += piece_bytes
@@ -279,9 +279,9 @@ class CheckpointMemory:
 
 
 def read_slate(fd: int, handles: Collection[int]) -> list[Kept]:
-    """Return the checkpoints of these tasks' samples.
+    """Read the checkpoints of these tasks' samples.
 
-    Believes nothing: what makes no sense ends the reading, or is left out.
+    Data is not trusted: an invalid page ends the reading or is skipped.
     """
     return [kept for at, head in _pages(fd) if (kept := _read(fd, at, head, handles)) is not None]
 

@@ -18,7 +18,7 @@ def made_example(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_files(schema: Any) -> Any:
-    """Return a schema in which each file, or list of files, is a generated one."""
+    """Return a schema with a generated default for each file or list of files."""
     if isinstance(schema, list):
         return [_with_files(each) for each in schema]
     if not isinstance(schema, Mapping):

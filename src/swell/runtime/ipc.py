@@ -156,7 +156,7 @@ class Pipe:
             self.send(StopAcknowledged(sorted(new)))
 
     def forget(self, handle: int) -> None:
-        """Forget what was said of a task that has ended."""
+        """Drop the stop and watch state of a finished task."""
         self.stopped.discard(handle)
         self._heeded.discard(handle)
         self.watched.discard(handle)
@@ -164,7 +164,7 @@ class Pipe:
     def next(self) -> Load | StepEngineConfig | Run | HandOver:
         """Wait for work, when none is left."""
         if not self._inbox:
-            # Stops and watches of tasks whose results were sent before they arrived.
+            # Drop stops and watches that arrived after the results of their tasks.
             self.stopped.clear()
             self._heeded.clear()
             self.watched.clear()

@@ -1,6 +1,6 @@
-"""What the worker and its model process say to each other.
+"""Messages between the worker and its model process.
 
-A frame is four bytes of length, big-endian, and a MessagePack array whose first element names its
+A frame is four bytes of length, big-endian, and a MessagePack array that starts with its
 kind. Inputs and outputs stay JSON bytes, so that the worker never parses them.
 """
 
@@ -13,35 +13,35 @@ from swell.core.results import TaskWarning
 from swell.core.startup_phases import Span
 from swell.runtime.unicode_repair import mend
 
-#: Length of the length.
+#: Size of the length field, in bytes.
 HEAD_BYTES: Final = 4
 
-#: The batch of all that is drawn in steps.
+#: Batch number of all tasks of step models.
 DRAWN: Final = 0
 
-#: What the length can tell.
+#: Largest frame that the length field can describe.
 MAX_FRAME_BYTES: Final = (1 << 8 * HEAD_BYTES) - 1
 
-#: Input files of tasks that go out in one frame have at most so many bytes together. The rest
-#: is for inputs, and for what earlier attempts have left.
+#: Limit on the input files of all tasks in one frame. The rest of the frame is for inputs and
+#: checkpoints.
 MAX_INPUT_FILES_BYTES: Final = MAX_FRAME_BYTES - 512 * 1024 * 1024
 
 #: Largest output of a task, as JSON without its files. It travels with the report, is kept in the
-#: store and comes with every answer that shows the task; what is larger belongs into a file. Well
-#: below what a backend takes as one report (`server.max_upload_bytes`).
+#: store and is part of every response that shows the task; larger output belongs in a file. Well
+#: below the largest report that a backend accepts (`server.max_upload_bytes`).
 MAX_OUTPUT_BYTES: Final = 16 * 1024 * 1024
 
-#: Exit code of a model process whose device is broken: nothing that it ran is to blame.
+#: Exit code of a model process with a broken device: no task is at fault.
 DEVICE_BROKEN: Final = 75
 
 
 class WeightLocations(msgspec.Struct, frozen=True, array_like=True):
-    """Where weights are, which the worker may still be bringing."""
+    """Where weights are; the worker may still be downloading them."""
 
     cache_dir: str
     #: The cache below it that came with the machine's image.
     baked_dir: str | None = None
-    #: SHA-256 of contents that must be there before anything is loaded: files of the models are
+    #: SHA-256 of contents that must exist before a model is loaded: the files of the models are
     #: links to them.
     contents: list[str] = []
     #: Where compiled programs are kept; None for the folder that the model chooses.
@@ -50,21 +50,21 @@ class WeightLocations(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
-    """Import these models; told once, at the start."""
+    """Import these models; sent once, at the start."""
 
     refs: list[str]
     device: str
-    #: What all models together may take of the device, and those that are away of the host's
-    #: memory; None for as much as there is.
+    #: Memory limits: of all models on the device, and of offloaded models on the host. None for
+    #: no limit.
     device_memory_bytes: int | None = None
     host_memory_bytes: int | None = None
-    #: Those of `refs` that are left out where they cannot be loaded.
+    #: Those of `refs` that are skipped if they cannot be loaded.
     optional: list[str] = []
     weights: WeightLocations | None = None
 
 
 class StepEngineConfig(msgspec.Struct, frozen=True, array_like=True, tag="studio"):
-    """How models that draw in steps are run; told before the first task."""
+    """Settings for step models; sent before the first task."""
 
     #: Whether a picture depends on its input alone, or steps have as many rows as pay off.
     exact: bool = True
@@ -82,11 +82,11 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     count: int = 1
     #: URL in the input → (bytes, media type).
     files: dict[str, tuple[bytes, str]] = {}
-    #: Seconds until it is worthless; None for no deadline.
+    #: Seconds until the deadline; None for no deadline.
     within_s: float | None = None
-    #: Sample → its checkpoint, for those that were on their way in an earlier process.
+    #: Sample index → checkpoint, for samples that began in an earlier process.
     checkpoints: dict[int, bytes] = {}
-    #: What names a LoRA in the input → (path, SHA-256).
+    #: Name of a LoRA in the input → (path, SHA-256).
     loras: dict[str, tuple[str, str]] = {}
 
 
@@ -99,7 +99,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     batch: int
     model: str
     orders: list[Order]
-    #: Models whose batches wait behind this one.
+    #: Models with batches queued behind this one.
     wanted: list[str] = []
 
 
@@ -110,13 +110,13 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
 
 
 class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
-    """Somebody follows these tasks: previews are worth making, and progress is told more often."""
+    """Clients follow these tasks: send previews, and progress more often."""
 
     handles: list[int]
 
 
 class HandOver(msgspec.Struct, frozen=True, array_like=True, tag="hand-over"):
-    """Draw no more, and leave checkpoints of all that was drawn; the answer is `HandedOver`."""
+    """Stop drawing and write checkpoints of all samples; the answer is `HandedOver`."""
 
 
 Work = Load | StepEngineConfig | Run | Stop | Watch | HandOver
@@ -129,7 +129,7 @@ class Described(msgspec.Struct, frozen=True, array_like=True, tag="described"):
 
 
 class Phased(msgspec.Struct, frozen=True, array_like=True, tag="phased"):
-    """A phase has begun or ended: all of the process's start, or of the switch that goes on."""
+    """A phase began or ended. Lists all phases of the startup or of the current model switch."""
 
     #: In monotonic seconds, which the processes of a machine share.
     spans: list[Span]
@@ -141,15 +141,15 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     #: Seconds by model.
     load_s: dict[str, float]
     peak_bytes: int
-    #: Those that are on the device.
+    #: Models on the device.
     residents: list[str] = []
-    #: What bringing each model would take, in seconds.
+    #: Expected seconds to load each model.
     expected_s: dict[str, float] = {}
-    #: Models that draw in steps whose rows have the same bits in steps of any number of rows.
+    #: Step models that compute the same bits for a row in a batch of any size.
     invariant: list[str] = []
-    #: What each model that was loaded takes of its device, as far as is known.
+    #: Known memory use of each loaded model on the device.
     memory_bytes: dict[str, int] = {}
-    #: Models that were left out → why.
+    #: Skipped models → reason.
     left_out: dict[str, str] = {}
 
 
@@ -167,7 +167,7 @@ class Pixels(msgspec.Struct, frozen=True, array_like=True, tag="pixels"):
     width: int
     height: int
     data: bytes
-    #: `png`, `webp`, `jpeg`, `avif`, or empty for whatever the task or the worker says.
+    #: `png`, `webp`, `jpeg`, `avif`, or empty for the format that the task or worker sets.
     format: str
     #: JSON object for the file's metadata, without the seed and the input.
     metadata: bytes
@@ -183,7 +183,7 @@ class Blob(msgspec.Struct, frozen=True, array_like=True, tag="blob"):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True):
-    """A result. Files stand in `output` as `{"$artifact": i}`."""
+    """A result. `output` refers to files as `{"$artifact": i}`."""
 
     handle: int
     #: JSON.
@@ -191,22 +191,22 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     seed: int
     run_s: float
     files: list[Pixels | Blob] = []
-    #: How long it waited for its model to be brought to the device.
+    #: Seconds that the task waited for its model to load.
     load_s: float = 0.0
     #: Its share of the device's time.
     device_s: float = 0.0
-    #: How many files went before, each in a `Part`; `files` are those after them.
+    #: Number of files already sent as `Part`; `files` has the rest.
     sent: int = 0
     warnings: tuple[TaskWarning, ...] = ()
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, tag="part"):
-    """A file of a result that is not whole yet. They come in the order of their numbers."""
+    """A file of an incomplete result. Parts arrive in the order of `index`."""
 
     handle: int
-    #: Which of the task's files it is, from 0.
+    #: Index of the file in its task, from 0.
     index: int
-    #: Of the sample that it is of, and of the task's first.
+    #: Seed of the file's sample, and of the task's first sample.
     seed: int
     first_seed: int
     file: Pixels | Blob
@@ -222,29 +222,29 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     retryable: bool
     run_s: float
     load_s: float = 0.0
-    #: For the log; empty where it would tell nothing new.
+    #: For the log; empty if it was already sent.
     traceback: str = ""
     device_s: float = 0.0
 
 
 class Results(msgspec.Struct, frozen=True, array_like=True, tag="results"):
-    """What became of some tasks of a batch; with none it says that the model has ended a call."""
+    """Results of some tasks of a batch; without tasks, a sign that a model call ended."""
 
     batch: int
     done: list[Done]
     faults: list[Fault]
-    #: Stopped because they were cancelled.
+    #: Cancelled tasks that stopped.
     stopped: list[int]
-    #: Nothing more comes of this batch.
+    #: Whether this is the last frame of the batch.
     is_last: bool
     #: Largest resident size of the process so far.
     peak_bytes: int
-    #: What each of the stopped had of the device, in seconds.
+    #: Device seconds of each task in `stopped`.
     stopped_s: list[float] = []
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
-    """`done` of `total` steps are over."""
+    """`done` of `total` steps are complete."""
 
     handle: int
     done: int
@@ -252,14 +252,14 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
 
 
 class Paid(msgspec.Struct, frozen=True, array_like=True, tag="paid"):
-    """So many millionths of a dollar more were paid to others for a task."""
+    """A task paid third parties `micros` more, in millionths of a dollar."""
 
     handle: int
     micros: int
 
 
 class StopAcknowledged(msgspec.Struct, frozen=True, array_like=True, tag="heeded"):
-    """The model of a batch has looked, and knows that these tasks are to stop."""
+    """The model of a batch has seen that these tasks are cancelled."""
 
     handles: list[int]
 
@@ -273,39 +273,39 @@ class Preview(msgspec.Struct, frozen=True, array_like=True, tag="preview"):
 
 
 class HandedOver(msgspec.Struct, frozen=True, array_like=True, tag="handed-over"):
-    """Of all that was drawn in steps there are checkpoints, and nothing more will be drawn."""
+    """All samples of step models have checkpoints, and drawing has stopped."""
 
-    #: Handle → what the task had of the device, in seconds.
+    #: Handle → device seconds of the task.
     device_s: dict[int, float] = {}
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True, tag="turn"):
-    """The process turns to this batch; told where it has both kinds of models."""
+    """The process begins this batch. Sent if it also has step models."""
 
     batch: int
 
 
 class Moving(msgspec.Struct, frozen=True, array_like=True, tag="moving"):
-    """The process is about to bring this model to the device, which may take long."""
+    """The process is about to load this model on the device, which may take long."""
 
     model: str
 
 
 class Moved(msgspec.Struct, frozen=True, array_like=True, tag="moved"):
-    """It has done so, or it could not."""
+    """Loading the model succeeded or failed."""
 
     model: str
-    #: From where it came: `disk` or `host`; empty if it is not there.
+    #: Where it was loaded from, `disk` or `host`; empty if loading failed.
     kind: str
     load_s: float
-    #: Models that are on the device now, the one used last first.
+    #: Models on the device, most recently used first.
     residents: list[str]
-    #: What bringing each model would take, in seconds.
+    #: Expected seconds to load each model.
     expected_s: dict[str, float]
 
 
 class Swapped(msgspec.Struct, frozen=True, array_like=True, tag="swapped"):
-    """The LoRAs of a model were changed, for so many times and seconds so far."""
+    """The LoRAs of a model changed: total changes and seconds so far."""
 
     model: str
     count: int
@@ -334,7 +334,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode_frame(message: Work | Frame) -> bytearray:
-    """Return the bytes of a frame, its length before it. Lone surrogates are replaced."""
+    """Encode a frame, with its length in front. Lone surrogates are replaced."""
     buffer = bytearray(HEAD_BYTES)
     try:
         _encoder.encode_into(message, buffer, HEAD_BYTES)
@@ -357,6 +357,6 @@ def cut_frames(buffer: bytearray) -> list[bytes]:
     return bodies
 
 
-#: Decode the body of a message of the worker, and of one of the model process.
+#: Decoders for messages from the worker, and for frames from the model process.
 decode_work = msgspec.msgpack.Decoder(Work).decode
 decode_frame = msgspec.msgpack.Decoder(Frame).decode

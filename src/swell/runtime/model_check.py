@@ -1,4 +1,4 @@
-"""The process in which `swell models check` tries one model, which may hang or die.
+"""Runs `swell models check` for one model in a separate process, which may hang or crash.
 
 It writes its findings, one JSON line at a time, into a file that the command reads. It runs in the
 environment of the model, so it imports only what a model process imports.
@@ -41,7 +41,7 @@ from swell.sdk.define import Definition, is_function_model
 from swell.sdk.media import Image
 from swell.sdk.model_loader import load_models, remedy
 
-#: The stage in which a working model is probed for hints.
+#: Name of the stage that probes a working model for hints.
 PROBE: Final = "a further look"
 
 _MISFIT: Final = "the result is not what the model says that it returns"

@@ -1,4 +1,4 @@
-"""The worker's end of its model process."""
+"""Starts a model process, and exchanges messages with it for the worker."""
 
 import asyncio
 import contextlib
@@ -31,16 +31,16 @@ from swell.runtime.ipc_messages import (
 from swell.runtime.startup_timing import Startups
 from swell.settings.environment import process_environment
 
-#: What a process that ends has said is read within this time, in seconds.
+#: Time limit for reading the last frames of a process that exits, in seconds.
 LAST_WORDS_S: Final = 0.5
 
-#: A killed process is gone within this time, in seconds, unless a driver holds it in the kernel.
+#: Time limit for a killed process to exit, in seconds; a driver can hold it in the kernel longer.
 KILL_WITHIN_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Which Python runs models."""
+    """The Python interpreter and environment that run models."""
 
     python: str = sys.executable
     #: Its process environment; None for that of this process.
@@ -48,7 +48,7 @@ class Home:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is another one than Swell's."""
+        """Whether it differs from Swell's own environment."""
         return self.variables is not None
 
 
@@ -59,15 +59,15 @@ class ModelRefused(SwellError):
 
 
 class ProcessDied(SwellError):
-    """The model process ended while somebody waited for it."""
+    """The model process ended during startup."""
 
     code, title, retryable = "model_process_died", "The model process died", True
 
 
 class ModelProcess:
-    """A process that holds models, and dies alone.
+    """A process that holds models; a crash does not affect the worker.
 
-    It is started from scratch and not forked from this process, which has threads and sockets.
+    It is spawned, not forked: the worker has threads and sockets.
 
     Args:
         python: The interpreter that runs it.
@@ -88,7 +88,7 @@ class ModelProcess:
         self._on_frame = on_frame
         self._on_exit = on_exit
         self._begun: asyncio.Task[list[ModelCard]] | None = None
-        #: Set once there is nothing to do but to wait for it.
+        #: Set once the process has its `Load` message, or failed to start.
         self.is_asked = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.Transport | None = None
@@ -98,11 +98,11 @@ class ModelProcess:
         self._watch: asyncio.Task[None] | None = None
         #: Whether it is alive with its models loaded.
         self.is_ready = False
-        #: What it has told of its phases, in monotonic seconds, and of its models.
+        #: Phases, in monotonic seconds, and models that the process has reported.
         self.spans: Sequence[Span] = ()
         self.models: Sequence[str] = ()
         self.has_news = asyncio.Event()
-        #: Where it leaves checkpoints.
+        #: Shared memory for its checkpoints.
         self._slate = new_slate()
 
     @property
@@ -115,18 +115,18 @@ class ModelProcess:
         on_frame: Callable[["ModelProcess", Frame], None],
         on_exit: Callable[["ModelProcess", int], None],
     ) -> None:
-        """Tell what it says, and its end, to somebody who was not there when it was begun."""
+        """Set the callbacks of a process that was begun without them."""
         self._on_frame, self._on_exit = on_frame, on_exit
 
     def begin(self, load: Load) -> None:
-        """Start the process; returns at once, and `start` tells how it went."""
+        """Begin to start the process and return at once; `start` waits for the outcome."""
         self._begun = asyncio.get_running_loop().create_task(self._start(load))
         self._begun.add_done_callback(self._on_begun)
 
     def _on_begun(self, begun: "asyncio.Task[list[ModelCard]]") -> None:
         self.is_asked.set()
         if not begun.cancelled():
-            # It may be that nobody waits for it.
+            # Mark the exception as retrieved: the task may have no waiter.
             begun.exception()
 
     async def start(
@@ -142,16 +142,16 @@ class ModelProcess:
         """Start the process and return the cards of its models; they are not loaded yet.
 
         Args:
-            refs: As `load_models` takes them.
-            device: What they are loaded on.
-            device_memory_bytes: What they may take of it together; None for no limit.
-            host_memory_bytes: What those that had to leave it may take of the host's memory.
-            optional: Those of `refs` that are left out where they cannot be loaded.
+            refs: Models to load, as in `load_models`.
+            device: Device to load them on.
+            device_memory_bytes: Limit on their device memory together; None for no limit.
+            host_memory_bytes: Limit on the host memory of offloaded models.
+            optional: Those of `refs` that are skipped if they cannot be loaded.
             shelf: Where weights are.
 
         Raises:
             ModelRefused: The models cannot be imported; the text says why.
-            ProcessDied: It died on the way.
+            ProcessDied: The process ended before that.
         """
         if self._begun is None:
             limits = device_memory_bytes, host_memory_bytes
@@ -197,12 +197,12 @@ class ModelProcess:
 
         Raises:
             ModelRefused: Loading failed; the text says why.
-            ProcessDied: It died on the way.
+            ProcessDied: The process ended before that.
         """
         return await asyncio.shield(self._ready)
 
     def kept(self, handles: Collection[int]) -> list[Kept]:
-        """Return the checkpoints that it has left of these tasks, alive or dead; before `kill`."""
+        """Return the checkpoints of these tasks, also after a crash, but not after `kill`."""
         return read_slate(self._slate.fileno(), handles)
 
     def send(self, work: Work) -> None:
@@ -211,24 +211,24 @@ class ModelProcess:
             self._transport.write(encode_frame(work))
 
     async def kill(self) -> None:
-        """End the process at once and wait until it is gone; what it has left goes with it."""
+        """Kill the process, wait until it exits, and discard its checkpoints."""
         if self._begun is not None and not self._begun.done():
             self._begun.cancel()
             await asyncio.gather(self._begun, return_exceptions=True)
         self.end()
         if self._watch is not None:
-            # Whoever stops waiting for this does not stop the watch.
+            # Cancelling `kill` must not cancel the watch.
             await asyncio.shield(self._watch)
         self._slate.close()
 
     def end(self) -> None:
-        """End the process, and all that it has started, at once; `on_exit` follows."""
+        """Kill the process and its children; `on_exit` is called later."""
         self.is_ready = False
         if self._process is not None:
             _kill(self._process)
 
     def heard(self, frame: Frame) -> None:
-        """Take what the process said."""
+        """Handle a frame from the process."""
         match frame:
             case Phased():
                 self.spans = frame.spans
@@ -246,7 +246,7 @@ class ModelProcess:
                     self._on_frame(self, frame)
 
     def lost(self) -> None:
-        """Note that the process has closed its end."""
+        """Note that the process has closed the socket."""
         self.is_ready = False
         _resolve(self._closed, None)
 
@@ -255,8 +255,8 @@ class ModelProcess:
         ends: set[asyncio.Future[Any]] = {exited, self._closed}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         self.is_ready = False
-        # Whoever closes the socket is done for: do not wait for what it may still do. Whoever is
-        # gone may have left frames behind, but also children that keep the socket open.
+        # A process that closes the socket cannot work any more, so it is killed after a short wait.
+        # A process that exited may have left unread frames, or children that hold the socket open.
         await asyncio.wait(ends, timeout=LAST_WORDS_S)
         _kill(process)
         await asyncio.wait({exited}, timeout=KILL_WITHIN_S)
@@ -271,27 +271,27 @@ class ModelProcess:
         for future in (self._cards, self._ready):
             if not future.done():
                 future.set_exception(error)
-                # It may be that nobody waits for it.
+                # Mark the exception as retrieved: the future may have no waiter.
                 future.exception()
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a worker's model processes are from."""
+    """How a worker starts its model processes."""
 
-    #: The first of them if it was begun before the worker, with the worker's models and device.
+    #: First model process, if it began before the worker, with the same models and device.
     process: ModelProcess | None = None
     home: Home = Home()
-    #: The clock of its phases, if that was begun before the worker.
+    #: Startup timing, if it began before the worker.
     startups: Startups | None = None
-    #: Brings weights meanwhile; the worker ends where it fails.
+    #: Downloads weights in the background; the worker exits if it fails.
     provision: asyncio.Task[None] | None = None
-    #: Where its models' weights are.
+    #: Location of the models' weights.
     shelf: WeightLocations | None = None
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill a process and what is left of its group, of which it is the leader."""
+    """Kill a process and its process group, which it leads."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     if process.returncode is None:
@@ -304,7 +304,7 @@ def _refusal(code: str) -> type[SwellError]:
 
 
 def describe_exit(code: int) -> str:
-    """Return how a process ended, for people."""
+    """Return a readable description of how a process ended."""
     if code == -9:
         return "was killed with SIGKILL (often: it used more memory than there is)"
     return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -327,11 +327,11 @@ class _Frames(asyncio.Protocol):
         self._buffer = bytearray()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; a frame may come in many parts, or many frames in one."""
+        """Handle received bytes: part of a frame, or several frames."""
         self._buffer += data
         for body in cut_frames(self._buffer):
             self._process.heard(decode_frame(body))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The process closed its end, by will or by death."""
+        """Note that the process closed the socket or exited."""
         self._process.lost()

@@ -1,14 +1,13 @@
-"""The model process: imports and loads models, then works until its worker is gone.
+"""The model process: imports and loads models, then runs tasks until its worker exits.
 
-It is one thread. Messages of the worker are read between batches and between steps, and while a
-model runs, whenever it asks `cancelled`: so a cancellation arrives within one step.
+The process has one thread. It reads messages from the worker between batches, between steps, and
+whenever a model reads `cancelled`: so a cancellation arrives within one step.
 
-Models that draw in steps share one loop (`step_runner.py`), and tasks join it at any time. A batch
-of another model runs between two of its steps. If both have work, they take turns: after a batch,
-steps have the process for as long as that took, at most `TURN_S`. If not all models fit on the
-device together, a change of models is paid back first: the steps or batches that needed it have the
-process for at least `PAYS_BACK` times as long as it took, while they have work. The next batch is
-waited for, but only briefly.
+Step models share one loop (`step_runner.py`), which tasks join at any time. Batches of other models
+run between two steps. If both have work, they alternate: after a batch, steps run for as long as
+the batch took, at most `TURN_S`. If the models do not all fit on the device, each model switch must
+pay off: the steps or batches that caused it run for at least `PAYS_BACK` times its duration, while
+they have work. The loop waits briefly for the next batch.
 """
 
 import collections
@@ -78,37 +77,37 @@ from swell.weights.declared_weights import await_contents, look_for_weights_in
 
 __all__ = ["SEED_BITS", "Runner", "main", "serve"]
 
-#: After a batch, steps that wait have the process for as long as it took, but at most so long.
+#: After a batch, waiting steps run for as long as the batch took, but at most this long.
 TURN_S: Final = 2.0
 
-#: After a model was brought, steps that wait have the process for so many times what that took.
+#: After a model switch, the steps or batches that caused it run for this multiple of its duration.
 PAYS_BACK: Final = 4.0
 
-#: A next batch that was told of comes within so long, or never: who waited has gone, or a task of
-#: another model is served first.
+#: Longest wait for an announced batch. It may never arrive: its tasks may be cancelled, or the
+#: worker may send a task of another model first.
 NEXT_BATCH_S: Final = 0.25
 
-#: More samples run together after so many calls in a row that had room for as many as may, times
-#: two for each call that had not.
+#: Consecutive full-size calls without running out of memory before the row limit grows. Doubles
+#: with each call that runs out of memory.
 PATIENCE: Final = 32
 
-#: After so many samples of a chunk that failed alone with the same error, the first ones of it and
-#: then the last, the others are not tried: it is no fault of a sample.
+#: If this many samples from the start of a chunk, and then the last one, fail alone with the same
+#: error, the rest of the chunk fails without a try: the samples are not at fault.
 MOST_ALIKE: Final = 3
 
-#: Values of `by` fields whose row limit is remembered.
+#: Number of combinations of `by` values with a stored row limit.
 MOST_ROW_LIMITS: Final = 256
 
 #: Linux: the signal to get when the parent dies (prctl.h).
 PR_SET_PDEATHSIG: Final = 1
 
-#: Samples, each with the task that it is of.
+#: Samples, each with its task.
 _Samples: TypeAlias = list[tuple[Item[Any], Job]]
 
-#: Stands for the result of a sample that is to run anew.
+#: Placeholder for the result of a sample that will run again.
 _ANEW: Final = object()
 
-#: Of a sample that cannot run anew, though it is not known to be at fault.
+#: Error of a sample that cannot run again, although it may not be at fault.
 _CUT_SHORT: Final = RuntimeError(
     "the batch ended early, after this task had already delivered a file or a charge"
 )
@@ -116,43 +115,43 @@ _CUT_SHORT: Final = RuntimeError(
 
 @dataclass(slots=True)
 class _Tried:
-    """What came of the calls that a chunk took."""
+    """Outcome of the calls for one chunk."""
 
-    #: The most samples that a call gave results for.
+    #: Largest number of samples in a successful call.
     fits: int = 0
-    #: Whether any call found no memory, and one with a single sample.
+    #: Whether a call ran out of memory, and whether a call with a single sample did.
     lacks: bool = False
     lacks_alone: bool = False
-    #: What samples failed with that were alone.
+    #: Errors of samples that failed alone.
     alone: list[Exception] = field(default_factory=list)
-    #: Whether the last one was alone, too: the first may be of one who asked for the same thrice.
+    #: Whether the last sample ran alone, too: the first ones may be equal samples of one task.
     has_tried_last: bool = False
 
     @property
     def fail_alike(self) -> bool:
-        """Whether it seems that every sample would fail, whichever it is."""
+        """Whether every sample of the chunk seems to fail with the same error."""
         if self.fits or len(self.alone) < MOST_ALIKE:
             return False
         return len({(type(error), describe_error(error)) for error in self.alone}) == 1
 
     @property
     def blames_nobody(self) -> bool:
-        """Whether no sample is to be tried any more."""
+        """Whether the rest of the chunk fails without a try."""
         return self.has_tried_last and self.fail_alike
 
 
 class Runner:
     """Runs the batches of one model.
 
-    An error of a call is the fault of one sample until shown otherwise: the others run anew. Where
-    memory runs out, fewer run together from then on.
+    If a call fails, its samples run again in halves, to find the sample at fault. If memory runs
+    out, later calls have fewer samples.
 
     Args:
-        definition: What it is.
-        device: Where it is.
-        reader: Of its orders.
+        definition: The model.
+        device: The device with the model.
+        reader: Reads its orders.
         pipe: To the worker.
-        clock: What tells the time.
+        clock: The clock.
     """
 
     def __init__(
@@ -162,24 +161,24 @@ class Runner:
         self._device = device
         self._by = definition.facts.batch_by
         is_function = is_function_model(device.model(self._name))
-        # A function runs its inputs one after another, so each result can go when it is there.
+        # A function runs its inputs one after another, so each result is sent when it is ready.
         self._max = 1 if is_function else definition.facts.max_batch
         self._reader = reader
         self._pipe = pipe
         self._clock = clock
-        #: What is known of how many samples have room together, by their `by` fields, where not as
-        #: many have as a batch may hold.
+        #: Row limits by the values of the `by` fields, for samples that do not fit in memory as a
+        #: full batch.
         self._row_limits: dict[str, RowLimit] = {}
 
     def run(
         self, batch: int, orders: Sequence[Order], bring: Callable[[], float] = lambda: 0.0
     ) -> None:
-        """Run a batch and send what became of it.
+        """Run a batch and send its results.
 
         Args:
-            batch: Its number.
-            orders: Its tasks.
-            bring: Has the model on the device, and returns how long that took; may raise
+            batch: Number of the batch.
+            orders: Tasks of the batch.
+            bring: Loads the model on the device and returns the seconds that took; may raise
                 `CannotLoad`.
         """
         results = Outbox(batch, self._pipe, self._clock)
@@ -217,7 +216,7 @@ class Runner:
         return None
 
     def _groups(self, items: _Samples) -> dict[str, _Samples]:
-        """Return what may run together: equal in every `by` field as validated."""
+        """Group samples that may share a call: those with equal validated `by` fields."""
         if not self._by:
             return {"": items}
         groups: dict[str, _Samples] = {}
@@ -229,14 +228,14 @@ class Runner:
     def _run_chunk(
         self, key: str, chunk: _Samples, results: Outbox, failed: CannotLoad | None
     ) -> None:
-        """Run what runs together; what fails of it runs anew in halves, until it fails alone."""
+        """Run a chunk. If a call fails, its samples run again in halves, down to single samples."""
         tried = _Tried()
         waiting = [chunk]
         while waiting:
             if tried.fail_alike and not tried.has_tried_last:
                 count = len(tried.alone)
                 waiting += self._run_part([waiting[0].pop()], tried, results, failed)
-                # It may have been stopped.
+                # The last sample may have been cancelled.
                 tried.has_tried_last = tried.fits > 0 or len(tried.alone) > count
                 waiting = [part for part in waiting if part]
             else:
@@ -246,8 +245,8 @@ class Runner:
     def _run_part(
         self, part: _Samples, tried: _Tried, results: Outbox, failed: CannotLoad | None
     ) -> list[_Samples]:
-        """Run some; return those that are to run anew, by what of them runs together."""
-        # What is stopped before it begins need not begin, even if the model never looks.
+        """Run samples in one call; return the groups that must run again."""
+        # A cancelled task does not start, even if the model never checks for cancellation.
         self._pipe.listen()
         stopped = self._pipe.stopped
         live = [(item, job) for item, job in part if job.error is None]
@@ -289,17 +288,19 @@ class Runner:
         results.tick()
 
     def _tell_early(self, live: _Samples) -> None:
-        """Send what is whole of tasks that are not done."""
+        """Send the files of complete samples of unfinished tasks."""
         for _, job in live:
             if job.left and job.error is None and job.run_s >= EARLY_AFTER_S:
                 for part in job.parts():
                     self._pipe.send(part)
 
     def _call(self, live: _Samples, tried: _Tried) -> tuple[list[Any], list[_Samples]]:
-        """Return what the model gives, `_ANEW` for those that are to run anew, and these.
+        """Call the model; return its results, and the groups that must run again.
+
+        Samples of these groups have the result `_ANEW`.
 
         Raises:
-            WorkerGone: It is.
+            WorkerGone: The worker exited.
         """
         items = [item for item, _ in live]
         for _, job in live:
@@ -322,7 +323,7 @@ class Runner:
         return [wrong] * len(items), []
 
     def _others(self, live: _Samples, error: Cancelled) -> tuple[list[Any], list[_Samples]]:
-        """Have those run anew who are not to stop: another one of theirs has ended the call."""
+        """Run the other samples again after a cancelled sample ended the call."""
         if not any(item.cancelled for item, _ in live):
             return [error] * len(live), []
         others = [(item, job) for item, job in live if not (item.cancelled or job.early)]
@@ -335,15 +336,15 @@ class Runner:
     def _halves(
         self, live: _Samples, error: Exception, tried: _Tried
     ) -> tuple[list[Any], list[_Samples]]:
-        """Have those run anew, in halves, who share a call that failed.
+        """Run the samples of a failed call again, in halves.
 
-        Whoever has told what cannot be taken back, such as a file or a payment, would tell it
-        twice, and fails; with what, is nobody's but who is to blame.
+        A task that has already sent a file or a payment would send it twice, so it fails. Only a
+        sample that failed alone gets the error of the model.
         """
         check_device(error)
         is_alone = len(live) == 1
         if is_out_of_memory(self._device.model(self._name), error):
-            # Whoever comes next needs what the call held.
+            # Free the memory of the failed call for the next one.
             clear_traceback_frames(error)
             gc.collect()
             tried.lacks, tried.lacks_alone = True, tried.lacks_alone or is_alone
@@ -359,17 +360,17 @@ class Runner:
         parts = [part for part in (others[:half], others[half:]) if part]
         return _answers(live, others, _CUT_SHORT), parts
 
-    # --- how many have room together -------------------------------------------------------------
+    # --- row limits ------------------------------------------------------------------------------
 
     def _most(self, key: str) -> int:
-        """Return how many samples with these `by` fields run together, at most."""
+        """Return the largest number of samples per call with these `by` fields."""
         limit = self._row_limits.get(key)
         return self._max if limit is None else limit.rows
 
     def _learn(self, key: str, tried: _Tried) -> None:
-        """Remember how many had room, where not all had; try more after many calls that had.
+        """Lower the row limit if memory ran out; raise it after many successful calls.
 
-        One that finds no memory alone tells nothing of the others.
+        If a single sample ran out of memory, the limit stays: other samples may need less.
         """
         limit = self._row_limits.get(key)
         if not tried.lacks:
@@ -378,7 +379,7 @@ class Runner:
         elif tried.fits and not tried.lacks_alone:
             limit = limit or RowLimit(self._max, self._max, patience=PATIENCE)
             limit = ran_out(limit, limit.rows)
-            # Who lacked it last is remembered longest.
+            # The entry moves to the end: the oldest entries are dropped first.
             self._row_limits.pop(key, None)
             self._row_limits[key] = msgspec.structs.replace(limit, rows=tried.fits)
             while len(self._row_limits) > MOST_ROW_LIMITS:
@@ -386,7 +387,7 @@ class Runner:
 
 
 def _answers(live: _Samples, others: _Samples, error: Exception) -> list[Any]:
-    """Return `_ANEW` for these others, and the error for the rest."""
+    """Return `_ANEW` for `others`, and the error for the rest."""
     again = {id(item) for item, _ in others}
     return [_ANEW if id(item) in again else error for item, _ in live]
 
@@ -399,7 +400,7 @@ def _shape(answers: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """The models of this process: those that run batches, and those that draw in steps."""
+    """The models of this process: those that run batches, and step models."""
 
     device: Device
     runners: dict[str, Runner]
@@ -407,9 +408,9 @@ class _Loaded:
 
 
 def _import(refs: Sequence[str]) -> dict[str, list[Definition]]:
-    """Return the models by the references that name them."""
-    # What is imported stays: looking for garbage in it takes a fifth of the time that torch and
-    # diffusers need, and again as long while the models are made.
+    """Return the models of each reference."""
+    # Imported modules stay in memory. Garbage collection would take a fifth of the import time of
+    # torch and diffusers, and as much again while the models are created.
     gc.disable()
     try:
         return {ref: load_models(ref) for ref in refs}
@@ -419,10 +420,10 @@ def _import(refs: Sequence[str]) -> dict[str, list[Definition]]:
 
 
 def _imported(work: Load, log: PhaseLog, clock: Clock) -> list[tuple[str, Definition]]:
-    """Return the models with their references; contents that they want are there then.
+    """Import the models, and return them with their references.
 
-    Code is imported while contents come. What an added model is, its folder's files tell, which are
-    links to contents: it is looked at when these are there.
+    Code is imported during the download of contents. An added model (`.toml`) is read after the
+    download: the files in its folder are links to contents.
     """
     added = [ref for ref in work.refs if ref.endswith(".toml")]
     code = [ref for ref in work.refs if ref not in added]
@@ -442,7 +443,7 @@ def _await_contents(work: Load, clock: Clock) -> None:
 
 
 def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
-    """Import and describe the models; load and warm those that fit on the device."""
+    """Import and describe the models; load and warm up those that fit on the device."""
     log = PhaseLog(clock.monotonic_s, lambda: pipe.send(Phased(list(log.spans))))
     logging_to(log)
     if work.weights is not None:
@@ -472,7 +473,7 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
         else:
             loaded.runners[definition.name] = Runner(definition, device, reader, pipe, clock)
     if loaded.easels:
-        # The first picture would hold up steps while numpy's random numbers and Pillow get ready.
+        # Initialize numpy's random numbers and Pillow now, so that the first image is not delayed.
         Noise(0).draw((1,))
         thumbnail(lambda: PIL.Image.new("RGB", (8, 8)))
     drawing = [device.model(name) for name in loaded.easels]
@@ -491,7 +492,7 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
 
 
 class _Loop:
-    """Batches and steps, in turn."""
+    """Alternates between batches and steps."""
 
     def __init__(self, loaded: _Loaded, pipe: Pipe, slate: CheckpointMemory, clock: Clock) -> None:
         self._loaded = loaded
@@ -501,10 +502,10 @@ class _Loop:
         self._clock = clock
         self._drawer = self._new_drawer(StepEngineConfig())
         self._batches: collections.deque[Run] = collections.deque()
-        #: Until when steps have the process.
+        #: Steps run until this time.
         self._turn_until_s = 0.0
-        #: Until when batches have it, if more of the model that was brought for them are to come;
-        #: and until when the next of them is waited for.
+        #: If more batches of the loaded model are announced: batches run until the first time, and
+        #: the loop waits for the next batch until the second.
         self._batches_until_s = 0.0
         self._next_batch_until_s = 0.0
         self._has_more = False
@@ -521,10 +522,10 @@ class _Loop:
         )
 
     def run(self) -> None:
-        """Work until the worker is gone.
+        """Run tasks until the worker exits.
 
         Raises:
-            WorkerGone: It is.
+            WorkerGone: The worker exited.
         """
         while True:
             if not (self._batches or self._drawer.is_busy):
@@ -536,7 +537,7 @@ class _Loop:
                 self._drawer.step()
 
     def _hear(self) -> None:
-        """Take what the worker says, until the next step is due."""
+        """Read messages from the worker until the next step is due."""
         while True:
             while (work := self._pipe.take()) is not None:
                 self._take(work)
@@ -568,8 +569,8 @@ class _Loop:
         return self._drawer.is_busy and self._clock.monotonic_s() < self._turn_until_s
 
     def _is_turn_of_batches(self) -> bool:
-        """Say whether steps would have to bring a model while batches are about to come for which
-        another one was just brought.
+        """Say whether steps wait: they need a model switch, and more batches of the loaded model
+        are announced.
         """
         if not (self._has_more and self._clock.monotonic_s() < self._batch_due_s):
             return False
@@ -579,8 +580,8 @@ class _Loop:
         self._has_more = work.model in work.wanted
         if self._loaded.easels:
             self._pipe.send(Turn(work.batch))
-        # Who is to blame if the process dies now must be known: not the batch before, whose result
-        # may still be on its way.
+        # If the process crashes now, the worker must blame this batch. So send the results of the
+        # batch before it first.
         self._pipe.flush()
         start_s = self._clock.monotonic_s()
         bring = partial(self._bring, work)
@@ -592,10 +593,10 @@ class _Loop:
         self._turn_until_s = max(self._turn_until_s, turn_until_s)
 
     def _bring(self, work: Run) -> float:
-        """Have the model of a batch on the device.
+        """Load the model of a batch on the device; return the seconds that took.
 
         Raises:
-            CannotLoad: It is not there.
+            CannotLoad: Loading failed.
         """
         if self._device.has(work.model):
             return 0.0
@@ -612,12 +613,12 @@ class _Loop:
         return load_s
 
     def _pay_back(self, load_s: float) -> None:
-        """Let steps have the process until a change of models has paid."""
+        """Run steps until the model switch has paid off."""
         self._turn_until_s = self._clock.monotonic_s() + PAYS_BACK * load_s
 
 
 def serve(sock: socket.socket, slate: CheckpointMemory, clock: Clock) -> int:
-    """Do what the worker says until it is gone; return the exit code."""
+    """Serve the worker until it exits; return the exit code."""
     pipe = Pipe(sock, clock)
     try:
         load = pipe.next()
@@ -647,11 +648,11 @@ def serve(sock: socket.socket, slate: CheckpointMemory, clock: Clock) -> int:
 
 
 def _work(loop: _Loop) -> None:
-    """Work until the worker is gone.
+    """Run tasks until the worker exits.
 
     Raises:
-        WorkerGone: It is.
-        DeviceBroken: Also where an error of the device came up between two calls of a model.
+        WorkerGone: The worker exited.
+        DeviceBroken: The device failed, in a model call or between two.
     """
     try:
         loop.run()
@@ -661,21 +662,21 @@ def _work(loop: _Loop) -> None:
 
 
 def _collect_rarely() -> None:
-    """Spare the garbage collector what lives as long as the process.
+    """Exclude objects that live as long as the process from garbage collection.
 
-    Looking through all that a framework has imported takes longer than a step.
+    Scanning all objects that a framework imports takes longer than a step.
     """
     gc.collect()
     gc.freeze()
 
 
 def _follow_parent(parent_pid: int) -> None:
-    """Die with the worker, also where it is killed and this process is busy in native code."""
+    """Exit with the worker, even if it is killed while this process runs native code."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
-        # It died before the line above.
+        # The worker died before `prctl` took effect.
         os._exit(0)
 
 
@@ -686,12 +687,12 @@ def main() -> None:
     # The worker decides when this process ends; a Ctrl-C in the terminal is for the worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # What a model prints is talk, and stdout is for data.
+    # Output that a model prints goes to stderr; stdout is for data.
     os.dup2(2, 1)
     code = serve(socket.socket(fileno=fd), CheckpointMemory(slate_fd), SystemClock())
     sys.stdout.flush()
     sys.stderr.flush()
-    # Skip the destructors of native libraries: nothing is left to save.
+    # Skip the destructors of native libraries: there is no data left to save.
     os._exit(code)
 
 

@@ -1,9 +1,9 @@
 """The models of a model process, and which of them are on its device.
 
-At the start, models are loaded as far as the memory budget allows. A model whose turn it is evicts
-others (`eviction_policy.py`). On a GPU the default budget is most of the free memory; on a CPU all
-models are loaded and stay. Evicted models that support it stay in the host's memory; others are
-dropped, and loaded again.
+At the start, models are loaded as far as the memory budget allows. A model that is needed later
+evicts others (`eviction_policy.py`). On a GPU the default budget is most of the free memory; on a
+CPU all models are loaded and stay. Evicted models that support it stay in the host's memory; others
+are dropped, and loaded again.
 """
 
 import gc
@@ -35,7 +35,7 @@ _NEWEST: Final = 0.3
 
 
 class CannotLoad(Exception):
-    """A model could not be loaded when it was its turn; the text says why."""
+    """A model that a task needs could not be loaded; the text says why."""
 
 
 class _Where(StrEnum):
@@ -66,10 +66,10 @@ class _Place:
 
 
 class Device:
-    """Models by name; all of them made, some of them loaded.
+    """The models of the process: all are created, some are loaded.
 
     Args:
-        definitions: Of the models, in the order in which they are loaded.
+        definitions: The models, in load order.
         work: Name of the device, and the budgets.
         pipe: To the worker; every move is sent.
         clock: The time.
@@ -130,7 +130,7 @@ class Device:
         return self._places[name].where is _Where.DEVICE
 
     def model(self, name: str) -> Model:
-        """Return a model; after it was dropped, another object."""
+        """Return a model. Dropping a model replaces the object."""
         return self._places[name].model
 
     def use(self, name: str) -> None:
@@ -156,7 +156,8 @@ class Device:
     def memory_bytes(self) -> dict[str, int]:
         """Return the known sizes of the models on the device.
 
-        The growth of the process, which is measured otherwise, says nothing about a GPU.
+        On a GPU, only models that report their size are included: the growth of the process says
+        nothing about GPU memory.
         """
         is_host = self.name.partition(":")[0] == "cpu"
         return {
@@ -208,7 +209,7 @@ class Device:
         taken = sum(p.size_bytes for p in self._places.values() if p.where is _Where.DEVICE)
         return taken - self._budget_bytes
 
-    # When it is its turn
+    # On demand
 
     def bring(self, name: str, wanted: Collection[str]) -> float:
         """Load a model if it is not on the device; return how long that took, in seconds.

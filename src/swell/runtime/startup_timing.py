@@ -222,11 +222,11 @@ class Startups:
         )
 
     def restarted(self, since_s: float, process: Process) -> Startup:
-        """Return the restart of a model process whose models are loaded now.
+        """Return the restart of a model process after its models are loaded.
 
         Args:
-            since_s: When the previous one was lost, in monotonic seconds.
-            process: The new one.
+            since_s: When the previous process ended, in monotonic seconds.
+            process: The new process.
         """
         spans = _imported(process, since_s)
         return self._later(StartupKind.RESTART, since_s, spans, StartupState.DONE)

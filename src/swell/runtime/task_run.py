@@ -1,4 +1,4 @@
-"""Tasks inside the model process: what they ask, what comes of them, how the worker hears it."""
+"""Tasks inside the model process: reads orders, packs results and sends them to the worker."""
 
 import io
 import random
@@ -44,18 +44,19 @@ from swell.sdk.multi_sample_inputs import inputs_of, pack_fields
 from swell.sdk.step_model import NOT_FINITE, whole
 from swell.weights.lora import WrongLora
 
-#: Progress of one task is told at most this often, except for its last step; and, where it is
-#: drawn step by step, for the first time after so long.
+#: Least interval between progress reports of a task, except for its last step; and the delay
+#: before the first report of a step model.
 PROGRESS_EVERY_S: Final = 0.1
 FIRST_PROGRESS_S: Final = 0.05
 
-#: The same where nobody follows the task; from its answer the worker hears that somebody does.
+#: Least interval if no client follows the task. The worker learns of new followers from the
+#: response to its report.
 UNWATCHED_EVERY_S: Final = 0.5
 
 #: A preview of one task is made at most this often.
 PREVIEW_EVERY_S: Final = 0.4
 
-#: Files of a task go out before its end once it has run for so long: sooner nobody is helped.
+#: A task that runs longer than this sends finished files early; shorter tasks gain nothing.
 EARLY_AFTER_S: Final = 0.05
 
 #: Longest side of a preview.
@@ -70,17 +71,17 @@ FLUSH_BYTES: Final = 64 * 1024 * 1024
 #: Room in a frame for all that is not the bytes of files and output.
 _FRAME_MARGIN_BYTES: Final = 1024 * 1024
 
-#: Of a traceback, the end is told: so many characters.
+#: Longest traceback, in characters; the beginning is cut off.
 MAX_TRACEBACK: Final = 16_000
 
-#: Seeds that are drawn fit a signed 32-bit integer, which every framework takes.
+#: Random seeds fit a signed 32-bit integer, which every framework takes.
 SEED_BITS: Final = 31
 
 #: Largest seed of a sample that can be recorded.
 MAX_SEED: Final = (1 << 63) - 1
 
 
-# --- what is asked -------------------------------------------------------------------------------
+# --- orders --------------------------------------------------------------------------------------
 
 
 class Reader:
@@ -143,7 +144,7 @@ class Reader:
 
 
 def _defaults(checked: Any) -> dict[str, Any]:
-    """Return the settings that the input leaves to the model, if they are plain values."""
+    """Return the default values that the input did not override, if they are plain values."""
     given = checked.model_fields_set
     return {
         name: value
@@ -163,7 +164,7 @@ class Job(Listener):
         self.count = count
         #: The inputs of its samples, where its fields are packs (`ui.pack`).
         self.inputs: list[Any] | None = None
-        #: Its model and samples, if it is drawn in steps, and when its first step began.
+        #: For step models: model, samples, and when the first step began.
         self.model = ""
         self.samples: list[Any] = []
         self.began_s: float | None = None
@@ -171,29 +172,29 @@ class Job(Listener):
         self.is_told = False
         #: On the clock, in seconds; None for no deadline.
         self.deadline_s: float | None = None
-        #: How many of its samples are one result, which is then a list; None for one by itself.
+        #: Samples per result, if a result is a list; None if each sample is a result.
         self.pack: int | None = None
         self.seed = seed
         self.left = count
         self.results: list[Any] = [None] * count
-        #: How many of its files went out before its end.
+        #: Number of files already sent as `Part`.
         self.sent = 0
-        #: What the first samples gave, as JSON values, all of whose files did.
+        #: JSON values of the first samples, if all files of these samples were sent.
         self.flat: list[Any] | None = None
-        #: Those files of the next sample that did, as the model made them.
+        #: Files of the next sample that were sent, as the model made them.
         self.early: list[Attachment] | None = None
-        #: Whether the model has told of it what cannot be taken back, in the present call.
+        #: Whether the current model call has sent a file or a payment, so it must not be repeated.
         self.has_told = False
         self.error: Exception | None = None
         self.warnings: tuple[TaskWarning, ...] = ()
         self.run_s = 0.0
-        #: Its share of the device's time: with others beside it less than it ran.
+        #: Its share of the device time: less than `run_s` if it shared a batch.
         self.device_s = 0.0
-        #: How long it waited for its model to come to the device.
+        #: Seconds that it waited for its model to load.
         self.load_s = 0.0
-        #: What the files of its pictures say beside input and seed.
+        #: Metadata for its image files, in addition to input and seed.
         self.settings: dict[str, Any] = _defaults(checked)
-        #: What drew them, where that is told.
+        #: Versions of the software that made them, if recorded.
         self.engine: Mapping[str, str] = {}
         self.told_s = -1.0
         self.previewed_s = -1.0
@@ -213,11 +214,11 @@ class Job(Listener):
 
     @property
     def is_shown(self) -> bool:
-        """Whether a client looks at its previews."""
+        """Whether a client follows the task, and it is not cancelled."""
         return self.handle in self._pipe.watched and self.handle not in self._pipe.stopped
 
     def progress(self, done: int, total: int) -> None:
-        """See `Listener.progress`. Samples that ran before count as whole."""
+        """See `Listener.progress`. Samples that already ran count as complete."""
         # A model may count in parts of a step.
         done, total = int(done), int(total)
         self._pipe.listen()
@@ -241,7 +242,7 @@ class Job(Listener):
             self._pipe.send(Preview(self.handle, self.count - self.left, jpeg))
 
     def is_cancelled(self) -> bool:
-        """See `Listener.is_cancelled`. Whoever looks for one task has been told of all."""
+        """See `Listener.is_cancelled`. Acknowledges all cancelled tasks."""
         self._pipe.listen()
         stopped = self._pipe.stopped
         if stopped:
@@ -249,7 +250,7 @@ class Job(Listener):
         return self.handle in stopped
 
     def ready(self, index: int, file: Attachment) -> None:
-        """See `Listener.ready`. What comes before samples that are not whole waits for them."""
+        """See `Listener.ready`. A file waits until all samples before its sample are complete."""
         if index != len(self.flat or ()) or self.handle in self._pipe.stopped:
             return
         part = self._part(file, self.seed + index)
@@ -258,7 +259,7 @@ class Job(Listener):
             self._pipe.send(part)
 
     def paid(self, micros: int) -> None:
-        """See `Listener.paid`. Told at once: it is paid, whatever becomes of this process."""
+        """See `Listener.paid`. Sent at once, so that a crash does not lose the payment."""
         if micros:
             self.has_told = True
             self._pipe.send(Paid(self.handle, micros))
@@ -269,9 +270,9 @@ class Job(Listener):
             self.warnings = (*self.warnings, warning)
 
     def parts(self) -> list[Frame]:
-        """Return the files of samples that are whole, as far as all before them are.
+        """Return the files of the complete samples before the first incomplete one.
 
-        Those of a sample that gave something else than files wait for the task's end.
+        If a sample returned something other than files, it waits for the end of the task.
         """
         found: list[Frame] = []
         flat = self.flat = self.flat or []
@@ -280,7 +281,7 @@ class Job(Listener):
             try:
                 result = self.results[index] = whole(self.results[index])
             except Exception:
-                # What comes of the task tells it.
+                # Packing the result at the end reports the error.
                 return found
             files = _files_of(result)
             told = self.early or []
@@ -302,7 +303,7 @@ class Job(Listener):
         return found
 
     def _part(self, file: Attachment, seed: int) -> Part | None:
-        """Return the next file on its way; None where it cannot be told."""
+        """Return the message with the next file; None if the file cannot be packed or sent."""
         try:
             packed = _pack(file, seed, self.told_of_files())
             _check_size(b"", [packed])
@@ -312,20 +313,20 @@ class Job(Listener):
         return Part(self.handle, self.sent - 1, seed, self.seed, packed)
 
     def told_of_files(self) -> dict[str, Mapping[str, Any]]:
-        """Return what the files of its pictures say beside input and seed."""
+        """Return the metadata for its image files, in addition to input and seed."""
         told = {"settings": self.settings, "engine": self.engine}
         return {name: values for name, values in told.items() if values}
 
 
 def _files_of(result: Any) -> list[Attachment] | None:
-    """Return what a sample gave, where that is a file or a list of files."""
+    """Return the files of a sample; None unless its result is a file or a list of files."""
     each_alone = list(result) if isinstance(result, list | tuple) else [result]
     files = [Image(each) if isinstance(each, PIL.Image.Image) else each for each in each_alone]
     return files if files and all(isinstance(each, Image | File) for each in files) else None
 
 
 def thumbnail(make: Callable[[], Any]) -> bytes | None:
-    """Return a small JPEG of the picture that `make` gives; None, and a traceback, if it fails."""
+    """Return a small JPEG of the image from `make`. Return None if it fails."""
     try:
         picture = make()
         picture = (picture if isinstance(picture, Image) else Image(picture)).pil()
@@ -340,21 +341,21 @@ def thumbnail(make: Callable[[], Any]) -> bytes | None:
     return file.getvalue()
 
 
-# --- what comes of it ----------------------------------------------------------------------------
+# --- results -------------------------------------------------------------------------------------
 
 
 class OutputTooLarge(Exception):
-    """A model returned more than can be taken."""
+    """The output of a model exceeds a size limit."""
 
 
 class Outbox:
-    """Results of one batch on their way to the worker.
+    """Collects the results of one batch and sends them to the worker.
 
     Args:
-        batch: Its number.
+        batch: Number of the batch.
         pipe: To the worker.
-        clock: What tells the time.
-        aside: Whether results are packed in a thread, each by itself, so that the model goes on.
+        clock: The clock.
+        aside: Whether a thread packs each result, so that the model can continue.
     """
 
     def __init__(self, batch: int, pipe: Pipe, clock: Clock, *, aside: bool = False) -> None:
@@ -376,7 +377,7 @@ class Outbox:
         return not (self._done or self._stopped or self.faults)
 
     def add(self, job: Job) -> threading.Event | None:
-        """Take a job whose samples have all run; return an event that is set once it was sent."""
+        """Add a job after all its samples ran; return an event that is set once it is sent."""
         if job.handle in self._pipe.stopped or isinstance(job.error, Cancelled):
             self._stopped.append(job.handle)
             self._stopped_s.append(job.device_s)
@@ -399,12 +400,12 @@ class Outbox:
         return None
 
     def tick(self) -> None:
-        """Show that a call of the model has ended, also where no task has."""
+        """Note that a model call ended; flush if the last flush is too long ago."""
         if self._clock.monotonic_s() - self._flushed_s >= FLUSH_EVERY_S:
             self.flush()
 
     def flush(self, *, is_last: bool = False) -> None:
-        """Send what is there; nothing is a sign of life."""
+        """Send the collected results; an empty frame shows that the process is alive."""
         told = self._done, self.faults, self._stopped
         self._pipe.send(Results(self._batch, *told, is_last, peak_bytes(), self._stopped_s))
         self._done, self.faults, self._stopped, self._stopped_s = [], [], [], []
@@ -439,15 +440,15 @@ def _results_of(batch: int, job: Job) -> list[Frame]:
 def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:
     """Return a job's output as JSON, and its files, each with the seed of its sample.
 
-    Files that were told before are left out.
+    Files that were already sent are left out.
 
     Raises:
-        TypeError: What the model gave is no result, or has not the files that it told before.
+        TypeError: The result has the wrong type, or lacks files that were already sent.
     """
     files: list[Attachment] = []
     values: list[Any] = []
     if job.sent:
-        # Whatever stands for those that went out with their samples.
+        # Placeholders for files that were sent with their samples.
         files += [_GONE] * (job.sent - len(job.early or ()))
         values += job.flat or ()
     seeds: list[int] = [job.seed] * len(files)
@@ -473,7 +474,7 @@ def _check_told(early: Sequence[Attachment], files: Sequence[Attachment]) -> Non
         )
 
 
-#: Stands for a file that went out before.
+#: Placeholder for a file that was already sent.
 _GONE: Final = File(b"")
 
 
@@ -483,7 +484,7 @@ def _pack(file: Attachment, seed: int, told: Mapping[str, Any]) -> Pixels | Blob
     encoded = file.encoded
     if encoded is not None and not file.format:
         return Blob(encoded, "image/*", "")
-    # What comes as a file may say how it was held, which is lost with the file.
+    # An encoded file may have an EXIF orientation, which would be lost.
     picture = in_8_bits(file.pil()) if encoded is None else upright(file)
     if picture.mode == "F" and not np.isfinite(np.asarray(picture)).all():
         raise FloatingPointError(NOT_FINITE)
@@ -503,10 +504,10 @@ def _pack(file: Attachment, seed: int, told: Mapping[str, Any]) -> Pixels | Blob
 
 
 def _check_size(output: bytes, files: Sequence[Pixels | Blob]) -> int:
-    """Return how many bytes a result has.
+    """Return the size of a result in bytes.
 
     Raises:
-        OutputTooLarge: It cannot be taken; the text says what to do.
+        OutputTooLarge: A limit is exceeded; the text says what to do.
     """
     if len(output) > MAX_OUTPUT_BYTES:
         raise OutputTooLarge(
@@ -531,10 +532,10 @@ def _json(value: Any) -> bytes:
 
 
 def fault_of(handle: int, error: Exception, run_s: float = 0.0) -> Fault:
-    """Return the error of a task whose model raised an exception.
+    """Return the error of a task after its model raised an exception.
 
     Raises:
-        DeviceBroken: The task is not to blame.
+        DeviceBroken: The device is broken; the task is not at fault.
     """
     check_device(error)
     detail = describe_error(error)
@@ -548,13 +549,13 @@ def fault_of(handle: int, error: Exception, run_s: float = 0.0) -> Fault:
     else:
         detail = f"{type(error).__name__}: {detail}"
         fault = Fault(handle, "model_error", "The model failed", detail, True, run_s)
-    # Only the worker knows whose task it is, so it logs the traceback.
+    # The worker logs the traceback: only it knows the owner of the task.
     text = "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
     return msgspec.structs.replace(fault, traceback=text)
 
 
 def _fault_of_input(handle: int, error: pydantic.ValidationError) -> Fault:
-    """Return the error of an input that is not valid: each value by its JSON pointer."""
+    """Return the error of an invalid input; a JSON pointer names each wrong value."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     told = [
         f"/{'/'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
@@ -564,15 +565,15 @@ def _fault_of_input(handle: int, error: pydantic.ValidationError) -> Fault:
 
 
 def engine_build(device: str, batching: str) -> dict[str, str]:
-    """Return what a picture depends on beside model version, input and seed, for its file.
+    """Return the versions and settings that affect an image, for its metadata.
 
-    Libraries count as far as they are imported by now.
+    Only libraries that are already imported are included.
     """
     build = {"batching": batching, "device": device, "swell": version("swell")}
     for name in ("numpy", "onnxruntime", "torch", "diffusers"):
         found = getattr(sys.modules.get(name), "__version__", None)
         if isinstance(found, str):
-            # That of torch is a kind of text which no message can carry.
+            # The version of torch is a subclass of `str`, which a message cannot encode.
             build[name] = str(found)
     return build
 

@@ -174,7 +174,7 @@ class WeightCache:
 
         Raises:
             NotCached: One is missing.
-            CacheUnusable: This process may not open so many files.
+            CacheUnusable: This process reached its limit of open files.
         """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
@@ -223,7 +223,7 @@ class WeightCache:
         return path, file
 
     def link(self, listing: Listing) -> Path:
-        """Return a folder in which a model's files have their own names, as links.
+        """Return a folder of links to a model's files, under their own names.
 
         For libraries that load a model from a folder. Links do not keep files from being evicted:
         call `use` as well.
@@ -376,7 +376,7 @@ class WeightCache:
         return sum(size for _, size, _ in self._files())
 
     def make_room(self, needed_bytes: int, sparing: Collection[str] = ()) -> None:
-        """Evict until so much more fits the budget and the disk.
+        """Evict files until `needed_bytes` more fit the budget and the disk.
 
         Args:
             needed_bytes: Size of new files, without their partial files.

@@ -1,4 +1,4 @@
-"""Folders in which torch keeps compiled programs for the next process.
+"""Folders where torch keeps compiled programs for the next process.
 
     programs/KEY      the programs of one model, version, library, device and processor
 

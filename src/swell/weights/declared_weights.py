@@ -125,7 +125,7 @@ class Provided:
         return self._held[name].paths[name]
 
     def folder(self) -> Path:
-        """Wait for all files and return a folder in which they have their names, as links.
+        """Wait for all files, and return a folder of links to them, under their names.
 
         For libraries that load a model from a folder.
 

@@ -375,7 +375,7 @@ def _bare(layer: str) -> Iterable[str]:
 
 
 def joined(parts: Sequence[tuple[Change, float]]) -> tuple[Singles, Singles]:
-    """Return up and down matrices whose product is the scaled sum of all changes.
+    """Return up and down matrices; their product equals the scaled sum of all changes.
 
     Shapes: (outputs, ranks) and (ranks, inputs * places), float32.
     """

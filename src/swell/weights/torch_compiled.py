@@ -58,7 +58,7 @@ class TorchCompiled:
     def give_up(self) -> bool:
         """Remove kept programs that have failed; return whether there were any.
 
-        torch then forgets what it has compiled in this process: compile the modules again.
+        torch then drops the programs compiled in this process: compile the modules again.
         """
         if not self._is_restored:
             return False
