@@ -280,6 +280,8 @@ async def _stop(runners: list[web.AppRunner]) -> None:
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
     await asyncio.sleep(0)
+    # Let closed transports release their sockets before the loop ends.
+    await asyncio.sleep(0.01)
 
 
 def _stored(folder: Path, content: bytes) -> str:
