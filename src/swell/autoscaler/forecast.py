@@ -42,17 +42,17 @@ MOST_SURPRISE: Final = 4.0
 #: Counts are compared after so much was added, so that the logarithm of none is harmless.
 _SOFT: Final = 0.5
 
-#: A count above this, divided by lumps, ends a rest in which less than one sample was expected.
+#: Where less than one sample is expected, a count above this times the dispersion begins a crowd.
 _MOST_AT_REST: Final = 8.0
 
 #: First weights of the views: usually, and after a rest.
 _USUAL: Final = (0.9, 0.07, 0.03)
 _CROWDED: Final = (0.1, 0.1, 0.8)
 
-#: How lumpy counts are is learnt within this time, in seconds; one count says at most so many times
-#: what is known.
-_LUMPS_S: Final = 1800.0
-_MOST_LUMPS: Final = 5.0
+#: Memory of the dispersion of counts, in seconds. One count weighs at most as this many times the
+#: known dispersion.
+_DISPERSION_S: Final = 1800.0
+_MOST_DISPERSION: Final = 5.0
 
 _TEN_S: Final = 10.0
 #: So many counts are enough to know what is usual, and what waits for longer tells nothing of now.
@@ -121,7 +121,7 @@ _NAMES: Final = tuple(
 )
 
 
-_OTHERS: Final = ("at", "loudness", "seen", "lumps", "last")
+_SCALARS: Final = ("at", "loudness", "seen", "dispersion", "last")
 
 
 class Forecast(NamedTuple):
@@ -132,7 +132,7 @@ class Forecast(NamedTuple):
         at: When the last count ended, in seconds since 1970.
         loudness: Variance of the noise.
         seen: How many counts it rests on.
-        lumps: Variance of a count divided by its mean: 1 for Poisson, 4 for tasks of four samples.
+        dispersion: Variance of a count over its mean: 1 for Poisson, 4 for tasks of four samples.
         last: The last count of ten seconds.
     """
 
@@ -140,7 +140,7 @@ class Forecast(NamedTuple):
     at: float
     loudness: float = NOISE * NOISE
     seen: float = 0.0
-    lumps: float = 1.0
+    dispersion: float = 1.0
     last: float = 0.0
 
     @property
@@ -195,13 +195,13 @@ def forecast(memory: Mapping[str, float]) -> Forecast | None:
     if "at" not in memory:
         return None
     views = tuple(_View(*[memory[name] for name in names]) for names in _NAMES)
-    others = (memory[name] for name in _OTHERS)
+    others = (memory[name] for name in _SCALARS)
     return Forecast(views, *others)
 
 
 def remember(known: Forecast) -> dict[str, float]:
     """Return a forecast as plain numbers by name."""
-    memory: dict[str, float] = {name: getattr(known, name) for name in _OTHERS}
+    memory: dict[str, float] = {name: getattr(known, name) for name in _SCALARS}
     for names, view in zip(_NAMES, known.views, strict=True):
         memory.update(zip(names, view, strict=True))
     return memory
@@ -227,8 +227,8 @@ def follow(known: Forecast | None, demand: Demand, at: float) -> Forecast | None
             known = _seen(known, count, seconds)
         return known._replace(at=end)
     for count, seconds in _new(demand, known.at, end):
-        if known.rate * seconds < 1.0 and count > _MOST_AT_REST * known.lumps:
-            # A crowd after a rest, of which nothing follows.
+        if known.rate * seconds < 1.0 and count > _MOST_AT_REST * known.dispersion:
+            # After a rest, earlier counts say nothing about a crowd.
             known = known._replace(views=_first([(count, seconds)], _CROWDED).views)
         known = _seen(known, count, seconds)
     return known._replace(at=max(end, known.at))
@@ -280,7 +280,7 @@ def _first(
 def _seen(known: Forecast, count: float, seconds: float) -> Forecast:
     """Return the forecast after one more count of samples over so many seconds."""
     views, loudness, total = [], known.loudness, 0.0
-    known = _lumpier(known, count, seconds)
+    known = _with_dispersion(known, count, seconds)
     for to, (motion, chances) in enumerate(zip(MOTIONS, _chances(seconds), strict=True)):
         mixed, weight = known.views[to], known.views[to].weight * chances[to]
         for at, view in enumerate(known.views):
@@ -294,16 +294,16 @@ def _seen(known: Forecast, count: float, seconds: float) -> Forecast:
         ahead = _ahead(mixed, motion, known.loudness, seconds, weight)
         if to == 0:
             loudness = _louder(known, ahead, count, seconds)
-        views.append(_corrected(ahead, count, seconds, known.lumps))
+        views.append(_corrected(ahead, count, seconds, known.dispersion))
         total += views[-1].weight
     weighed = tuple(view._replace(weight=view.weight / total) for view in views)
     return known._replace(views=weighed, loudness=loudness, seen=known.seen + 1.0)
 
 
-def _lumpier(known: Forecast, count: float, seconds: float) -> Forecast:
-    """Return the forecast with what a count says about lumps.
+def _with_dispersion(known: Forecast, count: float, seconds: float) -> Forecast:
+    """Return the forecast with its dispersion updated by a count.
 
-    Squares of successive differences are not disturbed by trends.
+    Trends do not change the mean square of successive differences.
 
     Source:
         J. von Neumann, R. Kent, H. Bellinson, B. Hart: The mean square successive difference.
@@ -311,11 +311,12 @@ def _lumpier(known: Forecast, count: float, seconds: float) -> Forecast:
     """
     if seconds != _TEN_S:
         return known
-    lumps, both = known.lumps, known.last + count
+    dispersion, both = known.dispersion, known.last + count
     if known.seen and both:
-        found = min((count - known.last) ** 2 / both, _MOST_LUMPS * lumps)
-        lumps = max(1.0, lumps + (found - lumps) * max(1.0 / (known.seen + 6.0), _TEN_S / _LUMPS_S))
-    return known._replace(lumps=lumps, last=count)
+        found = min((count - known.last) ** 2 / both, _MOST_DISPERSION * dispersion)
+        gain = max(1.0 / (known.seen + 6.0), _TEN_S / _DISPERSION_S)
+        dispersion = max(1.0, dispersion + gain * (found - dispersion))
+    return known._replace(dispersion=dispersion, last=count)
 
 
 @lru_cache(maxsize=16)
@@ -339,7 +340,7 @@ def _louder(known: Forecast, ahead: _View, count: float, seconds: float) -> floa
     """
     expected = math.exp(ahead.level + ahead.noise) * seconds + _SOFT
     known_spread = ahead.ll + 2 * ahead.ln + ahead.nn
-    spread = known_spread + known.lumps / expected
+    spread = known_spread + known.dispersion / expected
     square = min(_MOST_SQUARE, ((count + _SOFT) / expected - 1.0) ** 2 / spread)
     gain = known_spread / spread / min(_LEARNT[0] + known.seen, _LEARNT[1])
     louder = known.loudness * math.exp(gain * known.views[0].weight * (square - _MEAN_SQUARE))
@@ -383,11 +384,11 @@ def _ahead(view: _View, motion: Motion, loudness: float, dt: float, weight: floa
     )
 
 
-def _corrected(view: _View, count: float, seconds: float, lumps: float) -> _View:
+def _corrected(view: _View, count: float, seconds: float, dispersion: float) -> _View:
     """Return the estimate after a count was seen, its weight times how likely that count was."""
     expected = math.exp(view.level + view.noise) * seconds + _SOFT
     gl, gs, gn = view.ll + view.ln, view.ls + view.sn, view.ln + view.nn
-    spread = gl + gn + lumps / expected
+    spread = gl + gn + dispersion / expected
     most = MOST_SURPRISE * math.sqrt(spread)
     surprise = max(-most, min(most, (count + _SOFT) / expected - 1.0))
     likely = math.exp(-0.5 * surprise * surprise / spread) / math.sqrt(spread)

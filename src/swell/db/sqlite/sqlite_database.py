@@ -144,6 +144,15 @@ class SqliteSession(Session):
         for query, parameters in self._take_statements():
             fetch_rows(self.state.connection, query, parameters)
 
+    def remember(self) -> None:
+        """After the commit: keep the tasks that have not ended for the next transactions."""
+        live = self.state.live
+        for task_id, task in self.tasks.items():
+            if task.state.is_terminal or size_bytes(task) > MAX_LIVE_INPUT_BYTES:
+                live.pop(task_id, None)
+            elif task_id in live or len(live) < MAX_LIVE_TASKS:
+                live[task_id] = task
+
 
 class SqliteDatabase(GroupWriter):
     """One SQLite file: many readers, one writer.
@@ -320,12 +329,7 @@ class SqliteDatabase(GroupWriter):
             # The tasks that waiting workers got are ready again, for others that wait.
             self._must_serve = True
             raise
-        live = self.state.live
-        for task_id, task in session.tasks.items():
-            if task.state.is_terminal or size_bytes(task) > MAX_LIVE_INPUT_BYTES:
-                live.pop(task_id, None)
-            elif task_id in live or len(live) < MAX_LIVE_TASKS:
-                live[task_id] = task
+        session.remember()
         if changes:
             self._was_refused = False
             self._log.grown += wal.COMMIT + changes

@@ -169,11 +169,8 @@ class Meter:
         self._held_s = 0.0
 
     def take(self, n: int, now_s: float) -> None:
-        """Record that the worker leased tasks, and the time until now."""
-        if self.held:
-            self._busy_s += now_s - self._since_s
-            self._held_s += (now_s - self._since_s) * self.held
-        self._since_s = now_s
+        """Record that the worker leased tasks."""
+        self._advance(now_s)
         self.held += n
 
     def end(self, model: str, run_s: float, count: int, now_s: float) -> Window | None:
@@ -184,7 +181,7 @@ class Meter:
         """
         if not self.held:
             return None
-        self.take(0, now_s)
+        self._advance(now_s)
         window, full = self._windows.setdefault(model, Window()), None
         # Tasks that end together belong to one window.
         if window.n >= _PACE_WINDOW and self._busy_s > 0.5 * window.busy_s / window.n:
@@ -200,12 +197,19 @@ class Meter:
 
     def release(self, now_s: float) -> dict[str, Window]:
         """Record that the worker no longer holds a task; return all windows if it is idle now."""
-        self.take(-1 if self.held else 0, now_s)
+        self._advance(now_s)
+        self.held = max(0, self.held - 1)
         if self.held:
             return {}
         self._busy_s = self._held_s = 0.0
         windows, self._windows = self._windows, {}
         return windows
+
+    def _advance(self, now_s: float) -> None:
+        if self.held:
+            self._busy_s += now_s - self._since_s
+            self._held_s += (now_s - self._since_s) * self.held
+        self._since_s = now_s
 
 
 def learn(known: Pace | None, seen: Window, slots: int) -> Pace | None:
