@@ -230,3 +230,11 @@ def test_the_demo_draws_a_picture_and_says_where_the_time_went(swell: Swell) -> 
     assert (swell.folder / done.stdout.strip()).name == "a-cat.png"
     for word in ("queue", "load", "run", "encode", "upload"):
         assert word in done.stderr
+
+
+def test_the_demo_says_what_it_could_not_draw(swell: Swell) -> None:
+    pytest.importorskip("onnxruntime")
+    prompt = "a quarterly report"
+    done = swell.run("demo", "--once", "--port", "0", "--model", "swell/icons", "--prompt", prompt)
+    assert done.returncode == 0, done.stderr
+    assert 'cannot draw "quarterly report"' in done.stderr

@@ -16,6 +16,7 @@ from swell.cli.output import CommandFailed, seconds, talk
 from swell.cli.output import data as stdout
 from swell.cli.remote import Remote
 from swell.cli.sign_in import show_link
+from swell.cli.telling import told_lines
 from swell.cli.up import Port, run_up
 from swell.client.access import Access
 from swell.core.clock import SystemClock
@@ -67,6 +68,9 @@ def demo(
             failed.append(task)
         for path in saved:
             stdout.print(str(path))
+        for name, words in told_lines(task):
+            if name == "warning":
+                talk.print(f"  {name} {words}", markup=False)
         talk.print(f"  {time_line(task, total_s)}")
         if not once:
             _invite(settings, access, model, places(config, data))
