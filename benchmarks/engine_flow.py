@@ -38,7 +38,8 @@ from swell.protocol.worker_messages import (
     Upload,
     Welcome,
 )
-from swell.runtime.model_process_client import Home, Origin
+from swell.runtime.model_process_client import Origin
+from swell.runtime.venvs import Home
 from swell.settings.environment import process_environment
 from swell.settings.worker_settings import WorkerSettings
 from swell.worker.worker_loop import Worker

@@ -41,7 +41,8 @@ RECIPE = Recipe(
     wheel="swell-1.2.3-py3-none-any.whl",
     names=["acme/poster"],
     variables={"PATH": "/opt/swell/venv/bin:$PATH", "SWELL_WORKER__MODELS": "a$b"},
-    labels={"dev.swell.models": "acme/poster@1"},
+    requirements=["numpy>=2", "uv"],
+    constraints=["# it's mine", "numpy==2.1", "", "uv @ https://$HOST/uv.whl"],
 )
 
 
@@ -51,13 +52,13 @@ def instructions(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def at(text: str, begins: str) -> int:
-    return next(n for n, line in enumerate(instructions(text)) if line.startswith(begins))
+def at(text: str, part: str) -> int:
+    return next(n for n, line in enumerate(instructions(text)) if part in line)
 
 
 def test_what_changes_seldom_comes_first() -> None:
     text = written(RECIPE)
-    order = ["FROM", "COPY requirements.txt", f"COPY {RECIPE.wheel}", "ENV", "COPY tree"]
+    order = ["FROM", "> /opt/swell/constraints.txt", f"COPY {RECIPE.wheel}", "ENV", "COPY tree"]
     places = [at(text, each) for each in order]
     assert places == sorted(places)
     assert places[-1] == len(instructions(text)) - 1
@@ -83,6 +84,15 @@ def test_where_packages_are_is_mounted_and_never_written() -> None:
     assert "UV_" not in "".join(x for x in instructions(text) if x.startswith("ENV"))
 
 
+def test_the_build_reads_the_constraints_as_they_are() -> None:
+    [line] = [line for line in written(RECIPE).splitlines() if "constraints.txt &&" in line]
+    rest = written(RECIPE).partition("printf")[2]
+    command = f"printf{rest.partition(line)[0]}".replace("\\\n", " ")
+    ran = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == list(RECIPE.constraints)
+    assert "'numpy>=2'" in rest
+
+
 def test_a_dollar_in_a_value_is_a_dollar() -> None:
     text = written(RECIPE)
     assert 'PATH="/opt/swell/venv/bin:$PATH"' in text
@@ -100,7 +110,6 @@ def test_torch_comes_from_the_index_that_is_asked_for() -> None:
             wheel="w.whl",
             names=["a/b"],
             variables={"SWELL_WORKER__DEVICE": "cuda:0"},
-            labels={"a": "b"},
             torch_index=index,
         )
     )
@@ -154,12 +163,11 @@ def test_environments_and_baked_weights_have_layers_of_their_own_before_the_code
             wheel="w.whl",
             names=["a/b"],
             variables={"A": "b"},
-            labels={"a": "b"},
-            has_needs=True,
+            needs=["", "einops>=0.8"],
             is_baked=True,
         )
     )
-    order = ["COPY w.whl", "COPY needs.json", "COPY weights", "COPY tree"]
+    order = ["COPY w.whl", "'einops>=0.8'", "COPY weights", "COPY tree"]
     places = [at(text, each) for each in order]
     assert places == sorted(places)
 

@@ -25,7 +25,7 @@ from swell.containers.wheels import wheel, wheel_name
 from swell.core.errors import InvalidModel, InvalidRequest, NotFound
 from swell.diffusion.families.model_config import added, check_files, read
 from swell.diffusion.families.model_definition import describe
-from swell.runtime.model_process_client import Home
+from swell.runtime.venvs import Home
 from swell.sdk.model_loader import load_models
 from swell.settings.describe import describe as describe_settings
 from swell.weights.cache import DigestMismatch, WeightCache
@@ -140,7 +140,7 @@ def test_the_context_has_what_is_packed_and_no_weights_but_baked_ones(
     packed = Packer(look).pack([str(poster)])
     folder = tmp_path / "context"
     folder.mkdir()
-    write_context(folder, Parts("FROM scratch\n", packed, pins([]), is_baked=is_baked))
+    write_context(folder, Parts("FROM scratch\n", packed, is_baked=is_baked))
     link = folder / "tree/opt/swell/models/1/poster.safetensors"
     [digest] = packed.contents
     root = "/opt/swell/weights" if is_baked else "/var/lib/swell/weights"
@@ -250,7 +250,7 @@ def test_a_package_that_came_from_no_index_is_not_taken_from_one(
     assert "--constraints" in caught.value.detail
     (tmp_path / "versions.txt").write_text("ours @ git+https://git.example/ours\nindexed==1.0\n")
     parts = parts_of(dataclasses.replace(wanted, constraints=tmp_path / "versions.txt"))
-    assert {"indexed", "ours"} <= set(parts.pins.requirements)
+    assert {"indexed", "ours"} <= set(parts.dockerfile.split())
 
 
 @pytest.mark.parametrize(
@@ -746,7 +746,7 @@ def test_an_added_model_finds_its_net_and_its_adapter_where_only_the_image_is(
     assert len(listing.files) == len(packed.links) == 6
     folder, image = tmp_path / "context", tmp_path / "image"
     folder.mkdir()
-    write_context(folder, Parts("FROM scratch\n", packed, pins([]), is_baked=True))
+    write_context(folder, Parts("FROM scratch\n", packed, is_baked=True))
     (folder / "tree/opt/swell/models").rename(image)
     for place in packed.links:
         path = image / place.relative_to(IMAGE)

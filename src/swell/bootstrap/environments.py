@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from swell.core.errors import InvalidRequest
-from swell.runtime.model_process_client import Home
 from swell.runtime.pep723 import parted
-from swell.runtime.venvs import Environments
+from swell.runtime.venvs import Environments, Home
 from swell.settings.environment import process_environment
 from swell.settings.load import Settings
 

@@ -15,8 +15,9 @@ from swell.core.clock import Clock, process_age_s
 from swell.core.errors import InvalidRequest
 from swell.net.tls_context import trusting
 from swell.runtime.ipc_messages import Load, WeightLocations
-from swell.runtime.model_process_client import Home, ModelProcess, Origin
+from swell.runtime.model_process_client import ModelProcess, Origin
 from swell.runtime.startup_timing import Beginning, Startups
+from swell.runtime.venvs import Home
 from swell.settings.load import Settings
 
 if TYPE_CHECKING:

@@ -26,8 +26,9 @@ from swell.runtime.ipc_messages import (
     Watch,
 )
 from swell.runtime.local_run import InputRejected, LocalResult, RunFailed
-from swell.runtime.model_process_client import Home, ModelProcess, ProcessDied, describe_exit
+from swell.runtime.model_process_client import ModelProcess, ProcessDied, describe_exit
 from swell.runtime.model_process_main import SEED_BITS
+from swell.runtime.venvs import Home
 from swell.sdk.media import File
 from swell.settings.worker_settings import WorkerSettings
 from swell.worker.encode_outputs import FileNote, encode, wanted_format

@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +20,7 @@ from swell.core.errors import InvalidRequest
 from swell.core.redact import hide_secrets
 
 if TYPE_CHECKING:
-    from swell.runtime.model_process_client import Home
+    from swell.runtime.venvs import Home
 
 #: Index of torch without CUDA.
 CPU_TORCH: Final = "https://download.pytorch.org/whl/cpu"
@@ -88,18 +88,14 @@ def parts_of(wanted: Wanted) -> Parts:
         wheel=wheel_name(),
         names=list(packed.versions),
         variables=_variables(packed, wanted, is_baked=is_baked),
-        # No versions of models: they change with the code, and would invalidate cached layers.
-        labels={
-            "org.opencontainers.image.title": "Swell worker",
-            "dev.swell.release": wanted.release,
-            "dev.swell.models": " ".join(packed.versions),
-        },
+        requirements=found.requirements,
+        constraints=found.constraints if constraints is None else constraints.splitlines(),
         torch_index=index if found.has("torch") else "",
-        has_needs=bool(packed.needs),
+        needs=[packed.needs.python, *packed.needs.requirements] if packed.needs else (),
         is_baked=is_baked,
         is_cuda=wanted.is_cuda and found.has("torch"),
     )
-    return Parts(written(recipe), packed, found, constraints, is_baked, manifests)
+    return Parts(written(recipe), packed, is_baked, manifests)
 
 
 def _check_pins(found: Pins) -> list[str]:
@@ -134,8 +130,11 @@ def packed_of(wanted: Wanted) -> Packed:
     Raises:
         NotFound, InvalidModel, InvalidRequest: As `parts_of` does.
     """
-    looked = partial(look, home=wanted.home)
-    return Packer(looked, wanted.include, is_baked=wanted.is_baked).pack(wanted.refs)
+    # Other processes load the models while this one parses their code.
+    with ThreadPoolExecutor() as threads:
+        looked = {ref: threads.submit(look, ref, wanted.home) for ref in wanted.refs}
+        packer = Packer(lambda ref: looked[ref].result(), wanted.include, is_baked=wanted.is_baked)
+        return packer.pack(wanted.refs)
 
 
 def tag_of(packed: Packed) -> str:

@@ -1,6 +1,6 @@
 """Writes the build context.
 
-    Dockerfile  requirements.txt  constraints.txt  swell-….whl  needs.json
+    Dockerfile  swell-….whl
     weights/files/9f/9f86…       only for a baked image
     tree/…                       copied to the image's root: models, links, weights.json
 
@@ -8,7 +8,6 @@ All files get the same time, and the same permissions except for executables. So
 depends only on their content.
 """
 
-import json
 import os
 import shutil
 import stat
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 
 from swell.containers.dockerfile import DATA
 from swell.containers.packing import WEIGHTS, Packed
-from swell.containers.pins import Pins
 from swell.containers.wheels import wheel, wheel_name
 
 if TYPE_CHECKING:
@@ -36,16 +34,12 @@ class Parts:
     Args:
         dockerfile: Text of the Dockerfile.
         packed: Files of the models.
-        pins: Packages.
-        constraints: Text of a constraints file that replaces the constraints of `pins`, or None.
         is_baked: Whether the image contains weights.
         manifests: Manifests that name the baked weights.
     """
 
     dockerfile: str
     packed: Packed
-    pins: Pins
-    constraints: str | None = None
     is_baked: bool = False
     manifests: Sequence["Listing"] = ()
 
@@ -62,14 +56,8 @@ def write_context(folder: Path, parts: Parts) -> None:
         CacheFull: The disk is full.
     """
     packed = parts.packed
-    constraints = parts.constraints or "\n".join([*parts.pins.constraints, ""])
     (folder / "Dockerfile").write_text(parts.dockerfile)
-    (folder / "requirements.txt").write_text("\n".join([*parts.pins.requirements, ""]))
-    (folder / "constraints.txt").write_text(constraints)
     (folder / wheel_name()).write_bytes(wheel())
-    if packed.needs:
-        told = {"requirements": packed.needs.requirements, "python": packed.needs.python}
-        (folder / "needs.json").write_text(json.dumps(told) + "\n")
 
     def made(place: PurePosixPath) -> Path:
         path = folder / "tree" / place.relative_to("/")

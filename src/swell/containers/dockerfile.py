@@ -10,8 +10,9 @@ runs (`RUN --mount=type=secret`) and are in no layer. All current engines suppor
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -62,11 +63,11 @@ _COMPILER: Final = """\
 
 _PACKAGES: Final = """
 # Packages, each with its version.
-{torch_argument}COPY requirements.txt constraints.txt {home}/
-RUN {mounts} \\
-    {index} python3 -m venv {home}/venv \\
+{torch_argument}RUN {mounts} \\
+    {index} printf '%s\\n' {constraints} \\
+    > {home}/constraints.txt && python3 -m venv {home}/venv \\
  && {home}/venv/bin/pip install -q --disable-pip-version-check -c {home}/constraints.txt uv \\
- && {uv}{torch} -c {home}/constraints.txt -r {home}/requirements.txt \\
+ && {uv}{torch} -c {home}/constraints.txt {requirements} \\
  && {unlock}
 """
 
@@ -78,10 +79,9 @@ RUN {uv} --no-deps --no-index --no-cache {home}/{wheel} && {unlock}
 
 _NEEDS: Final = """
 # What the models' own files ask for.
-COPY needs.json {home}/
 RUN {mounts} \\
-    {index} {home}/venv/bin/python -m swell.containers.prepare \\
-      {home}/needs.json {home}/environments
+    {index} {home}/venv/bin/python -m swell.containers.prepare {home}/environments \\
+    {needs}
 """
 
 _BAKED: Final = """
@@ -89,15 +89,15 @@ _BAKED: Final = """
 COPY weights {home}/weights
 """
 
+#: buildah takes six times as long for each step after VOLUME and WORKDIR, even if it is cached.
 _SETTINGS: Final = """
 ENV {variables}
-LABEL {labels}
-WORKDIR {data}
-USER {uid}:{uid}
-VOLUME ["{data}"]
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["swell", "health"]
 ENTRYPOINT ["tini", "--", "swell", "worker"]
+USER {uid}:{uid}
+VOLUME ["{data}"]
+WORKDIR {data}
 """
 
 _CODE: Final = """
@@ -116,9 +116,10 @@ class Recipe:
         wheel: Name of Swell's wheel in the context.
         names: Names of the models, for a comment.
         variables: Environment variables of the image.
-        labels: Labels of the image.
+        requirements: Packages to install.
+        constraints: Lines of pip's constraints file.
         torch_index: Additional index with torch; empty for none.
-        has_needs: Whether the models need a separate environment.
+        needs: Python and requirements of the models' separate environment; empty for none.
         is_baked: Whether the image contains weights.
         is_cuda: Whether torch compiles kernels for a GPU, which needs a C compiler.
     """
@@ -128,9 +129,10 @@ class Recipe:
     wheel: str
     names: Sequence[str]
     variables: Mapping[str, str]
-    labels: Mapping[str, str] = field(default_factory=dict)
+    requirements: Sequence[str] = ()
+    constraints: Sequence[str] = ()
     torch_index: str = ""
-    has_needs: bool = False
+    needs: Sequence[str] = ()
     is_baked: bool = False
     is_cuda: bool = False
 
@@ -142,7 +144,7 @@ def written(recipe: Recipe) -> str:
         _HEAD,
         _PACKAGES,
         _SWELL,
-        *([_NEEDS] if recipe.has_needs else []),
+        *([_NEEDS] if recipe.needs else []),
         *([_BAKED] if recipe.is_baked else []),
         _SETTINGS,
         _CODE,
@@ -157,6 +159,9 @@ def written(recipe: Recipe) -> str:
         "torch_argument": f"ARG TORCH_INDEX={recipe.torch_index}\n" if recipe.torch_index else "",
         "torch": " --index ${TORCH_INDEX}" if recipe.torch_index else "",
         "mounts": _mounts(),
+        "constraints": _words(recipe.constraints),
+        "requirements": _words(recipe.requirements),
+        "needs": _words(recipe.needs),
         "compiler": _COMPILER if recipe.is_cuda else "",
         "index": f"export UV_CACHE_DIR={_CACHE}; [ ! -e {index} ] || . {index};",
         "uv": _UV.format(home=HOME),
@@ -164,7 +169,6 @@ def written(recipe: Recipe) -> str:
         "unlock": f"rm -f {HOME}/venv/.lock",
         "wheel": recipe.wheel,
         "variables": _pairs(recipe.variables),
-        "labels": _pairs(recipe.labels),
     }
     return "".join(part.format(**values) for part in parts)
 
@@ -172,6 +176,11 @@ def written(recipe: Recipe) -> str:
 def _mounts() -> str:
     secrets = [f"--mount=type=secret,id={name},target={path}" for name, path in SECRETS.items()]
     return " ".join([f"--mount=type=cache,target={_CACHE}", *secrets])
+
+
+def _words(values: Sequence[str]) -> str:
+    """Return words of a shell command, one per line."""
+    return " \\\n    ".join(map(shlex.quote, values))
 
 
 def _pairs(values: Mapping[str, str]) -> str:

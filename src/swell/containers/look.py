@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from swell.core.errors import InvalidModel, InvalidRequest, NotFound, SwellError
 
 if TYPE_CHECKING:
-    from swell.runtime.model_process_client import Home
+    from swell.runtime.venvs import Home
 
 #: Longest time to load a model, in seconds.
 _LOOK_S: Final = 300.0

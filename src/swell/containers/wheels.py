@@ -12,9 +12,6 @@ from swell.containers.sources import SWELL
 #: The earliest time that the zip format can store.
 _WHEN: Final = (1980, 1, 1, 0, 0, 0)
 
-#: The fastest level takes a third less time and makes the wheel 5 % larger.
-_LEVEL: Final = 1
-
 _WHEEL: Final = b"Wheel-Version: 1.0\nGenerator: swell\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
 #: Metadata files that installers read.
@@ -40,9 +37,9 @@ def wheel() -> bytes:
     record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
     files[f"{home}/RECORD"] = (record + f"{home}/RECORD,,\n").encode()
     whole = io.BytesIO()
-    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(whole, "w") as archive:
         for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name, _WHEN), data, zipfile.ZIP_DEFLATED, _LEVEL)
+            archive.writestr(zipfile.ZipInfo(name, _WHEN), data)
     return whole.getvalue()
 
 

@@ -5,9 +5,8 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ from swell.runtime.ipc_messages import (
     encode_frame,
 )
 from swell.runtime.startup_timing import Startups
+from swell.runtime.venvs import Home
 from swell.settings.environment import process_environment
 
 #: Time limit for reading the last frames of a process that exits, in seconds.
@@ -37,20 +37,6 @@ LAST_WORDS_S: Final = 0.5
 
 #: Time limit for a killed process to exit, in seconds; a driver can hold it in the kernel longer.
 KILL_WITHIN_S: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """The Python interpreter and environment that run models."""
-
-    python: str = sys.executable
-    #: Its process environment; None for that of this process.
-    variables: Mapping[str, str] | None = None
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it differs from Swell's own environment."""
-        return self.variables is not None
 
 
 class ModelRefused(SwellError):
@@ -275,7 +261,7 @@ class Origin:
 
     #: First model process, if it began before the worker, with the same models and device.
     process: ModelProcess | None = None
-    home: Home = Home()
+    home: Home = field(default_factory=Home)
     #: Startup timing, if it began before the worker.
     startups: Startups | None = None
     #: Downloads weights in the background; the worker exits if it fails.
