@@ -32,7 +32,6 @@ from swell.core.errors import InvalidModel  # noqa: E402
 from swell.diffusion.families.diffusers_pipeline_torch import _fitted  # noqa: E402
 from swell.diffusion.families.model_config import Entry, read, write  # noqa: E402
 from swell.diffusion.families.pipeline_signatures import LOOPS, Loop  # noqa: E402
-from swell.diffusion.families.schedulers import UNFIT  # noqa: E402
 from swell.sdk.context import Cancelled, Item, Reject  # noqa: E402
 from swell.sdk.define import Definition  # noqa: E402
 from swell.sdk.media import Image, LoRA  # noqa: E402
@@ -42,7 +41,6 @@ from swell.weights.lora import WrongLora  # noqa: E402
 with warnings.catch_warnings():
     # It imports all pipelines of diffusers, and some of them warn.
     warnings.simplefilter("ignore")
-    from swell.diffusion.families.components_torch import is_part
     from swell.diffusion.families.diffusers_pipeline_torch import loop_of, new_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -119,32 +117,6 @@ def test_the_table_says_what_diffusers_does(name: str) -> None:
     assert set(needed) - {"self", "kwargs"} <= {"prompt"}
     assert "prompt" in told
     assert loop_of(kind) == LOOPS[name]
-
-
-def fits_unets(kind: Any) -> bool:
-    """Whether a scheduler can be called as pipelines of U-Nets call theirs."""
-    x = torch.zeros(1, 4, 8, 8)
-    try:
-        made = kind()
-        made.set_timesteps(5)
-        x = made.scale_model_input(x * made.init_noise_sigma * made.order, made.timesteps[0])
-        made.step(x, made.timesteps[0], x)
-    except (TypeError, AttributeError, LookupError, NotImplementedError):
-        return False
-    except ValueError:
-        return True  # a number of steps that it does not take, which it says in words
-    return True
-
-
-def test_schedulers_that_pipelines_of_unets_cannot_draw_with_are_known() -> None:
-    named = (each for each in dir(diffusers) if each.endswith("Scheduler"))
-    kinds = [getattr(diffusers, each) for each in named]
-    known = [each for each in kinds if is_part(each) and hasattr(each, "from_config")]
-    assert len(known) > 40
-    assert {each.__name__ for each in known if not fits_unets(each)} - UNFIT == set()
-    # The one that is held to be one by its calls draws pixels, by embeddings of a prior.
-    called = {each.__name__ for each in known if fits_unets(each)} & UNFIT
-    assert called <= {"UnCLIPScheduler"}
 
 
 def test_what_is_left_out_as_broken_is_broken(tmp_path: Path) -> None:

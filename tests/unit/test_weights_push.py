@@ -157,11 +157,7 @@ async def test_a_version_with_other_weights_is_refused_before_anything_is_writte
         await push(listing, {NAME: changed, new.name: new}, store)
     assert objects.put_keys == before
     said = refused.value.detail
-    theirs = (await store.manifest("acme/poster", "v1")).files[NAME].sha256
-    ours = listing.files[NAME].sha256
-    assert f"{NAME} is {ours[:12]}… here and {theirs[:12]}… there" in said
-    assert "new.safetensors is not in it" in said
-    assert "old.safetensors is only there" in said
+    assert f"new.safetensors, old.safetensors, {NAME}" in said
     assert 'version = "v1-2"' in said
 
 

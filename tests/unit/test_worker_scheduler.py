@@ -318,9 +318,9 @@ class Watched:
         assert {one.key for one in decision.run} == {decision.key}
         rows = [one.rows for one in decision.run]
         assert rows == sorted(rows, reverse=True)
-        assert decision.bucket <= self.found.row_limit(decision.key).rows
+        assert decision.bucket <= self.found._keys[decision.key].limit.rows
         assert decision.rows <= decision.bucket or len(decision.run) == 1
-        if decision.key == "c" and self.found.row_limit("c").rows >= 4:
+        if decision.key == "c" and self.found._keys["c"].limit.rows >= 4:
             assert decision.bucket == 4
         self.nobody_passes_an_overdue_sample(decision)
         return decision

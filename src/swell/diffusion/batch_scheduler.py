@@ -207,15 +207,8 @@ class Scheduler:
         self._keys[key] = _Key(key, cost or StepCost(), limit, pinned, padded)
 
     def forget(self, key: Hashable) -> None:
-        """Forget a batch key.
-
-        Raises:
-            ValueError: It has samples.
-        """
-        known = self._keys.get(key)
-        if known is not None and known.samples:
-            raise ValueError(f"batch key {key!r} has samples")
-        self._keys.pop(key, None)
+        """Forget a batch key without samples."""
+        del self._keys[key]
 
     def set_residency(self, key: Hashable, *, loaded: bool, load_s: float) -> None:
         """Set whether the key can run now.
@@ -246,10 +239,6 @@ class Scheduler:
             return None
         return known.cost.seconds(decision.bucket) * decision.passes
 
-    def row_limit(self, key: Hashable) -> RowLimit:
-        """Return how many rows of a key fit."""
-        return self._keys[key].limit
-
     # Samples
 
     def sample(self, sample_id: str) -> Sample | None:
@@ -258,19 +247,7 @@ class Scheduler:
         return None if known is None else known.samples[sample_id]
 
     def add(self, sample: Sample) -> None:
-        """Add a sample; it can run from the next step on.
-
-        Raises:
-            ValueError: The key is unknown, the id is taken, or a number is out of range.
-        """
-        if sample.key not in self._keys:
-            raise ValueError(f"batch key {sample.key!r} is not known")
-        if sample.id in self._key_of:
-            raise ValueError(f"sample {sample.id} is already here")
-        if not (1 <= sample.remaining <= sample.steps and sample.rows in (1, 2)):
-            raise ValueError(f"sample {sample.id} has no sensible steps or rows")
-        if not sample.weight > 0:
-            raise ValueError(f"sample {sample.id} has no weight")
+        """Add a sample of a known key, with an id of its own; it can run from the next step on."""
         known = self._key_of[sample.id] = self._keys[sample.key]
         if not known.samples:
             # A key gets no credit for time without samples.

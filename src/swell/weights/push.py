@@ -6,7 +6,7 @@ version exists once all its files do. An interrupted push resumes with the next 
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,10 +26,6 @@ _FILES: Final = 4
 _LOOKS: Final = 32
 
 _BLOCK_BYTES: Final = 1 << 20
-
-#: The most differences that an error lists, and the digits of a digest in it.
-_MOST_TOLD: Final = 10
-_DIGITS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +111,15 @@ async def _check_version(listing: Listing, store: WeightStore) -> None:
         there = await store.manifest(listing.model, listing.version)
     except NotFound:
         return
-    differ = list(_differences(listing, there))
+    ours, theirs = listing.files.items(), there.files.items()
+    differ = sorted({name for name, _ in ours ^ theirs})
     if differ:
-        more = len(differ) - _MOST_TOLD
-        some = ", ".join(differ[:_MOST_TOLD]) + (f", and {more} more" if more > 0 else "")
         raise Conflict(
-            f"{told} was pushed with other weights, and a version never changes ({some}): push "
-            f'these as another version, such as `version = "{listing.version}-2"` for '
+            f"{told} was pushed with other weights, and a version never changes (different files: "
+            f"{', '.join(differ)[:500]}): push these as another version, such as "
+            f'`version = "{listing.version}-2"` for '
             f"{listing.model} in a weights.toml"
         )
-
-
-def _differences(listing: Listing, there: Listing) -> Iterator[str]:
-    for name in sorted({*listing.files, *there.files}):
-        if name not in there.files:
-            yield f"{name} is not in it"
-        elif name not in listing.files:
-            yield f"{name} is only there"
-        elif listing.files[name] != there.files[name]:
-            ours, theirs = listing.files[name].sha256, there.files[name].sha256
-            yield f"{name} is {ours[:_DIGITS]}… here and {theirs[:_DIGITS]}… there"
 
 
 async def _look(

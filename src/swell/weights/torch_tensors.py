@@ -15,31 +15,10 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import _TYPES
 
 from swell.weights.fast_file_reader import Reading, host_memory
 from swell.weights.formats import Tensor, read_header
-
-_TYPES: Final[Mapping[str, torch.dtype]] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-    "C64": torch.complex64,
-}
-
 
 #: Bytes of a pinned buffer through which weights go to a GPU.
 _BUFFER_BYTES: Final = 64 << 20

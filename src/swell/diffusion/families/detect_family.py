@@ -30,7 +30,6 @@ from swell.diffusion.families.pipeline_folder import (
 from swell.diffusion.families.pipeline_signatures import LOOPS, Loop, words_of
 from swell.diffusion.families.schedulers import (
     SAMPLERS,
-    UNFIT,
     check_sampler,
     few_step,
     sampler_of,
@@ -295,7 +294,7 @@ def _in_own_loop(facts: Facts, loop: Loop | None, why: str) -> Facts:
     """
     kind = facts.scheduler.get("_class_name", "")
     usual = _usual_sampler(facts.family)
-    is_unfit = not _says_flow(facts.scheduler) if facts.family.is_flow else kind in UNFIT
+    is_unfit = not _says_flow(facts.scheduler) if facts.family.is_flow else "Flow" in kind
     if loop is not None and facts.family is not OTHER and kind and is_unfit:
         raise InvalidModel(
             f"{kind} is not for networks of {facts.family.name}: add --sampler {usual}"

@@ -116,10 +116,6 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
     """
     if not _NAME.fullmatch(entry.name):
         raise InvalidModel(f"{entry.name!r} cannot name a model: use owner/name in lower-case")
-    if entry.dtype not in _DTYPES:
-        raise InvalidModel(f"dtype {entry.dtype!r}: use one of {', '.join(_DTYPES)}")
-    if entry.quantize not in ("", "fp8"):
-        raise InvalidModel(f"quantize {entry.quantize!r}: use fp8, or nothing")
     facts = look(
         Path(entry.folder),
         sampler=entry.sampler,
@@ -128,15 +124,7 @@ def describe(entry: Entry, home: Path = Path()) -> Described:
         guidance=entry.guidance,
         loop=entry.loop,
     )
-    for what, given, can in (
-        ("a control net", entry.controlnet, facts.family.control),
-        ("a picture adapter", entry.ip_adapter, facts.family.has_reference),
-    ):
-        if given and not can:
-            raise InvalidModel(f"{facts.family.name} models cannot have {what} here{_since(facts)}")
-    _check_quantize(entry, facts)
-    _check_offload(entry, facts)
-    _check_bucket(entry, facts)
+    _check_options(entry, facts)
     _check_portraits(entry, facts)
     net = _net_of(entry, facts)
     if not entry.weights:
@@ -181,23 +169,6 @@ def _adapter_of(entry: Entry, facts: Facts) -> Adapter | None:
     return adapter
 
 
-def _check_quantize(entry: Entry, facts: Facts) -> None:
-    """Check that what draws can have weights of 8 bits, if it is to.
-
-    Raises:
-        InvalidModel: It cannot.
-    """
-    if not entry.quantize:
-        return
-    if facts.family is OTHER:
-        raise InvalidModel(
-            "fp8 is for models that are drawn step by step, and this one is drawn by diffusers' "
-            f"own loop{_since(facts)}; or leave --quantize out"
-        )
-    if entry.loras:
-        raise InvalidModel("weights of 8 bits take no LoRAs: leave out --quantize or --lora")
-
-
 def _check_weights(entry: Entry, facts: Facts) -> None:
     """Check that files of weights are whole, the control net's included.
 
@@ -217,42 +188,37 @@ def _since(facts: Facts) -> str:
     return f", since {facts.obstacle}" if facts.obstacle else ""
 
 
-def _check_offload(entry: Entry, facts: Facts) -> None:
-    """Check that parts can be where they are wanted.
+def _check_options(entry: Entry, facts: Facts) -> None:
+    """Check that the options fit the model, and each other.
 
     Raises:
-        InvalidModel: They cannot.
+        InvalidModel: They do not.
     """
+    if entry.dtype not in _DTYPES:
+        raise InvalidModel(f"dtype {entry.dtype!r}: use one of {', '.join(_DTYPES)}")
+    if entry.quantize not in ("", "fp8"):
+        raise InvalidModel(f"quantize {entry.quantize!r}: use fp8, or nothing")
     if entry.offload not in CHOICES:
         raise InvalidModel(f"offload {entry.offload!r}: use one of {', '.join(CHOICES)}")
-    if entry.offload in ("auto", "never"):
-        return
-    if facts.family is OTHER:
-        raise InvalidModel(
-            f"offload {entry.offload!r} is for models that are drawn step by step: this one is "
-            f"drawn by diffusers' own loop{_since(facts)}; or leave --offload out"
-        )
+    if entry.bucket is not None and not 1 <= entry.bucket <= MOST_ROWS:
+        raise InvalidModel(f"bucket {entry.bucket}: a step has 1 to {MOST_ROWS} rows")
+    for option, is_given, can in (
+        ("controlnet", bool(entry.controlnet), bool(facts.family.control)),
+        ("ip-adapter", bool(entry.ip_adapter), facts.family.has_reference),
+        ("quantize", bool(entry.quantize), facts.family is not OTHER),
+        ("offload", entry.offload not in ("auto", "never"), facts.family is not OTHER),
+        ("bucket", entry.bucket is not None, facts.family is not OTHER),
+    ):
+        if is_given and not can:
+            raise InvalidModel(
+                f"{facts.family.name} models cannot have --{option} here{_since(facts)}"
+            )
+    if entry.quantize and entry.loras:
+        raise InvalidModel("weights of 8 bits take no LoRAs: leave out --quantize or --lora")
     if entry.quantize and entry.offload in ("turns", "blocks"):
         raise InvalidModel(
             f"weights of 8 bits stay on their device: use --offload always, not {entry.offload}"
         )
-
-
-def _check_bucket(entry: Entry, facts: Facts) -> None:
-    """Check that steps can have as many rows as they are to have.
-
-    Raises:
-        InvalidModel: They cannot.
-    """
-    if entry.bucket is None:
-        return
-    if facts.family is OTHER:
-        raise InvalidModel(
-            "a bucket is for models that are drawn step by step, and this one is drawn by "
-            f"diffusers' own loop{_since(facts)}; or leave --bucket out"
-        )
-    if not 1 <= entry.bucket <= MOST_ROWS:
-        raise InvalidModel(f"bucket {entry.bucket}: a step has 1 to {MOST_ROWS} rows")
 
 
 def _check_portraits(entry: Entry, facts: Facts) -> None:

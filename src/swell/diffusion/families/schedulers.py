@@ -35,34 +35,6 @@ SAMPLERS: Final[Mapping[str, str]] = {
 #: The one of them for networks that say a flow: which way from noise to the picture.
 _FLOW: Final = "flow_euler"
 
-#: Schedulers of diffusers 0.42 that its pipelines of U-Nets cannot draw with: of other networks, or
-#: for training alone.
-UNFIT: Final = frozenset(
-    {
-        "AmusedScheduler",
-        "BlockRefinementScheduler",
-        "CogVideoXDPMScheduler",
-        "DDPMWuerstchenScheduler",
-        "DiscreteDDIMScheduler",
-        "EntropyBoundScheduler",
-        "FlowMapEulerDiscreteScheduler",
-        "FlowMatchEulerDiscreteScheduler",
-        "FlowMatchHeunDiscreteScheduler",
-        "FlowMatchLCMScheduler",
-        "HeliosDMDScheduler",
-        "HeliosScheduler",
-        "KarrasVeScheduler",
-        "LTXEulerAncestralRFScheduler",
-        "MiniMaxH3Scheduler",
-        "PiflowScheduler",
-        "RFD4ProteinaScheduler",
-        "RePaintScheduler",
-        "ScoreSdeVeScheduler",
-        "UnCLIPScheduler",
-        "VQDiffusionScheduler",
-    }
-)
-
 #: Ways of being distilled to few steps → sampler, settings that differ, steps, guidance. Sources:
 #: LCM-LoRA, arXiv 2311.05556; SDXL-Turbo, arXiv 2311.17042; SDXL-Lightning, arXiv 2402.13929.
 FEW_STEPS: Final[Mapping[str, tuple[str, Config, int, float]]] = {
