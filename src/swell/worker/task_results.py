@@ -310,7 +310,7 @@ class Delivery:
     """Encodes the files of results and stores them.
 
     Args:
-        encoders: Processes that encode.
+        encoders: Encode pictures.
         uploader: The way to the object store.
         picture_format: What pictures become unless their task asks for something else.
         traces: Records spans of stored files.
