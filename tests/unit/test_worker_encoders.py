@@ -325,16 +325,16 @@ async def test_a_model_waits_while_its_pictures_pile_up(tmp_path: Path) -> None:
     program = a_program(tmp_path, WAITS, pipe=str(pipe))
     dispatch = MemoryDispatch(SystemClock())
     ids = [await dispatch.submit("test/white") for _ in range(8)]
-    worker = Worker(WorkerSettings(name="w", slots=8), dispatch, [str(model)], SystemClock())
     encoders = Encoders(1, program=program, max_jobs=1)
-    worker._encoders = worker._delivery._encoders = encoders
+    settings = WorkerSettings(name="w", slots=8)
+    worker = Worker(settings, dispatch, [str(model)], SystemClock(), encoders=encoders)
     running = asyncio.create_task(worker.run(handle_signals=False))
     async with asyncio.timeout(60):
         with open(os.open(pipe, os.O_RDWR), "wb", buffering=0) as hand:
-            while not (encoders.is_full and not worker._at.sent):
+            while not (encoders.is_full and not worker.models.state.sent):
                 await asyncio.sleep(0)
-            assert len(worker._desk.held) == 8
-            assert worker._backlog
+            assert len(worker.tasks.held) == 8
+            assert worker.runner._queue
             hand.write(b"12345678")
             ended = [await dispatch.ended(task_id) for task_id in ids]
         assert [len(task.artifacts) for task in ended] == [1] * 8
