@@ -21,6 +21,9 @@ from swell.core.redact import hide_secrets
 #: In order of preference.
 ENGINES: Final = ("docker", "podman", "buildah")
 
+#: Engines pass these to a build and do not store them in the image.
+_PROXIES: Final = ("http_proxy", "https_proxy", "no_proxy")
+
 _LAST_LINES: Final = 20
 _LONG_LINE: Final = 300
 
@@ -189,8 +192,9 @@ class Engine:
         script.chmod(0o600)
         for name, path in zip(SECRETS, (script, index.ca), strict=True):
             command += ["--secret", f"id={name},src={path}"] if path else []
-        for name in index.proxies:
-            command += ["--build-arg", name]  # its value comes from the environment
+        for name in self.variables:
+            if name.lower() in _PROXIES:
+                command += ["--build-arg", name]  # its value comes from the environment
         self._run([*command, *options, str(context)], tell, _REASONS)
         return self._size_bytes(tag)
 

@@ -32,7 +32,7 @@ def wheel() -> bytes:
     installed = metadata.distribution("swell")
     files |= {f"{home}/{name}": (installed.read_text(name) or "").encode() for name in _TOLD}
     files[f"{home}/WHEEL"] = _WHEEL
-    # Without digests, which are optional: the engine copies and compares the whole file.
+    # Without digests: uv does not compare them.
     files[f"{home}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{home}/RECORD")).encode()
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
