@@ -38,7 +38,8 @@ from swell.protocol.worker_messages import (
     Upload,
     Welcome,
 )
-from swell.runtime.model_process_client import Home, Origin
+from swell.runtime.model_process_client import Origin
+from swell.runtime.venvs import Home
 from swell.settings.environment import process_environment
 from swell.settings.worker_settings import WorkerSettings
 from swell.worker.worker_loop import Worker
@@ -161,12 +162,11 @@ async def one_task(added: Path, work: Path) -> set[tuple[str, str]]:
     variables = process_environment() | {"PYTHONPATH": str(work), "OMP_NUM_THREADS": "1"}
     tracer, backend = Tracer(), Backend()
     worker = Worker(
-        WorkerSettings(name="flow", encode_processes=1),
+        WorkerSettings(name="flow", encode_threads=1),
         backend,  # type: ignore[arg-type]
         [str(added)],
         SystemClock(),
-        step_costs=work,
-        origin=Origin(home=Home(sys.executable, variables)),
+        origin=Origin(home=Home(sys.executable, variables), step_costs=work),
     )
     running = asyncio.create_task(worker.run(handle_signals=False))
     up = asyncio.create_task(worker.is_up.wait())

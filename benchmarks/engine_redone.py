@@ -142,7 +142,7 @@ class Rig:
             case _:
                 dead = self.worker.model_pid
                 os.kill(dead, signal.SIGKILL)
-                while self.worker.model_pid == dead or not self.worker.can_run:
+                while self.worker.model_pid == dead or not self.worker.runner.can_run:
                     await asyncio.sleep(0.005)
 
     async def judged(self) -> dict[str, int]:

@@ -116,7 +116,7 @@ async def serve(asked: Sequence[Request]) -> int:
     dispatch = MemoryDispatch(SystemClock())
     loop = asyncio.get_running_loop()
     async with working(dispatch) as worker:
-        loaded = len(worker._residents)
+        loaded = len(worker.models.residents)
         begun_s, ids = loop.time(), []
         for request in asked:
             comes_s = begun_s + (request.arrived_s - asked[0].arrived_s) / SCALE

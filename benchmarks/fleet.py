@@ -1,7 +1,7 @@
 """Devices in simulated time: what a worker decides is decided by the worker's own code.
 
 Tasks wait at the backend and are leased by turns and affinity (`swell.core.fair_queueing`); a
-worker holds as many as it has slots, its model process as many samples as `StepAdmission` lets in,
+worker holds as many as it has slots, its model process as many samples as `next_to_draw` lets in,
 and `Schedule` says whose turn it is and when another model is loaded. Only times are made up: of a
 picture, of a model's load, and of a rented device's boot.
 """
@@ -17,7 +17,7 @@ from replay import H200_1024, gentd26, load_times_s, model_bytes
 from swell.core.fair_queueing import note_passed, prefer, rotate
 from swell.diffusion.batch_scheduler import Sample, Scheduler
 from swell.runtime.eviction_policy import Resident, leaving
-from swell.worker.batching import StepAdmission
+from swell.worker.batching import next_to_draw
 from swell.worker.worker_loop import MOST_CHOICES
 
 #: Seconds of a picture of 30 steps, 1024 pixels square, where one fills the device.
@@ -47,6 +47,15 @@ class Request:
     pictures: int
     #: Of each picture, in pictures of 30 steps.
     parts: int
+    alone: bool = False
+
+    @property
+    def samples(self) -> int:
+        return self.pictures
+
+    @property
+    def key(self) -> str:
+        return self.model
 
     @property
     def work_s(self) -> float:
@@ -152,7 +161,9 @@ class Device:
             self.scheduler.know(model, most_rows=1)
             self.scheduler.set_residency(model, loaded=False, load_s=load_s)
         self.memory = Memory(fleet.budget_bytes)
-        self.line: StepAdmission[str] = StepAdmission(dict.fromkeys(LOAD_S, ROOM))
+        #: Tasks that wait for the model process, and those that it has.
+        self.waiting: deque[Request] = deque()
+        self.inside: dict[str, Request] = {}
         #: Task → its pictures that are not drawn yet.
         self.held: dict[str, int] = {}
 
@@ -165,16 +176,17 @@ class Device:
             if not self.held:
                 self.now_s = max(self.now_s, now_s)
             self.held[request.id] = request.pictures
-            self.line.add(request.id, request.model, request.pictures)
+            self.waiting.append(request)
         self.feed()
 
     def feed(self) -> None:
-        while (task := self.line.take()) is not None:
-            request = self.fleet.by_id[task]
+        rooms = dict.fromkeys(LOAD_S, ROOM)
+        while (request := next_to_draw(self.waiting, self.inside.values(), rooms)) is not None:
+            self.inside[request.id] = request
             for number in range(request.pictures):
                 self.scheduler.add(
                     Sample(
-                        id=f"{task}.{number}",
+                        id=f"{request.id}.{number}",
                         key=request.model,
                         remaining=request.parts,
                         steps=request.parts,
@@ -203,7 +215,7 @@ class Device:
             self.held[task] -= 1
             if not self.held[task]:
                 del self.held[task]
-                self.line.leave(task)
+                del self.inside[task]
                 has_ended = True
                 outcome.latency_s[task] = self.now_s - self.fleet.by_id[task].arrived_s
         self.feed()

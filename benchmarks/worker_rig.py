@@ -179,10 +179,8 @@ async def working(
         backend,
         [ref],
         SystemClock(),
+        encoders=encoders,
     )
-    if encoders is not None:
-        # The worker's own ones are never asked, and so never start a process.
-        worker._encoders = encoders
     running = asyncio.create_task(worker.run(handle_signals=False))
     up = asyncio.create_task(worker.is_up.wait())
     await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)

@@ -126,16 +126,16 @@ async def test_a_lora_is_fetched_once_while_other_tasks_are_drawn(tmp_path: Path
         plain = await dispatch.submit("test/painter", {"loras": []})
         assert (await dispatch.ended(plain)).state is TaskState.SUCCEEDED
         stopped = await dispatch.submit("test/painter", {"loras": [url]})
-        await dispatch.until(lambda: len(worker._desk.held) == 3)
+        await dispatch.until(lambda: len(worker.tasks.held) == 3)
         await dispatch.cancel(stopped)
         assert (await dispatch.ended(stopped)).state is TaskState.CANCELED
         assert {(await dispatch.task(each)).state for each in (first, second)} == {
             TaskState.RUNNING
         }
-        assert worker.lora_swaps == {}
+        assert worker.models.lora_swaps == {}
         dispatch.may_go.set()
         for task_id in (first, second):
             assert (await dispatch.ended(task_id)).state is TaskState.SUCCEEDED
         assert dispatch.opened == [url]
-        assert worker.lora_swaps["test/painter"] in (1, 2)
+        assert worker.models.lora_swaps["test/painter"] in (1, 2)
         assert cache.evict(0).in_use == 0

@@ -1426,7 +1426,7 @@ async def test_step_costs_are_kept_for_the_next_process(
         async with asyncio.timeout(10):
             while not file.exists():
                 await asyncio.sleep(0.01)
-        assert worker.can_run
+        assert worker.runner.can_run
     [cost] = json.loads(file.read_bytes()).values()
     assert list(cost) == ["4"]
     file.write_bytes(b"broken")

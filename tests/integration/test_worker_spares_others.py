@@ -11,7 +11,7 @@ from worker_harness import dispatch, output_of, restarted, working
 
 from conformance.dispatch import MemoryDispatch
 from swell.core.task import Failed, TaskState
-from swell.worker import worker_loop as engine
+from swell.worker import model_supervisor, task_runner
 from swell.worker.worker_loop import Worker
 
 __all__ = ["dispatch"]
@@ -106,7 +106,7 @@ def ref(file: Path, name: str) -> str:
 async def at_work(worker: Worker) -> None:
     """Wait until the model process has something."""
     async with asyncio.timeout(30):
-        while not worker._at.sent:
+        while not worker.models.state.sent:
             await asyncio.sleep(0.01)
 
 
@@ -151,7 +151,7 @@ async def test_who_had_finished_is_not_to_blame_for_the_death_of_the_next(
             assert (await dispatch.ended(good, 60.0)).state is TaskState.SUCCEEDED
             assert (await dispatch.ended(bad, 60.0)).state is TaskState.FAILED
             async with asyncio.timeout(60):
-                while not worker.can_run:
+                while not worker.runner.can_run:
                     await asyncio.sleep(0.01)
 
 
@@ -192,7 +192,7 @@ async def test_a_model_that_was_left_out_and_loads_now_is_left_to_the_next_worke
 async def test_a_model_that_does_not_load_at_once_is_tried_again(
     dispatch: MemoryDispatch, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "MAX_BOOT_DEATHS", 50)
+    monkeypatch.setattr(model_supervisor, "MAX_BOOT_DEATHS", 50)
     optional = tmp_path / "optional.py"
     optional.write_text(OPTIONAL)
     refs = ref(models, "Other"), str(optional)
@@ -215,13 +215,13 @@ async def test_files_of_a_task_that_was_cancelled_are_held_no_longer(
         await at_work(worker)
         task_id = await dispatch.submit("test/sizes", {"file": url})
         async with asyncio.timeout(30):
-            while task_id not in worker._desk.held or not worker._backlog:
+            while task_id not in worker.tasks.held or not worker.runner._queue:
                 await asyncio.sleep(0.01)
-        held = worker._desk.held[task_id]
+        held = worker.tasks.held[task_id]
         held.files = {"https://files.example/a": (b"bytes", "text/plain")}
         await dispatch.cancel(task_id)
         async with asyncio.timeout(30):
-            while task_id in worker._desk.held:
+            while task_id in worker.tasks.held:
                 await asyncio.sleep(0.01)
         assert held.files == {}
         models.with_name("gate").touch()
@@ -231,16 +231,16 @@ async def test_files_of_a_task_that_was_cancelled_are_held_no_longer(
 async def test_of_a_batch_only_so_many_go_together_as_their_files_have_room(
     dispatch: MemoryDispatch, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "MAX_INPUT_FILES_BYTES", 7000)
+    monkeypatch.setattr(task_runner, "MAX_INPUT_FILES_BYTES", 7000)
     async with working(dispatch, ref(models, "Sizes"), slots=9) as (worker, _):
         first = await dispatch.submit("test/sizes", {"waits": True})
         await at_work(worker)
         ids = [await dispatch.submit("test/sizes", {}) for _ in range(5)]
         async with asyncio.timeout(30):
-            while not worker._desk.held.keys() >= set(ids):
+            while not worker.tasks.held.keys() >= set(ids):
                 await asyncio.sleep(0.01)
         for task_id in ids:
-            worker._desk.held[task_id].files = {"x": (bytes(3000), "text/plain")}
+            worker.tasks.held[task_id].files = {"x": (bytes(3000), "text/plain")}
         models.with_name("gate").touch()
         await dispatch.ended(first, 60.0)
         ended = [output_of(await dispatch.ended(task_id, 60.0)) for task_id in ids]

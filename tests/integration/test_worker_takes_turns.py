@@ -172,7 +172,7 @@ async def test_pictures_are_the_same_bits_and_models_change_less_often_than_task
     ids = [await dispatch.submit(name, wish, seed=seed) for name, wish, seed in wishes]
     paths = refs(models, "One", "Two", "Three")
     async with working(dispatch, *paths, device_memory_bytes=fit * ONE_MODEL) as (worker, _):
-        assert len(worker._residents) == fit
+        assert len(worker.models.residents) == fit
         tasks = [await dispatch.ended(task_id, 60) for task_id in ids]
     by_name = {each.name: made(each) for path in paths for each in load_models(path)}
     for task, (name, wish, seed) in zip(tasks, wishes, strict=True):
@@ -212,7 +212,7 @@ async def test_each_switch_is_told_with_its_phases_and_apart_from_the_cold_start
     ):
         for name in ("test/one", "test/two", "test/one", "test/broken"):
             await dispatch.ended(await dispatch.submit(name, {}))
-        assert worker.can_run
+        assert worker.runner.can_run
     told = {each.id: each for report in dispatch.reports for each in report.startups}
     [cold] = [each for each in told.values() if each.kind is StartupKind.COLD]
     assert cold.state is StartupState.DONE
@@ -285,7 +285,7 @@ async def test_where_the_device_has_less_memory_than_was_said_one_more_leaves(
 ) -> None:
     paths = refs(models, "One", "Greedy")
     async with working(dispatch, *paths, device_memory_bytes=10 * ONE_MODEL) as (worker, _):
-        assert worker._residents == ["test/one"]
+        assert worker.models.residents == ["test/one"]
         assert output_of(await dispatch.ended(await dispatch.submit("test/greedy", {"n": 4}))) == 8
         drawn(dispatch, await dispatch.ended(await dispatch.submit("test/one", {})))
         await dispatch.ended(await dispatch.submit("test/one", {}))
@@ -323,7 +323,7 @@ class Slow(Whole):
 
 async def test_without_a_budget_all_models_stay(dispatch: MemoryDispatch, models: Path) -> None:
     async with working(dispatch, *refs(models, "One", "Two", "Three")) as (worker, _):
-        assert set(worker._residents) == {"test/one", "test/two", "test/three"}
+        assert set(worker.models.residents) == {"test/one", "test/two", "test/three"}
         for name in ("test/one", "test/two", "test/three"):
             drawn(dispatch, await dispatch.ended(await dispatch.submit(name, {})))
     assert {report.residents for report in dispatch.reports} == {None}

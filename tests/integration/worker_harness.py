@@ -18,6 +18,7 @@ import pytest
 from conformance.dispatch import MemoryDispatch
 from swell.core.clock import SystemClock
 from swell.core.task import Task, TaskState
+from swell.runtime.model_process_client import Origin
 from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import WeightCache
 from swell.worker.worker_loop import Worker
@@ -44,8 +45,8 @@ async def working(
         dispatch,
         refs,
         SystemClock(),
-        step_costs=step_costs,
         weights=weights,
+        origin=Origin(step_costs=step_costs),
     )
     running = asyncio.create_task(worker.run(handle_signals=False))
     up = asyncio.create_task(worker.is_up.wait())
@@ -76,7 +77,7 @@ async def restarted(worker: Worker) -> None:
     pid = worker.model_pid
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(60):
-        while worker.model_pid == pid or not worker.can_run:
+        while worker.model_pid == pid or not worker.runner.can_run:
             await asyncio.sleep(0.01)
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from swell.cli import app
 from swell.cli.checking import Terms, check
 from swell.core.clock import SystemClock
-from swell.runtime.model_process_client import Home
+from swell.runtime.venvs import Home
 
 #: A model that goes on once somebody has opened the other end, and another one.
 MODELS = """

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from swell.core.errors import InvalidRequest
-from swell.runtime.model_process_client import Home
 from swell.runtime.pep723 import parted
-from swell.runtime.venvs import Environments
+from swell.runtime.venvs import Environments, Home
 from swell.settings.environment import process_environment
 from swell.settings.load import Settings
 
@@ -37,8 +36,9 @@ def model_home(
     if len(parts) > 1:
         commands = "; ".join(f"--models {','.join(part.refs)}" for part in parts)
         raise InvalidRequest(
-            "these models need different environments, and a worker has one: start a worker for "
-            f"each ({commands}), or use `swell up`, which does"
+            "these models need different environments, and a worker has one: start a worker or "
+            f"build an image for each ({commands}), or use `swell up`, which starts a worker for "
+            "each"
         )
     if not parts or not parts[0].needs:
         return Home()

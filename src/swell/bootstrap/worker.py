@@ -15,8 +15,9 @@ from swell.core.clock import Clock, process_age_s
 from swell.core.errors import InvalidRequest
 from swell.net.tls_context import trusting
 from swell.runtime.ipc_messages import Load, WeightLocations
-from swell.runtime.model_process_client import Home, ModelProcess, Origin
+from swell.runtime.model_process_client import ModelProcess, Origin
 from swell.runtime.startup_timing import Beginning, Startups
+from swell.runtime.venvs import Home
 from swell.settings.load import Settings
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: Home | None = Non
     )
     await process.is_asked.wait()
     provision = _begin_provision(settings, clock, startups)
-    return Origin(process, home, startups, provision, shelf)
+    return Origin(process, home, startups, provision, shelf, _step_costs(settings))
 
 
 def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None) -> "Worker":
@@ -87,9 +88,8 @@ def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None)
         _open_dispatch(settings),
         settings.worker.models,
         clock,
-        step_costs=settings.data_dir / "step-costs",
         weights=_weight_cache(settings),
-        origin=origin or Origin(shelf=_shelf(settings)),
+        origin=origin or Origin(shelf=_shelf(settings), step_costs=_step_costs(settings)),
     )
     worker.traces.tracer = open_tracer(settings, "swell-worker", name)
     return worker
@@ -127,6 +127,10 @@ def _open_dispatch(settings: Settings) -> "Dispatch":
     from swell.queues.queue_consumer import PollingDispatch
 
     return PollingDispatch(remote, external_queues(chosen.broker, "worker.broker"))
+
+
+def _step_costs(settings: Settings) -> Path:
+    return settings.data_dir / "step-costs"
 
 
 def _weights_folder(settings: Settings) -> Path:

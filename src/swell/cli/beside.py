@@ -26,8 +26,9 @@ from swell.runtime.ipc_messages import (
     Watch,
 )
 from swell.runtime.local_run import InputRejected, LocalResult, RunFailed
-from swell.runtime.model_process_client import Home, ModelProcess, ProcessDied, describe_exit
+from swell.runtime.model_process_client import ModelProcess, ProcessDied, describe_exit
 from swell.runtime.model_process_main import SEED_BITS
+from swell.runtime.venvs import Home
 from swell.sdk.media import File
 from swell.settings.worker_settings import WorkerSettings
 from swell.worker.encode_outputs import FileNote, encode, wanted_format
@@ -71,7 +72,7 @@ async def run_beside(
         RunFailed: The model refused the input or failed.
     """
     talk = _Talk(tell)
-    process = ModelProcess(home.python, talk.on_frame, talk.on_exit, variables=home.variables)
+    process = ModelProcess(home.python, talk.on_frame, variables=home.variables)
     try:
         started_s = clock.monotonic_s()
         cards = await process.start([ref], settings.device)
@@ -92,7 +93,12 @@ async def run_beside(
         batch = DRAWN if card.step_bucket else 1
         process.send(Run(batch, card.name, [Order(1, raw, chosen)]))
         process.send(Watch([1]))
-        done = await talk.done
+        ended = asyncio.ensure_future(process.wait())
+        ends: set[asyncio.Future[Any]] = {talk.done, ended}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not talk.done.done():
+            raise ProcessDied(f"the model process {describe_exit(ended.result())}")
+        done = talk.done.result()
     finally:
         await process.kill()
     note = FileNote(card.name, card.version, msgspec.Raw(raw))
@@ -115,7 +121,7 @@ class _Talk:
         self._tell = tell
         self.done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
 
-    def on_frame(self, process: ModelProcess, frame: Frame) -> None:
+    def on_frame(self, frame: Frame) -> None:
         match frame:
             case Step():
                 self._tell(frame.done, frame.total)
@@ -125,9 +131,6 @@ class _Talk:
                 self._end(_error_of(fault))
             case Refused():
                 self._end(RunFailed(frame.detail))
-
-    def on_exit(self, process: ModelProcess, code: int) -> None:
-        self._end(ProcessDied(f"the model process {describe_exit(code)}"))
 
     def _end(self, what: Done | Exception) -> None:
         if self.done.done():

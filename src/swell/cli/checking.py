@@ -18,7 +18,8 @@ from swell.cli.outputs import misfit
 from swell.core.clock import Clock
 from swell.core.errors import InvalidModel, NotFound
 from swell.runtime.model_check import PROBE
-from swell.runtime.model_process_client import Home, describe_exit
+from swell.runtime.model_process_client import describe_exit
+from swell.runtime.venvs import Home
 from swell.sdk.media import Attachment, Audio, File, Image, Video
 
 #: Time to end after the limit, before the process is killed, in seconds.

@@ -25,7 +25,7 @@ from swell.cli.telling import warning_text
 from swell.core.clock import Clock, SystemClock
 from swell.core.errors import InvalidRequest, NotFound, SwellError
 from swell.runtime.local_run import InputRejected, LocalResult, RunFailed, author_traceback
-from swell.runtime.model_process_client import Home
+from swell.runtime.venvs import Home
 from swell.sdk.define import Definition
 from swell.sdk.model_loader import load_models
 from swell.settings.environment import configure_libraries

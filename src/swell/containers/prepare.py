@@ -3,7 +3,6 @@
 Workers find the environment in `worker.environments_dir` and need not create it.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from swell.settings.environment import process_environment
 
 
 def main() -> int:
-    """Entry point: `python -m swell.containers.prepare NEEDS.json FOLDER`; return the exit code."""
-    told = json.loads(Path(sys.argv[1]).read_text())
-    needs = Needs(tuple(told["requirements"]), told["python"])
-    environments = Environments(Path(sys.argv[2]), process_environment())
+    """Entry point: `prepare FOLDER PYTHON REQUIREMENT…`; return the exit code."""
+    _, folder, version, *requirements = sys.argv
+    needs = Needs(tuple(requirements), version)
+    environments = Environments(Path(folder), process_environment())
     try:
         python = environments.python(needs, "the models' files", print)
     except SwellError as error:
@@ -27,7 +26,7 @@ def main() -> int:
     environments.variables(python)
     # uv leaves a lock file that everyone may write.
     Path(python).parents[1].joinpath(".lock").unlink(missing_ok=True)
-    for path in (Path(sys.argv[2]), *Path(sys.argv[2]).iterdir()):
+    for path in (Path(folder), *Path(folder).iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return 0
 

@@ -1,8 +1,8 @@
 """Background tasks: exceptions are logged, and loops start again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -12,6 +12,8 @@ _log = structlog.get_logger("swell.background")
 
 #: A loop that failed starts again after so long, in seconds.
 PAUSE_S: Final = 1.0
+
+T = TypeVar("T")
 
 
 async def keep_running(
@@ -44,3 +46,29 @@ def log_failure(task: "asyncio.Task[Any]") -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None:
         _log.error("background task failed", task=task.get_name(), exc_info=error)
+
+
+class BackgroundTasks:
+    """Tasks that end by themselves, or when their owner does."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Start a task that nothing waits for: a failure is logged."""
+        task = self.keep(asyncio.get_running_loop().create_task(work))
+        task.add_done_callback(log_failure)
+        return task
+
+    def keep(self, task: "asyncio.Task[T]") -> "asyncio.Task[T]":
+        """Cancel this task too when the owner ends."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def cancel(self) -> None:
+        """Cancel all tasks, and wait until they have ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

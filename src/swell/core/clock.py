@@ -4,7 +4,6 @@ Everything that needs the time takes a `Clock`. Only this file reads the machine
 tests and the simulator can move time by hand.
 """
 
-import asyncio
 import os
 import time
 from datetime import UTC, datetime
@@ -66,4 +65,7 @@ class SystemClock:
 
     async def sleep(self, duration_s: float) -> None:
         """Wait for `duration_s` seconds."""
+        # Imported here because model processes have no event loop.
+        import asyncio  # noqa: PLC0415
+
         await asyncio.sleep(duration_s)

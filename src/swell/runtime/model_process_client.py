@@ -5,9 +5,9 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from swell.core.errors import InvalidModel, NotFound, SwellError
@@ -29,6 +29,7 @@ from swell.runtime.ipc_messages import (
     encode_frame,
 )
 from swell.runtime.startup_timing import Startups
+from swell.runtime.venvs import Home
 from swell.settings.environment import process_environment
 
 #: Time limit for reading the last frames of a process that exits, in seconds.
@@ -36,20 +37,6 @@ LAST_WORDS_S: Final = 0.5
 
 #: Time limit for a killed process to exit, in seconds; a driver can hold it in the kernel longer.
 KILL_WITHIN_S: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """The Python interpreter and environment that run models."""
-
-    python: str = sys.executable
-    #: Its process environment; None for that of this process.
-    variables: Mapping[str, str] | None = None
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it differs from Swell's own environment."""
-        return self.variables is not None
 
 
 class ModelRefused(SwellError):
@@ -72,21 +59,18 @@ class ModelProcess:
     Args:
         python: The interpreter that runs it.
         on_frame: Called with every result, progress and preview, in order.
-        on_exit: Called once with the exit code, after the last frame.
         variables: Its process environment; None for that of this process.
     """
 
     def __init__(
         self,
         python: str,
-        on_frame: Callable[["ModelProcess", Frame], None] | None = None,
-        on_exit: Callable[["ModelProcess", int], None] | None = None,
+        on_frame: Callable[[Frame], None] | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self._python = python
         self._variables = variables
-        self._on_frame = on_frame
-        self._on_exit = on_exit
+        self.on_frame = on_frame
         self._begun: asyncio.Task[list[ModelCard]] | None = None
         #: Set once the process has its `Load` message, or failed to start.
         self.is_asked = asyncio.Event()
@@ -95,7 +79,7 @@ class ModelProcess:
         self._cards: asyncio.Future[list[ModelCard]] = _future()
         self._ready: asyncio.Future[Ready] = _future()
         self._closed: asyncio.Future[None] = _future()
-        self._watch: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[int] | None = None
         #: Whether it is alive with its models loaded.
         self.is_ready = False
         #: Phases, in monotonic seconds, and models that the process has reported.
@@ -109,14 +93,6 @@ class ModelProcess:
     def pid(self) -> int:
         """The process id; 0 before it is started."""
         return 0 if self._process is None else self._process.pid
-
-    def report_to(
-        self,
-        on_frame: Callable[["ModelProcess", Frame], None],
-        on_exit: Callable[["ModelProcess", int], None],
-    ) -> None:
-        """Set the callbacks of a process that was begun without them."""
-        self._on_frame, self._on_exit = on_frame, on_exit
 
     def begin(self, load: Load) -> None:
         """Begin to start the process and return at once; `start` waits for the outcome."""
@@ -210,6 +186,11 @@ class ModelProcess:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode_frame(work))
 
+    async def wait(self) -> int:
+        """Wait until the started process has ended, after its last frame; return the exit code."""
+        assert self._watch is not None, "start it first"
+        return await asyncio.shield(self._watch)
+
     async def kill(self) -> None:
         """Kill the process, wait until it exits, and discard its checkpoints."""
         if self._begun is not None and not self._begun.done():
@@ -222,7 +203,7 @@ class ModelProcess:
         self._slate.close()
 
     def end(self) -> None:
-        """Kill the process and its children; `on_exit` is called later."""
+        """Kill the process and its children; `wait` returns later."""
         self.is_ready = False
         if self._process is not None:
             _kill(self._process)
@@ -242,15 +223,15 @@ class ModelProcess:
             case Refused():
                 self._give_up(_refusal(frame.code)(frame.detail))
             case _:
-                if self._on_frame is not None:
-                    self._on_frame(self, frame)
+                if self.on_frame is not None:
+                    self.on_frame(frame)
 
     def lost(self) -> None:
         """Note that the process has closed the socket."""
         self.is_ready = False
         _resolve(self._closed, None)
 
-    async def _see_end(self, process: asyncio.subprocess.Process) -> None:
+    async def _see_end(self, process: asyncio.subprocess.Process) -> int:
         exited = asyncio.ensure_future(process.wait())
         ends: set[asyncio.Future[Any]] = {exited, self._closed}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -264,8 +245,7 @@ class ModelProcess:
             self._transport.abort()
         code = -signal.SIGKILL if process.returncode is None else process.returncode
         self._give_up(ProcessDied(f"the model process {describe_exit(code)}"))
-        if self._on_exit is not None:
-            self._on_exit(self, code)
+        return code
 
     def _give_up(self, error: SwellError) -> None:
         for future in (self._cards, self._ready):
@@ -281,13 +261,15 @@ class Origin:
 
     #: First model process, if it began before the worker, with the same models and device.
     process: ModelProcess | None = None
-    home: Home = Home()
+    home: Home = field(default_factory=Home)
     #: Startup timing, if it began before the worker.
     startups: Startups | None = None
     #: Downloads weights in the background; the worker exits if it fails.
     provision: asyncio.Task[None] | None = None
     #: Location of the models' weights.
     shelf: WeightLocations | None = None
+    #: Folder for the step costs of models that draw in steps; None to keep none.
+    step_costs: Path | None = None
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

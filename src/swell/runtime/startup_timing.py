@@ -106,11 +106,6 @@ class Startups:
         """Whether the worker has registered."""
         return self._ready_s is not None
 
-    @property
-    def has_task(self) -> bool:
-        """Whether the first task has come."""
-        return self._task_s is not None
-
     def follow(self, process: Process) -> None:
         """Add the phases of this model process; the worker itself is imported now."""
         self._process = process

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Final
@@ -107,6 +108,20 @@ class EnvironmentFailed(InvalidModel):
     """The environment of a model cannot be made; the text says why, and what to do."""
 
     code, title = "environment_failed", "The environment of a model cannot be made"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The Python interpreter and environment that run models."""
+
+    python: str = sys.executable
+    #: Its process environment; None for that of this process.
+    variables: Mapping[str, str] | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it differs from Swell's own environment."""
+        return self.variables is not None
 
 
 class Environments:

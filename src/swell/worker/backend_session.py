@@ -29,7 +29,6 @@ from swell.core.errors import (
     Unavailable,
 )
 from swell.core.retry import RetryPolicy
-from swell.core.startup_phases import Startup
 from swell.core.store_types import Hold
 from swell.core.task import Failed, TaskError
 from swell.core.telemetry import about
@@ -44,6 +43,7 @@ from swell.protocol.worker_messages import (
     ReportAnswer,
     Welcome,
 )
+from swell.runtime.startup_timing import Startups
 from swell.runtime.unicode_repair import valid_text
 from swell.worker.inflight import InflightTasks, ReportPage
 
@@ -70,8 +70,8 @@ AnswerT = TypeVar("AnswerT")
 _BACKOFF: Final = RetryPolicy(base_s=0.1, cap_s=5.0)
 
 
-class WorkerCallbacks(Protocol):
-    """Who acts on what the backend says."""
+class Runner(Protocol):
+    """Runs the tasks of the worker."""
 
     @property
     def can_run(self) -> bool:
@@ -88,10 +88,6 @@ class WorkerCallbacks(Protocol):
 
     def watch(self, task_ids: Sequence[str]) -> None:
         """Note that clients follow the progress of these tasks."""
-        ...
-
-    def drain(self) -> None:
-        """Finish the held tasks, take no new ones, and end."""
         ...
 
 
@@ -129,18 +125,18 @@ class BackendSession:
         self,
         dispatch: Dispatch,
         clock: Clock,
-        desk: InflightTasks,
-        registration: Registration,
-        guest: WorkerCallbacks,
-        startup: Callable[[], Startup | None] = lambda: None,
+        tasks: InflightTasks,
+        runner: Runner,
+        drain: Callable[[], None],
+        startups: Startups | None = None,
         watchdog: BackendWatchdog | None = None,
     ) -> None:
         self._dispatch = dispatch
         self._clock = clock
-        self._desk = desk
-        self._registration = registration
-        self._guest = guest
-        self._startup = startup
+        self._tasks = tasks
+        self._runner = runner
+        self._drain = drain
+        self._startups = startups
         self._watchdog = watchdog or BackendWatchdog(clock, None, lambda: None)
         self._rng = random.Random()
         self._registering = asyncio.Lock()
@@ -176,19 +172,24 @@ class BackendSession:
         """Look again whether a long poll should be open."""
         self._wake.set()
 
-    async def register(self) -> Welcome:
+    async def register(self, registration: Registration) -> Welcome:
         """Introduce the worker; waits while the backend is away.
 
         Raises:
             Unauthenticated: The token is not known.
         """
+        self._registration = registration
+        return await self._register()
+
+    async def _register(self) -> Welcome:
         attempt = 0
         while True:
             try:
-                told = msgspec.structs.replace(
-                    self._registration, sent_at=self._clock.now(), startup=self._startup()
+                startup = None if self._startups is None else self._startups.registering()
+                registration = msgspec.structs.replace(
+                    self._registration, sent_at=self._clock.now(), startup=startup
                 )
-                self._welcome = await self._dispatch.register(told)
+                self._welcome = await self._dispatch.register(registration)
                 self._watchdog.note()
                 return self._welcome
             except Unavailable as error:
@@ -200,8 +201,8 @@ class BackendSession:
         async with self._registering:
             if self._welcome is refused:
                 _log.warning("registering again: the backend does not know this worker")
-                await self.register()
-                self._desk.resend_files()
+                await self._register()
+                self._tasks.resend_files()
 
     async def _call(
         self, make: Callable[[str], Awaitable[AnswerT]], *, asks: bool = False, brings: bool = False
@@ -229,7 +230,7 @@ class BackendSession:
                 self._is_unsure = self._is_unsure and not asks
                 if attempt:
                     # The backend may have restarted, or another one may answer.
-                    self._desk.resend_files()
+                    self._tasks.resend_files()
                 return answer
 
     @property
@@ -238,7 +239,7 @@ class BackendSession:
         if not self._is_unsure:
             return None
         page = self._unanswered
-        return self._desk.known([] if page is None else page.settlements)
+        return self._tasks.known([] if page is None else page.settlements)
 
     async def _back_off(self, attempt: int, error: Unavailable) -> None:
         delay_s = _BACKOFF.delay_s(attempt, self._rng)
@@ -265,28 +266,28 @@ class BackendSession:
                 self._polled = 0
                 self._is_quiet.set()
             self._hear(grant)
-            if self._desk.held:
+            if self._tasks.held:
                 # Full, or draining: from now on only `listen` gets cancellations.
-                self._desk.busy.set()
+                self._tasks.busy.set()
 
     @property
     def _wants_work(self) -> bool:
-        return self.takes_work and self._guest.can_run
+        return self.takes_work and self._runner.can_run
 
     def _credit(self) -> int:
-        if not self._wants_work or self._is_report_asking or self._desk.outcomes:
+        if not self._wants_work or self._is_report_asking or self._tasks.outcomes:
             return 0
-        return self._desk.free
+        return self._tasks.free
 
     async def listen(self) -> None:
         """Receive cancellations while the slots are full, for ever."""
         while True:
-            if self._polled or not self._desk.held:
-                await self._desk.busy.wait()
+            if self._polled or not self._tasks.held:
+                await self._tasks.busy.wait()
                 # Short tasks end before anybody could cancel them: do not open a call for those.
                 await self._clock.sleep(0.1)
-                if self._polled or not self._desk.held:
-                    self._desk.busy.clear()
+                if self._polled or not self._tasks.held:
+                    self._tasks.busy.clear()
                     continue
             grant = await self._poll(0)
             self._hear(grant)
@@ -300,7 +301,7 @@ class BackendSession:
                     worker_id=worker_id,
                     n=n,
                     wait_s=wait_s,
-                    residents=self._desk.residents,
+                    residents=self._tasks.residents,
                     known=self._known if n else None,
                 )
             ),
@@ -314,24 +315,26 @@ class BackendSession:
 
     def _hear(self, answer: Grant | ReportAnswer) -> None:
         if answer.tasks:
-            self._guest.admit(answer.tasks)
+            if self._startups is not None:
+                self._startups.task_came()
+            self._runner.admit(answer.tasks)
         if answer.cancels:
-            self._guest.cancel(answer.cancels)
+            self._runner.cancel(answer.cancels)
         if isinstance(answer, ReportAnswer):
             if answer.watched:
-                self._guest.watch(answer.watched)
+                self._runner.watch(answer.watched)
             if answer.tell_files:
-                self._desk.resend_files()
+                self._tasks.resend_files()
         if answer.drain:
-            self._guest.drain()
+            self._drain()
 
     # reports
 
     async def report(self) -> None:
         """Tell what there is to tell as soon as it is there, for ever."""
         while True:
-            await self._desk.news.wait()
-            self._desk.news.clear()
+            await self._tasks.news.wait()
+            self._tasks.news.clear()
             await self.report_once()
 
     async def report_small_news(self) -> None:
@@ -340,16 +343,16 @@ class BackendSession:
         The answer names the followed tasks, so a report without other content is sent at once.
         """
         while True:
-            await self._desk.small_news.wait()
-            self._desk.small_news.clear()
+            await self._tasks.small_news.wait()
+            self._tasks.small_news.clear()
             await self._clock.sleep(max(0.0, self._told_s + QUIET_S - self._clock.monotonic_s()))
-            if self._desk.progress:
-                self._desk.news.set()
+            if self._tasks.progress:
+                self._tasks.news.set()
 
     async def report_once(self, *, goodbye: bool = False) -> None:
         """Tell what there is to tell, and ask for as many tasks as will then be free."""
         async with self._reporting:
-            page = self._desk.take()
+            page = self._tasks.take()
             if not page.is_empty or goodbye:
                 await self._tell(page, goodbye=goodbye)
 
@@ -357,7 +360,7 @@ class BackendSession:
         self._unanswered = page
         ask = 0
         if page.settlements and self._wants_work and not self._polled:
-            ask = self._desk.free + len(page.settlements) - self._desk.onward(page.settlements)
+            ask = self._tasks.free + len(page.settlements) - self._tasks.onward(page.settlements)
         self._is_report_asking = ask > 0
         try:
             await self._tell_all(page, ask=ask, goodbye=goodbye)
@@ -365,7 +368,7 @@ class BackendSession:
             self._is_report_asking = False
         self._unanswered = None
         self._told_s = self._clock.monotonic_s()
-        self._desk.told()
+        self._tasks.told()
         self._wake.set()
 
     async def _tell_all(self, page: ReportPage, *, ask: int = 0, goodbye: bool = False) -> None:
@@ -374,7 +377,7 @@ class BackendSession:
         Raises:
             Unauthenticated, Forbidden: The backend refuses the worker, not the report.
         """
-        onward = self._desk.onward(page.settlements) if self._wants_work and not goodbye else 0
+        onward = self._tasks.onward(page.settlements) if self._wants_work and not goodbye else 0
         asks = ask > 0 or (onward > 0 and not self._polled)
         try:
             answer = await self._call(
@@ -387,10 +390,10 @@ class BackendSession:
                         holds=page.holds,
                         ask=ask,
                         onward=onward,
-                        residents=self._desk.residents,
+                        residents=self._tasks.residents,
                         known=self._known if asks else None,
-                        switches=self._desk.switches,
-                        startups=list(self._desk.startups),
+                        switches=self._tasks.switches,
+                        startups=list(self._tasks.startups),
                         goodbye=goodbye,
                     )
                 ),
@@ -432,14 +435,14 @@ class BackendSession:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_ANSWER_S):
                 await self._is_quiet.wait()
-        if self._desk.outcomes:
+        if self._tasks.outcomes:
             # The long poll brought tasks after all.
             await self._tell_rest()
 
     async def _tell_rest(self) -> None:
         pages = [] if self._unanswered is None else [self._unanswered]
-        while self._desk.outcomes:
-            pages.append(self._desk.take())
+        while self._tasks.outcomes:
+            pages.append(self._tasks.take())
         outcomes = [
             ReportPage(page.settlements, [], [], page.files) for page in pages if page.settlements
         ]
@@ -447,7 +450,7 @@ class BackendSession:
             await self._tell_all(page)
         await self._tell_all(outcomes[-1] if outcomes else ReportPage([], [], []), goodbye=True)
         self._unanswered = None
-        self._desk.told()
+        self._tasks.told()
 
 
 def _instead(page: ReportPage, error: SwellError) -> list[ReportPage]:

@@ -9,11 +9,11 @@ from swell.worker.inflight import InflightTasks
 MARGIN: Final = 0.5
 
 
-async def keep_beating(desk: InflightTasks, clock: Clock, heartbeat_s: float) -> None:
+async def keep_beating(tasks: InflightTasks, clock: Clock, heartbeat_s: float) -> None:
     """Extend the leases of tasks in flight, until cancelled.
 
     Short tasks need no heartbeat, since each report of the worker is one.
     """
     while True:
         await clock.sleep(heartbeat_s * MARGIN)
-        desk.beat()
+        tasks.beat()

@@ -7,7 +7,7 @@ free. Plain dictionaries and lists, changed by one thread.
 import asyncio
 import collections
 import itertools
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -78,13 +78,11 @@ class Parts:
         return index in self._on_way
 
     def add(
-        self, index: int, bring: Awaitable[Brought], tell: Callable[[Brought], None]
-    ) -> "asyncio.Task[Brought]":
-        """Bring a file, and tell it once it and all before it are there."""
-        task = asyncio.ensure_future(bring)
+        self, index: int, task: "asyncio.Task[Brought]", tell: Callable[[Brought], None]
+    ) -> None:
+        """Add a file on its way; tell it once it and all before it are there."""
         self._on_way[index] = task
         task.add_done_callback(lambda _: self._tell(tell))
-        return task
 
     def _tell(self, tell: Callable[[Brought], None]) -> None:
         while (task := self._on_way.get(self._told)) is not None and task.done():
@@ -117,8 +115,8 @@ class InflightTask:
         #: A task that was tried before may be what broke that attempt: it shares no batch.
         self.alone = task.attempt > 1 + task.earlier
         self.is_stopped = False
-        #: Whether its model has looked since, and knows.
-        self.is_heeded = False
+        #: Whether its model has looked since.
+        self.is_stop_known = False
         self.load_s = 0.0
         #: When the model process got it, and its device time so far.
         self.sent_s = now_s
@@ -139,6 +137,16 @@ class InflightTask:
         #: Files that are sent before it ends, and their reports.
         self.parts: Parts | None = None
         self.early: list[Progress] = []
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        return self.task.model
+
+    @property
+    def samples(self) -> int:
+        """How many it has."""
+        return self.task.count
 
     @property
     def about(self) -> dict[str, str | int]:
@@ -212,8 +220,7 @@ class InflightTasks:
     """Held tasks and unreported outcomes of one worker."""
 
     def __init__(self, slots: int, traces: TaskTraces | None = None) -> None:
-        self.slots = slots
-        self._least_slots = slots
+        self.allow(slots)
         self._traces = traces
         self.held: dict[str, InflightTask] = {}
         self._by_handle: dict[int, InflightTask] = {}
@@ -249,13 +256,19 @@ class InflightTasks:
         self.is_clear = asyncio.Event()
         self.is_clear.set()
 
+    def allow(self, slots: int, *, fits: bool = False) -> None:
+        """Set how many tasks may be held, and whether `fit` may raise that."""
+        self.slots = self._least_slots = slots
+        self._most_slots = max(slots, MOST_QUICK) if fits else slots
+
     def fit(self, task_s: float) -> None:
-        """Hold as many tasks as run within `HOLD_S`, but at most `MOST_QUICK`.
+        """Hold as many tasks as run within `HOLD_S`, if that is allowed.
 
         Args:
             task_s: Seconds per task, as measured.
         """
-        self.slots = max(self._least_slots, min(MOST_QUICK, int(HOLD_S / max(task_s, 1e-6))))
+        quick = int(HOLD_S / max(task_s, 1e-6))
+        self.slots = max(self._least_slots, min(self._most_slots, quick))
 
     @property
     def free(self) -> int:

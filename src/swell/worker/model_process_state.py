@@ -132,8 +132,8 @@ class ModelProcessState(Generic[EntryT]):
 
     # Results
 
-    def come_back(self, batch: int, handle: int) -> EntryT:
-        """Note that a task has come back; return it."""
+    def remove(self, batch: int, handle: int) -> EntryT:
+        """Remove a task that has come back, and return it."""
         waiting = self.drawn if batch == DRAWN else self._batches[0].waiting
         self._watched.discard(handle)
         return waiting.pop(handle)
@@ -157,7 +157,7 @@ class ModelProcessState(Generic[EntryT]):
         if self._batches:
             self._batches[0].since_s = now_s
 
-    def told(self, now_s: float) -> None:
+    def note_step(self, now_s: float) -> None:
         """Note a message about a task of a step model."""
         self._drawn_since_s = now_s
 

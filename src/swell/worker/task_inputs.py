@@ -236,19 +236,19 @@ class TaskInputs:
         settings: Limits, device and batching.
         dispatch: The backend.
         loras: The LoRAs of this worker.
-        courier: The way to the object store.
+        uploader: The way to the object store.
     """
 
     def __init__(
-        self, settings: WorkerSettings, dispatch: Dispatch, loras: Loras, courier: Uploader
+        self, settings: WorkerSettings, dispatch: Dispatch, loras: Loras, uploader: Uploader
     ) -> None:
         self._settings = settings
         self._is_exact = settings.is_exact
         self._dispatch = dispatch
         self._loras = loras
-        self._courier = courier
+        self._uploader = uploader
 
-    async def bring(self, held: InflightTask, urls: list[str], loras: list[str]) -> Failed | None:
+    async def fetch(self, held: InflightTask, urls: list[str], loras: list[str]) -> Failed | None:
         """Fetch files and LoRAs of a task; return why its attempt fails, if they do not come."""
         own_files = held.task.own_files
         try:
@@ -277,10 +277,10 @@ class TaskInputs:
             return failed("input_unavailable", _NOT_FETCHED, detail, retryable=True)
         return None
 
-    async def recall(self, held: InflightTask, url: str) -> None:
+    async def fetch_checkpoint(self, held: InflightTask, url: str) -> None:
         """Load the checkpoints of an earlier attempt; samples without a usable one start again."""
         try:
-            raw = await self._courier.recall(url)
+            raw = await self._uploader.recall(url)
             left = unpacked(raw, held.task, self._settings.device, self._is_exact)
         except Exception as error:
             _log.warning(
@@ -293,7 +293,7 @@ class TaskInputs:
         if held.seed is None:
             held.seed = left.seed
 
-    async def leave(self, held: InflightTask) -> str | None:
+    async def store_checkpoint(self, held: InflightTask) -> str | None:
         """Store the checkpoints of a task; return their key, or None if that failed."""
         try:
             assert held.seed is not None, "it came with the checkpoints"
@@ -304,7 +304,7 @@ class TaskInputs:
                 held.seed,
                 held.checkpoints,
             )
-            return await self._courier.leave(held.task.hold, data, CONTENT_TYPE)
+            return await self._uploader.leave(held.task.hold, data, CONTENT_TYPE)
         except Exception as error:
             _log.warning(
                 "checkpoints: cannot be stored",

@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -130,12 +131,7 @@ class Uploader:
         start_s = encoded_s = self._clock.monotonic_s()
         limit_bytes, left_bytes = self._enclose_bytes(), MAX_ENCLOSED_BYTES - enclosed_bytes
         enclosures: list[Enclosure] = []
-        places: asyncio.Task[list[Upload]] | None = None
-
-        def ask_for_places() -> "asyncio.Task[list[Upload]]":
-            nonlocal places
-            places = places or group.create_task(self._upload_places(hold, keys))
-            return places
+        places = cache(lambda: group.create_task(self._upload_places(hold, keys)))
 
         async def store(index: int) -> Artifact:
             nonlocal encoded_s, left_bytes
@@ -146,14 +142,14 @@ class Uploader:
                 left_bytes -= size_bytes
                 enclosures.append(Enclosure(key=keys[index], data=file.data))
                 return file.artifact(keys[index])
-            upload = (await ask_for_places())[index]
+            upload = (await places())[index]
             await self._put(upload, file.data, file.content_type)
             return file.artifact(upload.key)
 
         try:
             async with asyncio.TaskGroup() as group:
                 if not limit_bytes:
-                    ask_for_places()
+                    places()
                 stored = [group.create_task(store(index)) for index in range(len(keys))]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
@@ -314,26 +310,26 @@ class Delivery:
     """Encodes the files of results and stores them.
 
     Args:
-        encoders: Processes that encode.
-        courier: The way to the object store.
+        encoders: Encode pictures.
+        uploader: The way to the object store.
         picture_format: What pictures become unless their task asks for something else.
-        freed: Called when there may be room for more pictures.
         traces: Records spans of stored files.
     """
 
     def __init__(
-        self,
-        encoders: Encoders,
-        courier: Uploader,
-        picture_format: str,
-        freed: Callable[[], None],
-        traces: TaskTraces,
+        self, encoders: Encoders, uploader: Uploader, picture_format: str, traces: TaskTraces
     ) -> None:
         self._traces = traces
         self._encoders = encoders
-        self._courier = courier
+        self._uploader = uploader
         self._format = picture_format
-        self._freed = freed
+        #: Called when there may be room for more pictures.
+        self.on_room: Callable[[], None] = lambda: None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether pictures wait for an encoder; models should not create more."""
+        return self._encoders.is_full
 
     async def outcome(self, held: InflightTask, done: Done) -> tuple[Outcome, Sequence[Enclosure]]:
         """Encode and store the files of a result.
@@ -375,12 +371,12 @@ class Delivery:
                 file = files.pop(index)
                 return await self._encoders.encode(file, done.sent + index, kind, note)
             finally:
-                self._freed()
+                self.on_room()
 
         names = await self._encoders.names(done.files, kind, done.sent)
         done.files.clear()
         taken, spent_bytes = ((), 0) if parts is None else (parts.names, parts.enclosed_bytes)
-        delivered = await self._courier.deliver(task.hold, names, encoded, taken, spent_bytes)
+        delivered = await self._uploader.deliver(task.hold, names, encoded, taken, spent_bytes)
         self._traces.stored(task, delivered.encode_s, delivered.upload_s)
         timings = Timings(
             load_s=held.load_s + done.load_s,
@@ -417,13 +413,13 @@ class Delivery:
                 # Pixels are released as soon as the file exists.
                 return await self._encoders.encode(files.pop(), index, kind, note)
             finally:
-                self._freed()
+                self.on_room()
 
         [name] = await self._encoders.names(files, kind, index)
         [name] = distinct([name], parts.names)
         parts.names.append(name)
         spent_bytes = parts.enclosed_bytes
-        delivered = await self._courier.deliver(
+        delivered = await self._uploader.deliver(
             task.hold, [name], encoded, enclosed_bytes=spent_bytes
         )
         parts.enclosed_bytes += sum(len(file.data) for file in delivered.enclosures)

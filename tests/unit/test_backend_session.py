@@ -57,22 +57,24 @@ class Backend:
             raise Unavailable("the answer was lost")
 
 
-class Office:
-    """A link that reports, and what it has to tell."""
+REGISTRATION = Registration(name="tester", models=[])
+
+
+class Conversation:
+    """A session that reports, and what it has to tell."""
 
     def __init__(self) -> None:
-        self.clock, self.backend, self.desk = ManualClock(), Backend(), InflightTasks(slots=4)
-        registration = Registration(name="tester", models=[])
+        self.clock, self.backend, self.tasks = ManualClock(), Backend(), InflightTasks(slots=4)
         nobody: Any = None
         dispatch: Any = self.backend
-        self.link = BackendSession(dispatch, self.clock, self.desk, registration, nobody)
-        self.link.takes_work = False
+        self.session = BackendSession(dispatch, self.clock, self.tasks, nobody, lambda: None)
+        self.session.takes_work = False
 
     def hold(self, name: str = "t1") -> InflightTask:
         task = LeasedTask(
             task_id=name, attempt=1, token="k", model="m", version="v", input=msgspec.Raw(b"{}")
         )
-        return self.desk.hold(task, "key", 0.0)
+        return self.tasks.hold(task, "key", 0.0)
 
     async def told(self, after_s: float = 0.0) -> int:
         """Reports so far, once so much time has passed."""
@@ -88,15 +90,15 @@ async def settle() -> None:
 
 
 @asynccontextmanager
-async def reporting() -> AsyncIterator[Office]:
-    office = Office()
-    await office.link.register()
+async def reporting() -> AsyncIterator[Conversation]:
+    talk = Conversation()
+    await talk.session.register(REGISTRATION)
     loops = [
         asyncio.create_task(loop)
-        for loop in (office.link.report(), office.link.report_small_news())
+        for loop in (talk.session.report(), talk.session.report_small_news())
     ]
     try:
-        yield office
+        yield talk
     finally:
         for loop in loops:
             loop.cancel()
@@ -104,46 +106,46 @@ async def reporting() -> AsyncIterator[Office]:
 
 
 async def test_what_nobody_follows_is_told_at_once_where_nothing_was_told_lately() -> None:
-    async with reporting() as office:
-        office.desk.tell(office.hold(), "progress", {"step": 1}, soon=False)
-        assert await office.told() == 1
+    async with reporting() as talk:
+        talk.tasks.tell(talk.hold(), "progress", {"step": 1}, soon=False)
+        assert await talk.told() == 1
 
 
 async def test_what_nobody_follows_waits_after_a_report_but_not_for_long() -> None:
-    async with reporting() as office:
-        held = office.hold()
-        office.desk.tell(held, "progress", {"step": 1})
-        assert await office.told() == 1
-        office.desk.tell(held, "progress", {"step": 2}, soon=False)
-        assert await office.told(0.9 * QUIET_S) == 1
-        office.desk.tell(held, "progress", {"step": 3}, soon=False)
-        assert await office.told(0.1 * QUIET_S) == 2
-        assert [each.data["step"] for each in office.backend.reports[1].progress] == [3]
-        office.desk.tell(held, "progress", {"step": 4})
-        assert await office.told() == 3
+    async with reporting() as talk:
+        held = talk.hold()
+        talk.tasks.tell(held, "progress", {"step": 1})
+        assert await talk.told() == 1
+        talk.tasks.tell(held, "progress", {"step": 2}, soon=False)
+        assert await talk.told(0.9 * QUIET_S) == 1
+        talk.tasks.tell(held, "progress", {"step": 3}, soon=False)
+        assert await talk.told(0.1 * QUIET_S) == 2
+        assert [each.data["step"] for each in talk.backend.reports[1].progress] == [3]
+        talk.tasks.tell(held, "progress", {"step": 4})
+        assert await talk.told() == 3
 
 
 async def test_an_outcome_takes_along_what_has_time() -> None:
-    async with reporting() as office:
-        held, other = office.hold("t1"), office.hold("t2")
-        office.desk.tell(held, "progress", {"step": 1})
-        assert await office.told() == 1
-        office.desk.tell(held, "progress", {"step": 2}, soon=False)
-        office.desk.settle(other, Canceled())
-        assert await office.told() == 2
-        assert len(office.backend.reports[1].progress) == 1
-        assert await office.told(2 * QUIET_S) == 2
+    async with reporting() as talk:
+        held, other = talk.hold("t1"), talk.hold("t2")
+        talk.tasks.tell(held, "progress", {"step": 1})
+        assert await talk.told() == 1
+        talk.tasks.tell(held, "progress", {"step": 2}, soon=False)
+        talk.tasks.settle(other, Canceled())
+        assert await talk.told() == 2
+        assert len(talk.backend.reports[1].progress) == 1
+        assert await talk.told(2 * QUIET_S) == 2
 
 
 @pytest.mark.parametrize("count", [1, 7])
 async def test_many_words_in_a_row_make_few_reports(count: int) -> None:
-    async with reporting() as office:
-        held = [office.hold(f"t{n}") for n in range(count)]
+    async with reporting() as talk:
+        held = [talk.hold(f"t{n}") for n in range(count)]
         for _ in range(40):
             for each in held:
-                office.desk.tell(each, "progress", {}, soon=False)
-            await office.told(QUIET_S / 4)
-        assert 10 <= len(office.backend.reports) <= 12
+                talk.tasks.tell(each, "progress", {}, soon=False)
+            await talk.told(QUIET_S / 4)
+        assert 10 <= len(talk.backend.reports) <= 12
 
 
 class Visitor:
@@ -153,20 +155,20 @@ class Visitor:
 
 
 async def test_a_call_for_tasks_whose_answer_got_lost_tells_what_is_known_with_the_next() -> None:
-    office = Office()
-    guest: Any = Visitor()
-    office.link._guest = guest
-    office.link.takes_work = True
-    await office.link.register()
-    held = office.hold()
-    office.backend.losses = 2
-    work = asyncio.create_task(office.link.take_work())
+    talk = Conversation()
+    runner: Any = Visitor()
+    talk.session._runner = runner
+    talk.session.takes_work = True
+    await talk.session.register(REGISTRATION)
+    held = talk.hold()
+    talk.backend.losses = 2
+    work = asyncio.create_task(talk.session.take_work())
     try:
-        await office.told()
-        assert [ask.known for ask in office.backend.asks] == [None]
-        await office.told(10.0)
-        await office.told(10.0)
-        assert [ask.known for ask in office.backend.asks] == [None, [held.task.hold]] * 1 + [
+        await talk.told()
+        assert [ask.known for ask in talk.backend.asks] == [None]
+        await talk.told(10.0)
+        await talk.told(10.0)
+        assert [ask.known for ask in talk.backend.asks] == [None, [held.task.hold]] * 1 + [
             [held.task.hold]
         ]
     finally:
@@ -175,61 +177,61 @@ async def test_a_call_for_tasks_whose_answer_got_lost_tells_what_is_known_with_t
 
 
 async def test_a_report_that_asks_counts_what_it_tells_among_the_known() -> None:
-    office = Office()
-    guest: Any = Visitor()
-    office.link._guest = guest
-    office.link.takes_work = True
-    await office.link.register()
-    ended, held = office.hold("ended"), office.hold("held")
-    office.desk.settle(ended, Canceled())
-    office.backend.losses = 1
-    reporting = asyncio.create_task(office.link.report_once())
-    await office.told()
-    late = office.hold("late")
-    office.desk.settle(late, Canceled())
-    await office.told(10.0)
+    talk = Conversation()
+    runner: Any = Visitor()
+    talk.session._runner = runner
+    talk.session.takes_work = True
+    await talk.session.register(REGISTRATION)
+    ended, held = talk.hold("ended"), talk.hold("held")
+    talk.tasks.settle(ended, Canceled())
+    talk.backend.losses = 1
+    reporting = asyncio.create_task(talk.session.report_once())
+    await talk.told()
+    late = talk.hold("late")
+    talk.tasks.settle(late, Canceled())
+    await talk.told(10.0)
     await reporting
-    first, again = office.backend.reports
+    first, again = talk.backend.reports
     assert (first.ask, first.known) == (3, None)
     assert {each.task_id for each in again.known or []} == {"ended", "held", "late"}
-    await office.link.report_once()
-    assert office.backend.reports[-1].known is None, "an answer that came makes sure"
-    assert held.task.task_id in office.desk.held
+    await talk.session.report_once()
+    assert talk.backend.reports[-1].known is None, "an answer that came makes sure"
+    assert held.task.task_id in talk.tasks.held
 
 
 @pytest.mark.parametrize("why", ["asked", "lost"])
 async def test_files_are_told_again_where_a_backend_asks_or_an_answer_got_lost(why: str) -> None:
-    async with reporting() as office:
-        held = office.hold()
-        office.desk.tell_file(held, 0, {"index": 0}, None, soon=True)
-        assert await office.told() == 1
-        office.backend.asks_for_files, office.backend.losses = why == "asked", int(why == "lost")
-        office.desk.tell(held, "progress", {"step": 1})
-        await office.told(1.0)
-        assert await office.told(1.0) == {"asked": 3, "lost": 4}[why]
-        told = [[(each.kind, each.again) for each in r.progress] for r in office.backend.reports]
+    async with reporting() as talk:
+        held = talk.hold()
+        talk.tasks.tell_file(held, 0, {"index": 0}, None, soon=True)
+        assert await talk.told() == 1
+        talk.backend.asks_for_files, talk.backend.losses = why == "asked", int(why == "lost")
+        talk.tasks.tell(held, "progress", {"step": 1})
+        await talk.told(1.0)
+        assert await talk.told(1.0) == {"asked": 3, "lost": 4}[why]
+        told = [[(each.kind, each.again) for each in r.progress] for r in talk.backend.reports]
         assert told[0] == [("artifact", False)]
         assert told[-1] == [("artifact", True)]
-        assert await office.told(10.0) == len(told), "each is told again once"
+        assert await talk.told(10.0) == len(told), "each is told again once"
 
 
 @pytest.mark.parametrize(("limit_s", "is_over"), [(60.0, True), (None, False)])
 async def test_a_backend_that_answers_nothing_for_long_is_given_up(
     limit_s: float | None, is_over: bool
 ) -> None:
-    office, ends = Office(), []
-    office.link._watchdog = BackendWatchdog(office.clock, limit_s, lambda: ends.append(1))
-    await office.link.register()
-    office.backend.losses = 1000
-    office.desk.settle(office.hold(), Canceled())
-    report = asyncio.create_task(office.link.report_once())
+    talk, ends = Conversation(), []
+    talk.session._watchdog = BackendWatchdog(talk.clock, limit_s, lambda: ends.append(1))
+    await talk.session.register(REGISTRATION)
+    talk.backend.losses = 1000
+    talk.tasks.settle(talk.hold(), Canceled())
+    report = asyncio.create_task(talk.session.report_once())
     try:
         for _ in range(11):
             # No wait between two calls is longer than 5 s.
-            await office.told(5.0)
+            await talk.told(5.0)
         assert ends == []
         for _ in range(2):
-            await office.told(5.0)
+            await talk.told(5.0)
         assert bool(ends) is is_over
     finally:
         report.cancel()

@@ -27,10 +27,10 @@ def test_batches_run_one_after_another() -> None:
     at = with_batches("ab", "c")
     assert at.sent == {ord(letter) for letter in "abc"}
     assert set(at.running) == {ord("a"), ord("b")}
-    assert at.come_back(1, ord("a")) == "a"
+    assert at.remove(1, ord("a")) == "a"
     at.end_call(1.0, is_last=False)
     assert at.since_s == 1.0
-    assert at.come_back(1, ord("b")) == "b"
+    assert at.remove(1, ord("b")) == "b"
     at.end_call(2.0, is_last=True)
     assert at.current == 2
     assert at.since_s == 2.0
@@ -62,7 +62,7 @@ def test_who_draws_is_at_that_until_it_says_that_it_has_turned_to_a_batch() -> N
     at.end_call(8.0, is_last=True)
     assert at.current == DRAWN
     assert at.since_s == 8.0
-    at.told(9.0)
+    at.note_step(9.0)
     assert at.since_s == 9.0
 
 
@@ -79,7 +79,7 @@ def test_only_what_it_has_is_watched_and_once() -> None:
     at.begin_drawing(1, "drawn", 0.0)
     assert at.watch([1, ord("a"), 99]) == [1, ord("a")]
     assert at.watch([1]) == []
-    at.come_back(DRAWN, 1)
+    at.remove(DRAWN, 1)
     at.begin_drawing(1, "again", 0.0)
     assert at.watch([1]) == [1]
 

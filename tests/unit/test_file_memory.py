@@ -1,5 +1,6 @@
 """Files on their way out of a worker, and what of them stays in its memory."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 
@@ -21,15 +22,15 @@ SIDE = 16
 @pytest.fixture
 async def encoders() -> AsyncIterator[Encoders]:
     # A thread lets go of what it was given a little after it is done.
-    encoders = Encoders(1, tiny_px=0)
+    encoders = Encoders(1)
     yield encoders
-    await encoders.close()
+    encoders.close()
 
 
 def a_delivery(encoders: Encoders, dispatch: MemoryDispatch) -> Delivery:
     courier = Uploader(dispatch, dispatch.clock, lambda: "w")
     traces = TaskTraces(dispatch.clock, "w")
-    return Delivery(encoders, courier, "png", lambda: None, traces)
+    return Delivery(encoders, courier, "png", traces)
 
 
 async def a_held(dispatch: MemoryDispatch) -> tuple[InflightTask, Parts]:
@@ -57,8 +58,9 @@ async def test_pixels_of_files_that_are_there_are_let_go_of_while_their_task_goe
     before = [sys.getrefcount(data) for data in pixels]
     told: list[Brought] = []
     for index in range(3):
-        bring = delivery.bring(held, a_part(index, pixels[index]))
-        await parts.add(index, bring, told.append)
+        bring = asyncio.create_task(delivery.bring(held, a_part(index, pixels[index])))
+        parts.add(index, bring, told.append)
+        await bring
     brought = await parts.first(3)
     assert [sys.getrefcount(data) for data in pixels] == before
     assert told == brought
