@@ -25,7 +25,7 @@ OPSET = 21
 NONE = "$^"
 #: File -> which weights stay float16, and which have 4 bits; the rest have 8. float16 stays where 8
 #: bits change what comes out: the first and last weights of `icons-unet.onnx`, the shallow ones of
-#: `faces.onnx`, all of `cutout.onnx` (a mask of nothing moves by 16 of 255) and of `speech.onnx`.
+#: `faces.onnx`, all of `cutout.onnx` (the mask of a picture without a subject moves by 16 of 255).
 FILES = {
     "icons-unet.onnx": (
         r"unet\.conv_(in|out)\.",
