@@ -166,7 +166,7 @@ async def one_task(added: Path, work: Path) -> set[tuple[str, str]]:
         backend,  # type: ignore[arg-type]
         [str(added)],
         SystemClock(),
-        origin=Origin(home=Home(sys.executable, variables), step_costs=work),
+        origin=Origin(home=Home(sys.executable, variables)),
     )
     running = asyncio.create_task(worker.run(handle_signals=False))
     up = asyncio.create_task(worker.is_up.wait())

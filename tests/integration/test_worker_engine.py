@@ -1413,22 +1413,3 @@ async def test_who_dies_in_a_batch_is_blamed_and_not_who_is_drawn_beside_it(
     assert dead.error is not None
     assert dead.error.code == "model_process_died"
     assert (task.state, task.attempt) == (TaskState.SUCCEEDED, 1)
-
-
-async def test_step_costs_are_kept_for_the_next_process(
-    dispatch: MemoryDispatch, draws: str, tmp_path: Path
-) -> None:
-    folder = tmp_path / "costs"
-    async with working(dispatch, draws, step_costs=folder) as (worker, _):
-        card = dispatch.registrations[0].models[0]
-        await dispatch.ended(await dispatch.submit("test/draws", {"steps": 9}))
-        file = folder / f"test-draws-{card.version}-cpu.json"
-        async with asyncio.timeout(10):
-            while not file.exists():
-                await asyncio.sleep(0.01)
-        assert worker.runner.can_run
-    [cost] = json.loads(file.read_bytes()).values()
-    assert list(cost) == ["4"]
-    file.write_bytes(b"broken")
-    async with working(dispatch, draws, step_costs=folder):
-        assert output_of(await dispatch.ended(await dispatch.submit("test/draws")))

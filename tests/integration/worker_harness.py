@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +17,6 @@ import pytest
 from conformance.dispatch import MemoryDispatch
 from swell.core.clock import SystemClock
 from swell.core.task import Task, TaskState
-from swell.runtime.model_process_client import Origin
 from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import WeightCache
 from swell.worker.worker_loop import Worker
@@ -35,7 +33,6 @@ async def dispatch() -> MemoryDispatch:
 async def working(
     dispatch: MemoryDispatch,
     *refs: str,
-    step_costs: Path | None = None,
     weights: WeightCache | None = None,
     **settings: Any,
 ) -> AsyncIterator[tuple[Worker, "asyncio.Task[int]"]]:
@@ -46,7 +43,6 @@ async def working(
         refs,
         SystemClock(),
         weights=weights,
-        origin=Origin(step_costs=step_costs),
     )
     running = asyncio.create_task(worker.run(handle_signals=False))
     up = asyncio.create_task(worker.is_up.wait())

@@ -105,32 +105,6 @@ def latents(rows: BatchBuffers, one: SampleState) -> np.ndarray:
             Sampler("lcm", 4, strength=0.5, timestep_scaling=5.0),
             solver.lcm(solver.lcm_bars(solver.alpha_bars(), 4, strength=0.5), timestep_scaling=5.0),
         ),
-        (
-            Sampler("flow_euler", 2, sigmas=(1.0, 0.25, 0.0), timesteps=(999.0, 250.0)),
-            solver.flow_euler(
-                solver.Sigmas(np.array([999.0, 250.0]), np.array([1.0, 0.25, 0.0]), 1.0)
-            ),
-        ),
-        (
-            Sampler("flow_euler", 2, sigmas=(1.0, 0.25, 0.0)),
-            solver.flow_euler(
-                solver.Sigmas(np.array([1000.0, 250.0]), np.array([1.0, 0.25, 0.0]), 1.0)
-            ),
-        ),
-        (
-            Sampler("flow_euler", 2, sigmas=(1.0, 0.25, 0.0), train_steps=1),
-            solver.flow_euler(
-                solver.Sigmas(np.array([1.0, 0.25]), np.array([1.0, 0.25, 0.0]), 1.0)
-            ),
-        ),
-        (
-            Sampler("flow_euler", 2, sigmas=(1.0, 0.25, 0.0), skip=1),
-            solver.flow_euler(solver.Sigmas(np.array([250.0]), np.array([0.25, 0.0]), 1.0)),
-        ),
-        (
-            Sampler("euler", 4, sigmas=(8, 4, 2, 1, 0), timesteps=(9, 7, 5, 3), strength=0.5),
-            solver.euler(solver.Sigmas(np.array([5.0, 3.0]), np.array([2.0, 1.0, 0.0]), 8.0)),
-        ),
     ],
     ids=str,
 )
@@ -153,22 +127,11 @@ def test_a_sampler_says_by_name_what_the_solver_takes(
         (Sampler("euler", 0), "steps=0"),
         (Sampler("euler", 4, spacing="odd"), "odd"),
         (Sampler("euler", 4, strength=0.0), "strength"),
-        (Sampler("plms", 2, sigmas=(1.0, 0.5, 0.0)), "sigmas is no option"),
-        (Sampler("euler", 4, sigmas=(1.0, 0.0)), "5 sigmas"),
-        (Sampler("euler", 1, sigmas=(1.0, 0.0)), "a timestep a step"),
-        (Sampler("flow_euler", 2, sigmas=(1.0, 0.5, 0.0), skip=2), "2"),
-        (Sampler("flow_euler", 2, sigmas=(1.0, 0.5, 0.0), shift=3.0), "shift is no option"),
     ],
 )
 def test_what_no_solver_knows_is_named(sampler: Sampler, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         table_of(sampler)
-
-
-def test_a_flow_hears_the_same_whether_its_sigmas_are_given_or_planned() -> None:
-    planned = solver.flow_sigmas(7, shift=3.0)
-    given = table_of(Sampler("flow_euler", 7, sigmas=tuple(planned.sigmas)))
-    assert np.array_equal(given.timesteps, solver.flow_euler(planned).timesteps)
 
 
 def test_equal_samplers_share_one_table() -> None:

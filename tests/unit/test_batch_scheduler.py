@@ -165,14 +165,6 @@ def test_rows_stay_within_what_fits(
     assert 1 <= rows <= most_rows
 
 
-@given(st.dictionaries(st.sampled_from(BUCKETS), st.floats(0.01, 10)))
-def test_costs_come_back_from_disk(costs: dict[int, float]) -> None:
-    before = measured(costs)
-    after = StepCost.from_json(before.to_json())
-    assert [after.seconds(n) for n in range(1, 70)] == [before.seconds(n) for n in range(1, 70)]
-    assert StepCost.from_json(b"{").measured == ()
-
-
 # Models that are not loaded together
 
 

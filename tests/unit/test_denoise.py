@@ -754,28 +754,23 @@ def test_step_costs_are_kept_also_for_forgotten_keys() -> None:
     for number in range(30):
         studio.add(str(number), key=number, steps=4)
         studio.finish()
-    costs = studio.denoiser.step_costs()
+    costs = studio.denoiser.models.step_costs
     assert len(costs) == 30
     assert len(studio.denoiser.models.keys) <= device_models.MOST_IDLE_KEYS + 1
     assert all(cost.measured == (4,) for cost in costs.values())
-    later = Studio(step_costs=costs)
-    later.add("a", key=7, steps=4)
-    assert later.denoiser.step_costs() == costs
 
 
 def test_of_unused_keys_the_latest_step_costs_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(device_models, "MOST_KEPT", 5)
+    monkeypatch.setattr(device_models, "MOST_COSTS", 5)
     studio = Studio()
-    other = Toy(studio.model.clock, "test/other")
-    studio.denoiser.add([Request(id="other", model=other, item=Item({"key": 99}))])
     for number in [*range(20), 9, 20, 21]:
         studio.ended.clear()
         studio.add("a", key=number, steps=1)
         studio.finish()
-    names = [name.split()[-1] for name in studio.denoiser.step_costs()]
-    assert names == ["99", "18", "19", "9", "20", "21"]
+    names = [name.split()[-1] for name in studio.denoiser.models.step_costs]
+    assert names == ["18", "19", "9", "20", "21"]
 
 
 @pytest.mark.slow
@@ -1234,7 +1229,7 @@ def test_steps_of_a_device_count_what_they_took_there() -> None:
     for number in range(3):
         studio.add(str(number), steps=10 + number)
     studio.finish()
-    (cost,) = studio.denoiser.step_costs().values()
+    (cost,) = studio.denoiser.models.step_costs.values()
     assert cost.measured == (4,)
     assert cost.seconds(4) == pytest.approx(0.1)
     assert len(studio.denoiser) == 0

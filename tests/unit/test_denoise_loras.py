@@ -215,11 +215,11 @@ def test_what_a_step_costs_is_known_for_every_set() -> None:
     studio = Studio()
     studio.add("a", [LoRA(INK)], steps=4)
     studio.finish()
-    costs = studio.denoiser.step_costs()
+    costs = dict(studio.denoiser.models.step_costs)
     [known] = costs.values()
     assert known.measured
     studio.add("b", [LoRA(CHALK)], steps=1)
-    assert studio.denoiser.step_costs() == costs, "the new set begins with it"
+    assert studio.denoiser.models.step_costs == costs, "the new set begins with it"
 
 
 # --- failing -------------------------------------------------------------------------------------

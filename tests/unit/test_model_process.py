@@ -21,7 +21,6 @@ from swell.diffusion.families.detect_family import weight_files
 from swell.diffusion.families.model_config import Entry
 from swell.diffusion.families.model_config import write as write_entry
 from swell.diffusion.families.model_definition import contents as read_contents
-from swell.diffusion.step_cost_store import read_step_costs
 from swell.runtime import model_process_main as child
 from swell.runtime import task_run as job
 from swell.runtime.checkpoint_shm import CheckpointMemory, Kept, new_slate, read_slate
@@ -1115,46 +1114,22 @@ def test_batches_run_between_steps_and_say_so(drawing: Line) -> None:
     assert any(what == "step" for what, _ in between)
 
 
-def test_step_costs_are_written_at_once_when_there_is_nothing_left_to_draw(
-    drawing: Line, tmp_path: Path
-) -> None:
-    drawing.say(
-        StepEngineConfig(step_costs=str(tmp_path / "costs")), draw(Order(1, b'{"steps":9}'))
-    )
-    heard_until_done(drawing, 1)
-    # What comes after it is answered after it.
-    drawing.say(Run(3, "test/naps", [Order(3, b'{"s":0}')]))
-    drawing.result()
-    [file] = (tmp_path / "costs").iterdir()
-    [cost] = read_step_costs(file).values()
-    assert list(cost.measured) == [4]
-
-
 def engine_of(done: Done) -> dict[str, str]:
     (file,) = done.files
     assert isinstance(file, Pixels)
     return json.loads(file.metadata)["engine"]
 
 
-@pytest.mark.parametrize(("exact", "batching", "rows"), [(True, "exact", 4), (False, "fast", 1)])
-def test_steps_have_the_rows_that_the_operator_chose_and_the_file_says_so(
-    drawing: Line,
-    tmp_path: Path,
-    exact: bool,
-    batching: str,
-    rows: int,
+@pytest.mark.parametrize(("exact", "batching"), [(True, "exact"), (False, "fast")])
+def test_the_file_says_which_batching_the_operator_chose(
+    drawing: Line, exact: bool, batching: str
 ) -> None:
-    drawing.say(StepEngineConfig(exact=exact, step_costs=str(tmp_path / "costs")))
+    drawing.say(StepEngineConfig(exact=exact))
     drawing.say(draw(Order(1, b'{"steps":9,"picture":true}')))
     frames = heard_until_done(drawing, 1)
     (done,) = next(frame for frame in frames if isinstance(frame, Results)).done
     assert engine_of(done).items() >= {"batching": batching, "device": "cpu"}.items()
     assert "swell" in engine_of(done)
-    drawing.say(Run(3, "test/naps", [Order(3, b'{"s":0}')]))
-    drawing.result()
-    [file] = (tmp_path / "costs").iterdir()
-    [cost] = read_step_costs(file).values()
-    assert list(cost.measured) == [rows]
 
 
 TAKES_TURNS = """

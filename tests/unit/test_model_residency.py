@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from manual_clock import ManualClock
-from swell.diffusion.step_runner import LoadedStepModel, StepRunner
+from swell.diffusion.step_runner import StepRunner
 from swell.runtime.checkpoint_shm import CheckpointMemory, new_slate
 from swell.runtime.ipc import Pipe
-from swell.runtime.ipc_messages import Load, Order, StepEngineConfig
+from swell.runtime.ipc_messages import Load, Order
 from swell.runtime.model_residency import CannotLoad, Device
 from swell.runtime.task_run import Reader
 from swell.sdk.model_loader import load_models
@@ -117,10 +117,7 @@ class Atelier:
             self.painter.drawn,
         ):
             kept.clear()
-        self.easels = {
-            each.name: LoadedStepModel(each.card(), Reader(each, random.Random()))
-            for each in definitions
-        }
+        self.easels = {each.name: Reader(each, random.Random()) for each in definitions}
         self.pipe = pipe
 
     def drawer(self) -> StepRunner:
@@ -130,7 +127,7 @@ class Atelier:
             CheckpointMemory(self.slate.fileno()),
             self.clock,
             device=self.device,
-            config=StepEngineConfig(),
+            exact=True,
             moved=lambda load_s: None,
         )
 

@@ -17,7 +17,7 @@ import pytest
 from manual_clock import ManualClock
 from swell.diffusion.batch_buffers import SampleState
 from swell.diffusion.checkpoint_writer import CHECKPOINT_EVERY_S
-from swell.diffusion.step_runner import LoadedStepModel, StepRunner
+from swell.diffusion.step_runner import StepRunner
 from swell.runtime.checkpoint_shm import CheckpointMemory, decode_checkpoint, new_slate, read_slate
 from swell.runtime.ipc import Pipe
 from swell.runtime.ipc_messages import (
@@ -28,7 +28,6 @@ from swell.runtime.ipc_messages import (
     Part,
     Results,
     Step,
-    StepEngineConfig,
     decode_frame,
 )
 from swell.runtime.model_residency import Device
@@ -94,7 +93,7 @@ class Atelier:
         path = folder / "draws.py"
         path.write_text(MODEL)
         [definition] = load_models(str(path))
-        easel = LoadedStepModel(definition.card(), Reader(definition, random.Random()))
+        easel = Reader(definition, random.Random())
         self.ours, theirs = socket.socketpair()
         self.theirs = theirs
         self.pipe = Pipe(theirs, self.clock)
@@ -112,7 +111,7 @@ class Atelier:
             CheckpointMemory(self.slate.fileno()),
             self.clock,
             device=device,
-            config=StepEngineConfig(),
+            exact=True,
             moved=lambda load_s: None,
         )
 

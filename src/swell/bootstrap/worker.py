@@ -66,7 +66,7 @@ async def begin_worker(settings: Settings, clock: Clock, home: Home | None = Non
     )
     await process.is_asked.wait()
     provision = _begin_provision(settings, clock, startups)
-    return Origin(process, home, startups, provision, shelf, _step_costs(settings))
+    return Origin(process, home, startups, provision, shelf)
 
 
 def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None) -> "Worker":
@@ -89,7 +89,7 @@ def build_worker(settings: Settings, clock: Clock, origin: Origin | None = None)
         settings.worker.models,
         clock,
         weights=_weight_cache(settings),
-        origin=origin or Origin(shelf=_shelf(settings), step_costs=_step_costs(settings)),
+        origin=origin or Origin(shelf=_shelf(settings)),
     )
     worker.traces.tracer = open_tracer(settings, "swell-worker", name)
     return worker
@@ -127,10 +127,6 @@ def _open_dispatch(settings: Settings) -> "Dispatch":
     from swell.queues.queue_consumer import PollingDispatch
 
     return PollingDispatch(remote, external_queues(chosen.broker, "worker.broker"))
-
-
-def _step_costs(settings: Settings) -> Path:
-    return settings.data_dir / "step-costs"
 
 
 def _weights_folder(settings: Settings) -> Path:

@@ -99,9 +99,6 @@ _SOLVERS: Final[Mapping[str, tuple[Callable[..., Any], Callable[..., Table]]]] =
     "plms": (solvers.plms_bars, solvers.plms),
 }
 
-#: Schedules that can be replaced by sigmas.
-_OF_SIGMAS: Final = (solvers.euler_sigmas, solvers.dpmpp_sigmas, solvers.flow_sigmas)
-
 #: Options of the noise of training, and their names in `alpha_bars`.
 _TRAINING: Final = {
     "betas": "betas",
@@ -118,9 +115,7 @@ def _schedule(
     own_strength = "strength" in inspect.signature(plan).parameters
     skip = options.pop("skip", 0)
     strength = 1.0 if own_strength else options.pop("strength", 1.0)
-    if "sigmas" in options and plan in _OF_SIGMAS:
-        schedule = _given(plan, sampler, options)
-    elif plan is solvers.flow_sigmas:
+    if plan is solvers.flow_sigmas:
         schedule = plan(sampler.steps, **_taken(options, plan))
     else:
         told = {name: options.pop(key) for key, name in _TRAINING.items() if key in options}
@@ -130,18 +125,6 @@ def _schedule(
         schedule = schedule.start(skip or solvers.first_step(sampler.steps, strength))
     made: Sigmas | AlphaBars = schedule
     return made
-
-
-def _given(plan: Callable[..., Any], sampler: Sampler, options: dict[str, Any]) -> Sigmas:
-    sigmas = np.asarray(options.pop("sigmas"), np.float32).astype(np.float64)
-    timesteps = np.asarray(options.pop("timesteps", ()), np.float64)
-    if plan is solvers.flow_sigmas and not timesteps.size:
-        # As in its own schedule.
-        scaled = sigmas[:-1].astype(np.float32) * np.float32(options.pop("train_steps", 1000))
-        timesteps = scaled.astype(np.float64)
-    if sigmas.shape != (sampler.steps + 1,) or timesteps.shape != (sampler.steps,):
-        raise ValueError(f"{sampler!r}: use {sampler.steps + 1} sigmas and a timestep a step")
-    return Sigmas(timesteps, sigmas, float(options.pop("peak", sigmas[0])))
 
 
 def _taken(options: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:

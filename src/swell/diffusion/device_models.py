@@ -14,7 +14,6 @@ from swell.diffusion.batch_scheduler import Scheduler
 from swell.diffusion.conditioning_cache import ConditioningCache, Prompt
 from swell.diffusion.row_limit import halved
 from swell.diffusion.step_cost import StepCost
-from swell.diffusion.step_cost_store import MOST_KEPT
 from swell.runtime.lora_switching import Adapting, Swaps
 from swell.runtime.model_residency import is_out_of_memory
 from swell.runtime.out_of_memory import with_room
@@ -22,6 +21,9 @@ from swell.sdk.step_model import Array, Arrays, StepModel
 
 #: Batch keys without samples that are kept. Of others only the step costs are kept.
 MOST_IDLE_KEYS: Final = 8
+
+#: Batch keys with step costs that are kept, the most recently used ones.
+MOST_COSTS: Final = 1024
 
 
 class DeviceModel:
@@ -77,7 +79,6 @@ class DeviceModels:
         clock: The clock.
         scheduler: Learns the batch keys, and which of them can run.
         samples: All samples of the engine.
-        step_costs: Step costs of an earlier process.
     """
 
     def __init__(
@@ -85,13 +86,12 @@ class DeviceModels:
         clock: Clock,
         scheduler: Scheduler,
         samples: Mapping[str, SampleState],
-        step_costs: Mapping[str, StepCost],
     ) -> None:
         self._clock = clock
         self._scheduler = scheduler
         self._samples = samples
         #: By name of the batch key, also of keys that were removed; most recently used last.
-        self.step_costs = dict(step_costs)
+        self.step_costs: dict[str, StepCost] = {}
         self.by_name: dict[str, DeviceModel] = {}
         self.keys: OrderedDict[BatchKey, KeyBuffers] = OrderedDict()
         #: LoRA changes by model, of models that had any.
@@ -173,8 +173,7 @@ class DeviceModels:
         for key in idle[: max(0, len(idle) - MOST_IDLE_KEYS)]:
             self._scheduler.forget(key)
             del self.keys[key]
-        own = [name for name in self.step_costs if name.startswith(f"{newest.model} ")]
-        for name in own[:-MOST_KEPT]:
+        for name in list(self.step_costs)[:-MOST_COSTS]:
             del self.step_costs[name]
 
     # Before a sample's first step

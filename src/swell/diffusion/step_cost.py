@@ -167,20 +167,3 @@ class StepCost:
         if not is_known or self.per_row(cheapest) < (1 - HYSTERESIS) * self.per_row(self._best):
             self._best = cheapest
         return self._best
-
-    def to_json(self) -> bytes:
-        """Return the averages as JSON, for a later process."""
-        return msgspec.json.encode({rows: each.seconds for rows, each in self._buckets.items()})
-
-    @classmethod
-    def from_json(cls, raw: bytes | str) -> "StepCost":
-        """Return stored averages. Broken ones are dropped: they are soon measured again."""
-        found = cls()
-        try:
-            stored = msgspec.json.decode(raw, type=dict[int, float])
-        except (ValueError, RecursionError):
-            return found
-        for rows, seconds in stored.items():
-            if rows in BUCKETS and 0 < seconds < math.inf:
-                found._buckets[rows] = _Bucket(seconds, steps=FIRST_STEPS)
-        return found

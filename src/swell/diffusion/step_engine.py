@@ -16,7 +16,6 @@ How a model process uses it:
   are there, until `due_s`, and calls `boundary` again. Samples added by then join the next step.
 - `drawn_since` returns latents for checkpoints (`checkpoint_shm.py`), which come back in
   `Request.checkpoint`. The caller makes sure that model version, device and mode are the same.
-- `step_costs` are written to disk by model version and device, and passed to the next process.
 - With several models on a device, `set_residency` reports each load and removal. `load` is called
   with the name of a model that is needed; if it raises, all samples of that model end with the
   exception. `decode_finished` comes before another model takes its place, and `replace` after it
@@ -37,7 +36,7 @@ released first, and the step, decoding or preparation is tried again. After that
 sample fails if a single row has no room, or its decoding.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -48,7 +47,6 @@ from swell.diffusion.batch_scheduler import Decision, Policy, Scheduler
 from swell.diffusion.decoder import Decoder
 from swell.diffusion.device_models import DeviceModel, DeviceModels, KeyBuffers
 from swell.diffusion.device_queue import DeviceQueue, Step
-from swell.diffusion.step_cost import StepCost
 from swell.sdk.context import Cancelled, Item
 from swell.sdk.step_model import NoiseStream, Plan, StepModel
 
@@ -85,7 +83,6 @@ class StepEngine:
             still in `samples` then.
         exact: Whether all steps of a batch key have the same number of rows.
         bucket: That number; None for the number of the plan or model.
-        step_costs: Step costs of an earlier process, from `step_costs`.
         load: Called with the name of a model that must be brought to the device.
         policy: Trade-offs of the scheduler.
         progress_every_s: Least seconds between two reports of a sample's progress.
@@ -99,7 +96,6 @@ class StepEngine:
         *,
         exact: bool = True,
         bucket: int | None = None,
-        step_costs: Mapping[str, StepCost] | None = None,
         load: Callable[[str], None] | None = None,
         policy: Policy | None = None,
         progress_every_s: float = PROGRESS_EVERY_S,
@@ -115,7 +111,7 @@ class StepEngine:
         self.samples: dict[str, SampleState] = {}
         self._cancelled: set[str] = set()
         self._scheduler = Scheduler(policy)
-        self.models = DeviceModels(clock, self._scheduler, self.samples, step_costs or {})
+        self.models = DeviceModels(clock, self._scheduler, self.samples)
         self._queue = DeviceQueue(clock, self._scheduler, progress_every_s)
         self._decoder = Decoder(
             clock, self.models, self._queue, bring=self._bring, ended=self._tell_end
@@ -233,13 +229,6 @@ class StepEngine:
         """Decode all finished samples, and wait for the device: a model is about to leave it."""
         self._decoder.decode_all()
         self._queue.wait(0)
-
-    def step_costs(self) -> dict[str, StepCost]:
-        """Return step costs by batch key, most recently used last.
-
-        They hold for one model version on one device.
-        """
-        return dict(self.models.step_costs)
 
     # The loop
 

@@ -13,15 +13,12 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from swell.core.clock import Clock
-from swell.core.records import ModelCard
 from swell.core.results import TaskWarning
 from swell.diffusion.batch_buffers import InvalidCheckpoint
 from swell.diffusion.checkpoint_writer import CheckpointedSample, CheckpointWriter
-from swell.diffusion.step_cost_store import read_step_costs, step_costs_path, write_step_costs
 from swell.diffusion.step_engine import Request, StepEngine
 from swell.runtime.checkpoint_shm import CheckpointMemory, Page
 from swell.runtime.ipc import Pipe
@@ -33,7 +30,6 @@ from swell.runtime.ipc_messages import (
     Order,
     Preview,
     Step,
-    StepEngineConfig,
     Swapped,
 )
 from swell.runtime.model_residency import Device
@@ -53,21 +49,9 @@ from swell.sdk.step_model import StepModel, whole
 #: After a preview, a pause of this many times its duration.
 PREVIEW_REST: Final = 19
 
-#: Seconds between two writes of the step costs, while samples run and when none are left.
-KEEP_EVERY_S: Final = 60.0
-KEEP_IDLE_S: Final = 5.0
-
 
 #: A frame, or a function that makes one.
 _Word: TypeAlias = Frame | Callable[[], Preview | None]
-
-
-class LoadedStepModel:
-    """A model that draws in steps, and the reader of its orders."""
-
-    def __init__(self, card: ModelCard, reader: Reader) -> None:
-        self.card = card
-        self.reader = reader
 
 
 class _Sample(CheckpointedSample, Listener):
@@ -108,27 +92,27 @@ class StepRunner:
     """The step models of this process, and all tasks that they draw.
 
     Args:
-        models: By name.
+        readers: Readers of orders, by the names of the models.
         pipe: To the worker.
         memory: Shared memory for checkpoints.
         clock: The clock.
         device: The models, and which of them are loaded.
-        config: Exact mode, and the folder of the step costs.
+        exact: Whether a picture depends on its input alone.
         moved: Called with the duration of each load, in seconds.
     """
 
     def __init__(
         self,
-        models: Mapping[str, LoadedStepModel],
+        readers: Mapping[str, Reader],
         pipe: Pipe,
         memory: CheckpointMemory,
         clock: Clock,
         *,
         device: Device,
-        config: StepEngineConfig,
+        exact: bool,
         moved: Callable[[float], None],
     ) -> None:
-        self.models = models
+        self._readers = readers
         self._pipe = pipe
         self.clock = clock
         self._device = device
@@ -145,22 +129,13 @@ class StepRunner:
         #: Progress and previews of the present step.
         self._words: list[_Word] = []
         self._is_handed_over = False
-        self._build = engine_build(device.name, "exact" if config.exact else "fast")
-        self._cost_files: dict[str, Path] = {}
-        if config.step_costs is not None:
-            for name, model in models.items():
-                path = step_costs_path(Path(config.step_costs), model.card, device.name)
-                self._cost_files[name] = path
-        self._costs_written_s = clock.monotonic_s() - KEEP_IDLE_S
+        self._build = engine_build(device.name, "exact" if exact else "fast")
         #: LoRA swaps that the worker knows, by model.
         self._told_swaps: dict[str, int] = {}
         self.engine = StepEngine(
             clock,
             self._ended,
-            exact=config.exact,
-            step_costs=dict(
-                cost for path in self._cost_files.values() for cost in read_step_costs(path).items()
-            ),
+            exact=exact,
             load=self._bring,
             progress_every_s=FIRST_PROGRESS_S,
             preview_every_s=PREVIEW_EVERY_S,
@@ -185,7 +160,7 @@ class StepRunner:
     def look(self) -> None:
         """Tell the engine which models are on the device."""
         expected_s = self._device.expected_s()
-        for name in self.models:
+        for name in self._readers:
             model = self._device.model(name)
             assert isinstance(model, StepModel), "it draws in steps"
             seen = (model, self._device.has(name), expected_s[name])
@@ -222,7 +197,7 @@ class StepRunner:
 
     def add(self, model: str, orders: list[Order]) -> None:
         """Add tasks; their samples join from the next step on."""
-        reader, drawn_by = self.models[model].reader, self._known[model][0]
+        reader, drawn_by = self._readers[model], self._known[model][0]
         for order in orders:
             job = reader.job(order, self._pipe, self.clock, drawn_by.pack)
             if isinstance(job, Fault):
@@ -324,9 +299,6 @@ class StepRunner:
                 self._pipe.send(Swapped(model, swaps.count, swaps.seconds))
         if is_left:
             self._checkpoints.write_if_due(self.engine, self._begun_samples())
-        now_s = self.clock.monotonic_s()
-        if now_s - self._costs_written_s >= (KEEP_EVERY_S if is_left else KEEP_IDLE_S):
-            self._write_step_costs()
 
     def _give_back_left(self) -> None:
         """Free the pages of tasks after their results were sent."""
@@ -353,14 +325,6 @@ class StepRunner:
             device_s[sample.job.handle] += self.engine.device_s(name)
         self._pipe.send(HandedOver(device_s))
         self._is_handed_over = True
-
-    def _write_step_costs(self) -> None:
-        self._costs_written_s = self.clock.monotonic_s()
-        step_costs = self.engine.step_costs()
-        for name, path in self._cost_files.items():
-            own = {key: cost for key, cost in step_costs.items() if key.startswith(f"{name} ")}
-            if own:
-                write_step_costs(path, own)
 
     # Progress and previews
 

@@ -68,8 +68,6 @@ class StepEngineConfig(msgspec.Struct, frozen=True, array_like=True, tag="studio
 
     #: Whether a picture depends on its input alone, or steps have as many rows as pay off.
     exact: bool = True
-    #: Folder for their step costs; None to keep none.
-    step_costs: str | None = None
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):

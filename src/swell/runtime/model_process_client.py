@@ -7,7 +7,6 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from swell.core.errors import InvalidModel, NotFound, SwellError
@@ -268,8 +267,6 @@ class Origin:
     provision: asyncio.Task[None] | None = None
     #: Location of the models' weights.
     shelf: WeightLocations | None = None
-    #: Folder for the step costs of models that draw in steps; None to keep none.
-    step_costs: Path | None = None
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

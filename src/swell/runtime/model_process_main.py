@@ -32,7 +32,7 @@ from swell.core.errors import InvalidModel, SwellError
 from swell.core.startup_phases import Phase, PhaseLog, logging_to
 from swell.diffusion.row_limit import RowLimit, ran_out, went_well
 from swell.diffusion.solvers import Noise
-from swell.diffusion.step_runner import LoadedStepModel, StepRunner
+from swell.diffusion.step_runner import StepRunner
 from swell.runtime.checkpoint_shm import CheckpointMemory
 from swell.runtime.ipc import Pipe, WorkerGone
 from swell.runtime.ipc_messages import (
@@ -372,7 +372,7 @@ class _Loaded:
 
     device: Device
     runners: dict[str, Runner]
-    easels: dict[str, LoadedStepModel]
+    easels: dict[str, Reader]
 
 
 def _import(refs: Sequence[str]) -> dict[str, list[Definition]]:
@@ -432,12 +432,12 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
     load_s = device.start()
     loaded = _Loaded(device, {}, {})
     rng = random.Random()
-    for definition, card in zip(definitions, cards, strict=True):
+    for definition in definitions:
         if definition.name in device.left_out:
             continue
         reader = Reader(definition, rng)
         if isinstance(device.model(definition.name), StepModel):
-            loaded.easels[definition.name] = LoadedStepModel(card, reader)
+            loaded.easels[definition.name] = reader
         else:
             loaded.runners[definition.name] = Runner(definition, device, reader, pipe, clock)
     if loaded.easels:
@@ -468,7 +468,7 @@ class _Loop:
         self._device = loaded.device
         self._pipe = pipe
         self._clock = clock
-        self._drawer = self._new_drawer(StepEngineConfig())
+        self._drawer = self._new_drawer(exact=True)
         self._batches: collections.deque[Run] = collections.deque()
         #: Steps run until this time.
         self._turn_until_s = 0.0
@@ -478,14 +478,14 @@ class _Loop:
         self._next_batch_until_s = 0.0
         self._has_more = False
 
-    def _new_drawer(self, studio: StepEngineConfig) -> StepRunner:
+    def _new_drawer(self, *, exact: bool) -> StepRunner:
         return StepRunner(
             self._loaded.easels,
             self._pipe,
             self._slate,
             self._clock,
             device=self._device,
-            config=studio,
+            exact=exact,
             moved=self._pay_back,
         )
 
@@ -520,11 +520,11 @@ class _Loop:
 
     def _take(self, work: Load | StepEngineConfig | Run | HandOver) -> None:
         match work:
-            case StepEngineConfig():
-                self._drawer = self._new_drawer(work)
+            case StepEngineConfig(exact):
+                self._drawer = self._new_drawer(exact=exact)
             case HandOver():
                 self._drawer.hand_over()
-            case Run() if work.model in self._drawer.models:
+            case Run() if work.model in self._loaded.easels:
                 self._drawer.add(work.model, work.orders)
             case Run():
                 self._batches.append(work)

@@ -102,8 +102,6 @@ class Sampler:
             `spacing`, `offset`, `karras`, `shift`, `mu`, `eta`, `prediction` and others. `betas`,
             `beta_start`, `beta_end` and `train_steps` describe the noise of training. `strength`
             below 1 starts from a picture; `skip` says the same as a number of skipped steps.
-            `sigmas` (steps + 1 of them, the last 0) and `timesteps` replace the schedule; a flow
-            may leave out the latter.
     """
 
     __slots__ = ("options", "solver", "steps")

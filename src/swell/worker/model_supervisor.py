@@ -172,10 +172,7 @@ class ModelSupervisor:
             shelf=self._origin.shelf,
         )
         if any(card.step_bucket for card in cards):
-            folder = self._origin.step_costs
-            process.send(
-                StepEngineConfig(settings.is_exact, None if folder is None else str(folder))
-            )
+            process.send(StepEngineConfig(settings.is_exact))
         ready = await process.ready()
         if not process.is_ready:
             raise ProcessDied("the model process died as soon as its models were loaded")
