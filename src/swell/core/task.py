@@ -5,7 +5,7 @@
 docs/guarantees.md draws this file as one diagram.
 """
 
-import os
+import secrets
 import zlib
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -283,7 +283,7 @@ def new_id(now: datetime) -> str:
 
     48 bits of Unix milliseconds, then 80 random bits: what UUIDv7 does, without its fixed bits.
     """
-    return f"{int(now.timestamp() * 1000):012x}{os.urandom(10).hex()}"
+    return f"{int(now.timestamp() * 1000):012x}{secrets.randbits(80):020x}"
 
 
 def id_before(moment: datetime) -> str:
@@ -305,7 +305,7 @@ def span_of_ids(since: datetime | None, until: datetime | None) -> tuple[str, st
 
 def new_token() -> str:
     """Return a new lease token: 16 hexadecimal digits."""
-    return os.urandom(8).hex()
+    return f"{secrets.randbits(64):016x}"
 
 
 def is_id(text: str) -> bool:
@@ -450,7 +450,7 @@ def start(
         version=version,
         attempt=task.attempt + 1,
         worker_id=worker_id,
-        lease_token=token or os.urandom(8).hex(),
+        lease_token=token or f"{secrets.randbits(64):016x}",
         lease_expires_at=now + timedelta(seconds=lease_s),
         available_at=None,
         started_at=now,
