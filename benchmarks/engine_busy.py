@@ -1,9 +1,9 @@
 """How much of the time is the device busy, while encoding and uploading a picture take long?
 
-A worker with all its parts and processes serves a backlog from a backend in the same process. The
+A worker with all its parts serves a backlog from a backend in the same process. The
 model is demo/curve, whose steps sleep as long as one of a large network takes, with pictures of
-1024 x 1024. Each becomes a PNG, and where that takes less than 155 ms the encoding process sleeps
-for the rest; the backend needs 100 ms to store one. Two processes encode, as by default on three
+1024 x 1024. Each becomes a PNG, and where that takes less than 155 ms the encoding thread sleeps
+for the rest; the backend needs 100 ms to store one. Two threads encode, as by default on three
 cores: one could not keep up with 6.3 pictures per second.
 
 Value: seconds in steps and decodings, of those from the first step's begin to the last one's end.
@@ -17,14 +17,15 @@ import argparse
 import asyncio
 import os
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
 from encoders import grain
 from engine_rig import summary
 from machine import folder, quiet, report, say
-from swell.worker import encode_image_main as compress
-from swell.worker.encoder_pool import Encoders, default_processes
+from swell.worker.encode_outputs import Encoded, encode
+from swell.worker.encoder_pool import Encoders, default_threads
 from worker_rig import SPEED, Backend, curve, noting, serve_backlog
 
 ENCODE_S = 0.155
@@ -35,37 +36,28 @@ STEPS = 30
 LEAST_OF_FULL_RATE = 0.95
 
 
-#: The program of an encoding process that takes `ENCODE_S` for a picture, or longer.
-SLOW = f"""
-import importlib.util, time
-spec = importlib.util.spec_from_file_location("compress", {compress.__file__!r})
-compress = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(compress)
-do_order = compress._answer
-def do_slowly(order, *data):
-    begun = time.monotonic()
-    answer = do_order(order, *data)
-    time.sleep(max(0, begun + {ENCODE_S} - time.monotonic()))
-    return answer
-compress._answer = do_slowly
-compress.main()
-"""
+def encode_slowly(*asked: Any) -> Encoded:
+    """Encode, in `ENCODE_S` or longer."""
+    begun_s = time.monotonic()
+    encoded = encode(*asked)
+    time.sleep(max(0, begun_s + ENCODE_S - time.monotonic()))
+    return encoded
 
 
-async def serve(count: int, processes: int, program: Path) -> list[float]:
+async def serve(count: int, threads: int) -> list[float]:
     """Serves a backlog; returns seconds from each result to its encoded file."""
     backend = Backend(UPLOAD_S)
     wish = {"steps": STEPS, "size": 512, "speed": SPEED}
-    encoders = Encoders(processes, program=program)
+    encoders = Encoders(threads, encode=encode_slowly)
     await serve_backlog("Noted", [wish] * count, backend, encoders=encoders)
     if len(backend.objects) != count:
         raise RuntimeError(f"{len(backend.objects)} files of {count} were stored")
     return [outcome.timings.encode_s for outcome in backend.outcomes.values()]
 
 
-def one_run(home: Path, count: int, processes: int) -> dict[str, float]:
+def one_run(home: Path, count: int, threads: int) -> dict[str, float]:
     with noting(home) as read:
-        encode_s = asyncio.run(serve(count, processes, home / "slow.py"))
+        encode_s = asyncio.run(serve(count, threads))
         notes = read().of_tasks()
     window_s = notes.ends_s[-1] - notes.begins_s[0]
     gaps_s = notes.begins_s[1:] - notes.ends_s[:-1]
@@ -84,21 +76,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=96)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=2, help="that encode")
+    parser.add_argument("--threads", type=int, default=2, help="that encode")
     chosen = parser.parse_args()
     with quiet(), folder("engine-busy") as home:
         os.environ["WORKER_PICTURE"] = str(home / "picture.png")
         grain(SIDE).save(os.environ["WORKER_PICTURE"])
-        (home / "slow.py").write_text(SLOW)
-        runs = [one_run(home, chosen.pictures, chosen.processes) for _ in range(chosen.runs)]
+        runs = [one_run(home, chosen.pictures, chosen.threads) for _ in range(chosen.runs)]
     detail: dict[str, Any] = {name: summary([run[name] for run in runs]) for name in runs[0]}
     detail |= {
         "picture_px": SIDE,
         "png_ms": ENCODE_S * 1e3,
         "upload_ms": UPLOAD_S * 1e3,
         "pictures": chosen.pictures,
-        "processes": chosen.processes,
-        "processes_by_default_here": default_processes(),
+        "threads": chosen.threads,
+        "threads_by_default_here": default_threads(),
         "runs": len(runs),
     }
     is_full = detail["of_full_rate"]["median"] >= LEAST_OF_FULL_RATE

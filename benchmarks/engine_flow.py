@@ -162,7 +162,7 @@ async def one_task(added: Path, work: Path) -> set[tuple[str, str]]:
     variables = process_environment() | {"PYTHONPATH": str(work), "OMP_NUM_THREADS": "1"}
     tracer, backend = Tracer(), Backend()
     worker = Worker(
-        WorkerSettings(name="flow", encode_processes=1),
+        WorkerSettings(name="flow", encode_threads=1),
         backend,  # type: ignore[arg-type]
         [str(added)],
         SystemClock(),

@@ -56,7 +56,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "nan-is-a-black-picture": (
         "tests/unit/test_denoise.py::test_of_samples_drawn_together_the_one_that_is_not_a_number_fails",
         "tests/unit/test_denoise.py::test_what_is_not_a_number_on_a_device_fails_when_its_file_is_made",
-        "tests/unit/test_worker_draw.py::test_a_grey_picture_of_what_is_not_a_number_fails_its_task",
+        "tests/unit/test_step_runner.py::test_a_grey_picture_of_what_is_not_a_number_fails_its_task",
     ),
     "start-on-a-full-disk": (
         "tests/acceptance/test_full_disk.py",
@@ -115,8 +115,8 @@ FAULTS: dict[str, tuple[str, ...]] = {
     ),
     "worker-without-backend": (
         "tests/integration/test_worker_without_backend.py",
-        "tests/unit/test_worker_link.py::test_a_backend_that_answers_nothing_for_long_is_given_up",
-        "tests/unit/test_worker_link.py::test_one_answer_is_enough_to_go_on_waiting",
+        "tests/unit/test_backend_session.py::test_a_backend_that_answers_nothing_for_long_is_given_up",
+        "tests/unit/test_backend_session.py::test_one_answer_is_enough_to_go_on_waiting",
     ),
     "secrets-in-images": (
         "tests/unit/test_container_packing.py::test_what_looks_like_a_secret_in_an_included_folder_is_refused",

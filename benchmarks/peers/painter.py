@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from swell.models.icons import LATENTS, STYLES, Icons
 from swell.sdk.context import Item
-from swell.worker.encode_image_main import PNG_LEVEL
+from swell.worker.encode_outputs import PNG_LEVEL
 
 Floats = NDArray[np.float32]
 

@@ -48,7 +48,7 @@ class CompanyTranslate(swell.Model):
     name = "company/translate"
     licence = "Apache-2.0 AND Unicode-3.0; Argos packages under their own"
     memory_bytes = 40_000_000
-    files: Sequence[Path] = (GLOSSARY, weights("glossary.tsv"), weights("languages.npz"))
+    files: Sequence[Path] = (GLOSSARY, weights("glossary.tsv.gz"), weights("languages.npz"))
     examples = ({"text": "un gato azul en la casa matriz"},)
     batch = swell.Batch(max=64)
 

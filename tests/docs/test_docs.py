@@ -38,6 +38,10 @@ def tracked() -> list[Path]:
     return sorted({ROOT / name for name in listed.stdout.split("\0") if name})
 
 
+def test_the_checkout_fits_where_it_is_copied_to_a_gpu_machine() -> None:
+    assert sum(path.stat().st_size for path in tracked() if path.is_file()) <= 64 * 2**20
+
+
 def read(name: str) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 

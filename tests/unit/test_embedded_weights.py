@@ -45,7 +45,7 @@ TERMS = {
 }
 
 #: Of all files together. An index takes wheels of 100 MB.
-MOST_BYTES = 80_000_000
+MOST_BYTES = 60_000_000
 
 
 def test_weights_are_those_that_were_written_down() -> None:

@@ -11,6 +11,7 @@ from weights_harness import NAME, listing_of, write
 from buckets import SECRET, s3_bucket
 from servers import Server
 from swell.containers.context import bake
+from swell.containers.packing import Packed
 from swell.core.clock import SystemClock
 from swell.core.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from swell.objects.folder import FolderObjects, TemporaryObjects
@@ -326,7 +327,8 @@ async def test_baked_weights_lie_below_a_cache_and_are_never_written_to(
     listing = await down(pushed.listing, store, here)
     size = listing.size_bytes
     digest = listing.files[NAME].sha256
-    bake({digest: here.path(digest)}, tmp_path / "baked", [pushed.listing])
+    packed = Packed(contents={digest: here.path(digest)}, manifests=[pushed.listing])
+    bake(packed, tmp_path / "baked")
     image = WeightCache(tmp_path / "baked")
     before = image.path(listing.files[NAME].sha256).stat()
     cache = WeightCache(tmp_path / "cache", budget_bytes=size, below=tmp_path / "baked")
@@ -342,5 +344,5 @@ async def test_baked_weights_lie_below_a_cache_and_are_never_written_to(
 
 def test_what_is_another_file_than_its_name_promises_is_not_baked(tmp_path: Path) -> None:
     with pytest.raises(DigestMismatch, match="check both"):
-        bake({"0" * 64: write(tmp_path / NAME)}, tmp_path / "baked")
+        bake(Packed(contents={"0" * 64: write(tmp_path / NAME)}), tmp_path / "baked")
     assert WeightCache(tmp_path / "baked").entries() == []

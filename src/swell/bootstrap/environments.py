@@ -36,8 +36,9 @@ def model_home(
     if len(parts) > 1:
         commands = "; ".join(f"--models {','.join(part.refs)}" for part in parts)
         raise InvalidRequest(
-            "these models need different environments, and a worker has one: start a worker for "
-            f"each ({commands}), or use `swell up`, which does"
+            "these models need different environments, and a worker has one: start a worker or "
+            f"build an image for each ({commands}), or use `swell up`, which starts a worker for "
+            "each"
         )
     if not parts or not parts[0].needs:
         return Home()

@@ -5,7 +5,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +15,12 @@ from swell.cli.added import ref_of
 from swell.cli.options import Config, Data, Json, settings_from
 from swell.cli.output import data as stdout
 from swell.cli.output import print_json, talk
-from swell.containers.engines import ENGINES, Engine, check_registry, check_tag, find
+from swell.containers.engines import ENGINES, Engine, check_registry, find
 from swell.core.errors import InvalidRequest
 from swell.settings.environment import configure_libraries, process_environment
 
 if TYPE_CHECKING:
-    from swell.containers.context import Parts
+    from swell.containers.packing import Packed
 
 
 def build(
@@ -77,16 +76,11 @@ def build(
         list[str],
         typer.Option(metavar="OPTION", help="Option passed to the engine, such as --network=host."),
     ] = [],
-    dockerfile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|-", help="Write the Dockerfile to this file, and build nothing."
-        ),
-    ] = None,
     context: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write the build context to this folder, and build nothing."
+            metavar="DIR",
+            help="Write the Dockerfile and its context to this folder, and build nothing.",
         ),
     ] = None,
     push: Annotated[
@@ -101,25 +95,22 @@ def build(
     To run, it needs a URL and a key: SWELL_WORKER__URL and SWELL_WORKER__TOKEN. It contains only
     Swell, packages with the versions installed here, the models' code and the files they declare.
     """
-    if tag is not None:
-        check_tag(tag)
     if push:
         _check_pushed(tag)
     settings = settings_from(config, data).settings
     configure_libraries()
     # Find modules in the current folder, as a model process does.
     sys.path.insert(0, str(Path.cwd()))
-    builder = None if dockerfile or context else find(engine, process_environment())
+    builder = None if context else find(engine, process_environment())
     # Imported here because `swell --help` does not need them.
     from swell.bootstrap.environments import model_home  # noqa: PLC0415
-    from swell.containers.building import Wanted, parts_of, tag_of  # noqa: PLC0415
+    from swell.containers.building import Wanted, contents_of, tag_of  # noqa: PLC0415
 
     refs = [ref_of(model, settings) for model in models]
-    parts = parts_of(
+    packed = contents_of(
         Wanted(
             refs,
             model_home(settings, refs, _say),
-            version_of("swell"),
             base=base or "",
             is_cuda=cuda,
             torch_index=torch_index or "",
@@ -130,18 +121,18 @@ def build(
             cache_dir=settings.worker.cache_dir or settings.data_dir / "weights",
         )
     )
-    for note in parts.packed.notes:
+    for note in packed.notes:
         talk.print(f"[yellow]note[/] {escape(note)}")
-    if builder is None:
-        _write_out(parts, dockerfile, context)
-        return
-    name = tag or check_tag(tag_of(parts.packed))
-    size_bytes = _built(builder, parts, name, option, push=push)
-    _tell(name, size_bytes, parts, as_json=as_json)
+    if context is not None:
+        _write_out(packed, context)
+    elif builder is not None:
+        name = tag or tag_of(packed)
+        size_bytes = _built(builder, packed, name, option, push=push)
+        _tell(name, size_bytes, packed, as_json=as_json)
 
 
 def _built(
-    builder: Engine, parts: "Parts", name: str, options: Sequence[str], *, push: bool
+    builder: Engine, packed: "Packed", name: str, options: Sequence[str], *, push: bool
 ) -> int:
     """Build the image, and push it if that was asked for; return its size in bytes."""
     from swell.containers.context import write_context  # noqa: PLC0415
@@ -151,7 +142,7 @@ def _built(
         place, secrets = Path(folder, "context"), Path(folder, "secrets")
         place.mkdir()
         secrets.mkdir(mode=0o700)
-        write_context(place, parts)
+        write_context(place, packed)
         index = index_of(process_environment())
         built = builder.build(place, name, index, secrets, options=options, tell=_say)
         if push:
@@ -184,33 +175,28 @@ def _say(line: str) -> None:
     talk.print(line, markup=False)
 
 
-def _write_out(parts: "Parts", dockerfile: str | None, context: Path | None) -> None:
+def _write_out(packed: "Packed", context: Path) -> None:
     from swell.containers.context import write_context  # noqa: PLC0415
 
-    if dockerfile == "-":
-        stdout.print(parts.dockerfile, markup=False, end="")
-    elif dockerfile is not None:
-        Path(dockerfile).write_text(parts.dockerfile)
-    if context is not None:
-        if context.exists() and any(context.iterdir()):
-            raise InvalidRequest(f"{context} is not empty: name a new folder with --context")
-        context.mkdir(parents=True, exist_ok=True)
-        write_context(context, parts)
-        _say(f"written; build it with: docker build -t TAG {context}")
+    if context.exists() and any(context.iterdir()):
+        raise InvalidRequest(f"{context} is not empty: name a new folder with --context")
+    context.mkdir(parents=True, exist_ok=True)
+    write_context(context, packed)
+    _say(f"written; build it with: docker build -t TAG {context}")
 
 
-def _tell(tag: str, size_bytes: int, parts: "Parts", *, as_json: bool) -> None:
-    weights = parts.packed.weight_bytes
+def _tell(tag: str, size_bytes: int, packed: "Packed", *, as_json: bool) -> None:
+    weights = packed.weight_bytes
     if as_json:
         told: dict[str, Any] = {
             "tag": tag,
             "bytes": size_bytes,
-            "models": parts.packed.versions,
-            "files": sorted(map(str, parts.packed.files)),
+            "models": packed.versions,
+            "files": sorted(map(str, packed.files)),
             "weights_bytes": weights,
-            "is_baked": parts.is_baked,
+            "is_baked": packed.is_baked,
         }
         print_json(told)
         return
-    apart = "" if parts.is_baked or not weights else f"; {weights / 1e6:,.1f} MB of weights apart"
+    apart = "" if packed.is_baked or not weights else f"; {weights / 1e6:,.1f} MB of weights apart"
     stdout.print(f"{tag}: {size_bytes / 1e6:,.1f} MB{apart}", markup=False)

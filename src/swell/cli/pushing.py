@@ -179,7 +179,7 @@ def _packed(ref: str, settings: Settings) -> Iterator[tuple[Listing, Mapping[str
     # Imported here because other commands do not need it.
     from swell.containers.building import Wanted, packed_of  # noqa: PLC0415
 
-    packed = packed_of(Wanted([ref], model_home(settings, [ref]), ""))
+    packed = packed_of(Wanted([ref], model_home(settings, [ref])))
     for listing in packed.listings:
         if listing.files:
             files = listing.files.items()

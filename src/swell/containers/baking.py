@@ -9,31 +9,28 @@ from swell.weights.manifest import noted_manifest
 from swell.weights.weight_index import Listing, read_listing
 
 
-def find_listed(packed: Packed, cache_dir: Path) -> list[Listing]:
-    """Add the weights that the models' `weights.toml` list to `packed.contents`.
+def find_listed(packed: Packed, cache_dir: Path) -> None:
+    """Add the weights that the models' `weights.toml` list, and the manifests that these name.
 
     Args:
         packed: Files of the models.
         cache_dir: Weight cache of this machine.
 
-    Returns:
-        The manifests that the listings name.
-
     Raises:
         InvalidRequest: A weights file is not on this machine.
         InvalidListing, RefusedFormat: A listing cannot be used.
     """
-    cache, manifests = WeightCache(cache_dir), []
+    cache = WeightCache(cache_dir)
     for path in packed.wanted.values():
         wanted = read_listing(path)
         files = {file.sha256: file.source for file in wanted.files.values() if file.sha256}
         if wanted.manifest is not None:
-            manifests.append(_manifest(wanted.manifest, path, cache))
-            files = dict.fromkeys((f.sha256 for f in manifests[-1].files.values()), "") | files
+            manifest = _manifest(wanted.manifest, path, cache)
+            packed.manifests.append(manifest)
+            files = dict.fromkeys((f.sha256 for f in manifest.files.values()), "") | files
         for digest, source in files.items():
             if digest not in packed.contents:
                 packed.contents[digest] = _place(digest, source, path, cache)
-    return manifests
 
 
 def _manifest(digest: str, listing: Path, cache: WeightCache) -> Listing:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from swell.containers.baking import find_listed
-from swell.containers.context import Parts
 from swell.containers.dockerfile import DATA, HOME, Recipe, written
 from swell.containers.look import look
 from swell.containers.packing import WEIGHTS, Packed, Packer
@@ -33,7 +32,6 @@ class Wanted:
     Args:
         refs: References for `load_models`.
         home: The Python that runs these models here.
-        release: Release of Swell.
         base: Base image; empty for the default.
         is_cuda: Whether the image is for an NVIDIA GPU.
         torch_index: Index of torch; empty for the default of `is_cuda`.
@@ -46,7 +44,6 @@ class Wanted:
 
     refs: Sequence[str]
     home: "Home"
-    release: str
     base: str = ""
     is_cuda: bool = False
     torch_index: str = ""
@@ -57,8 +54,8 @@ class Wanted:
     cache_dir: Path = Path(".swell/weights")
 
 
-def parts_of(wanted: Wanted) -> Parts:
-    """Return the contents of a build context.
+def contents_of(wanted: Wanted) -> Packed:
+    """Return the contents of a build context, with the Dockerfile.
 
     Args:
         wanted: Options of the build.
@@ -68,34 +65,35 @@ def parts_of(wanted: Wanted) -> Parts:
         InvalidModel: A model has no code that can be packed.
         InvalidRequest: An extra or a file does not exist.
     """
-    constraints = _text(wanted.constraints)
     packed = packed_of(wanted)
     # Adds the listed weights to what is packed.
-    manifests = find_listed(packed, wanted.cache_dir) if wanted.is_baked else []
-    is_baked = wanted.is_baked and bool(packed.contents)
-    if wanted.is_baked and not is_baked:
-        packed.notes.append("nothing to bake: the models declare no weights")
-    try:
-        found = pins([] if packed.needs else packed.distributions, wanted.extras)
-    except KeyError as error:
-        raise InvalidRequest(f"Swell has no extra {error.args[0]!r}: see --extra") from None
+    if wanted.is_baked:
+        find_listed(packed, wanted.cache_dir)
+        packed.is_baked = bool(packed.contents)
+        if not packed.contents:
+            packed.notes.append("nothing to bake: the models declare no weights")
+    # A separate environment has the distributions of its models.
+    found = pins([] if packed.needs else packed.distributions, wanted.extras)
     if wanted.constraints is None:
         packed.notes += _check_pins(found)
+        constraints: Sequence[str] = found.constraints
+    else:
+        constraints = _constraints(wanted.constraints)
     index = wanted.torch_index or ("" if wanted.is_cuda else CPU_TORCH)
     recipe = Recipe(
         base=wanted.base or "docker.io/library/python:{}.{}-slim".format(*sys.version_info[:2]),
-        release=wanted.release,
         wheel=wheel_name(),
         names=list(packed.versions),
-        variables=_variables(packed, wanted, is_baked=is_baked),
+        variables=_variables(packed, wanted),
         requirements=found.requirements,
-        constraints=found.constraints if constraints is None else constraints.splitlines(),
+        constraints=constraints,
         torch_index=index if found.has("torch") else "",
         needs=[packed.needs.python, *packed.needs.requirements] if packed.needs else (),
-        is_baked=is_baked,
+        is_baked=packed.is_baked,
         is_cuda=wanted.is_cuda and found.has("torch"),
     )
-    return Parts(written(recipe), packed, is_baked, manifests)
+    packed.dockerfile = written(recipe)
+    return packed
 
 
 def _check_pins(found: Pins) -> list[str]:
@@ -142,7 +140,7 @@ def tag_of(packed: Packed) -> str:
     return next(iter(packed.versions)).lower() + ":latest"
 
 
-def _variables(packed: Packed, wanted: Wanted, *, is_baked: bool) -> dict[str, str]:
+def _variables(packed: Packed, wanted: Wanted) -> dict[str, str]:
     told = {
         "PATH": f"{HOME}/venv/bin:$PATH",
         "HOME": str(DATA),
@@ -157,11 +155,11 @@ def _variables(packed: Packed, wanted: Wanted, *, is_baked: bool) -> dict[str, s
     }
     if packed.roots:
         told["PYTHONPATH"] = ":".join(map(str, packed.roots))
-    if is_baked:
+    if packed.is_baked:
         told["SWELL_WORKER__BAKED_DIR"] = str(WEIGHTS)
     elif packed.listings:
         told["SWELL_WORKER__WEIGHTS_FILE"] = str(MODELS / "weights.json")
-    if packed.wanted and not is_baked:
+    if packed.wanted and not packed.is_baked:
         told["SWELL_WORKER__WEIGHTS"] = ",".join(map(str, packed.wanted))
     if packed.needs:
         told["SWELL_WORKER__ENVIRONMENTS_DIR"] = str(HOME / "environments")
@@ -174,17 +172,11 @@ def _variables(packed: Packed, wanted: Wanted, *, is_baked: bool) -> dict[str, s
     return told
 
 
-def _text(path: Path | None) -> str | None:
-    if path is None:
-        return None
+def _constraints(path: Path) -> list[str]:
     try:
         text = path.read_text()
-    except OSError as error:
-        raise InvalidRequest(
-            f"{path} cannot be read ({error.strerror}): check --constraints"
-        ) from None
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"{path} is no text of UTF-8: check --constraints") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"cannot read {path} ({error}): check --constraints") from None
     number = line_with_secret(text)
     if number is not None:
         raise InvalidRequest(
@@ -192,4 +184,4 @@ def _text(path: Path | None) -> str | None:
             "the image: name the address without it, and give pip the password on this machine "
             "(pip.conf or PIP_INDEX_URL), from where the build has it and the image does not"
         )
-    return text
+    return text.splitlines()

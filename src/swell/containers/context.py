@@ -11,52 +11,31 @@ depends only on their content.
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from swell.containers.dockerfile import DATA
 from swell.containers.packing import WEIGHTS, Packed
 from swell.containers.wheels import wheel, wheel_name
-
-if TYPE_CHECKING:
-    from swell.weights.weight_index import Listing
+from swell.weights.cache import WeightCache
+from swell.weights.manifest import note_manifest
 
 #: Time of all files: the earliest that every archive format can store.
 _WHEN_S: Final = 315_532_800
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Contents of a build context.
-
-    Args:
-        dockerfile: Text of the Dockerfile.
-        packed: Files of the models.
-        is_baked: Whether the image contains weights.
-        manifests: Manifests that name the baked weights.
-    """
-
-    dockerfile: str
-    packed: Packed
-    is_baked: bool = False
-    manifests: Sequence["Listing"] = ()
-
-
-def write_context(folder: Path, parts: Parts) -> None:
+def write_context(folder: Path, packed: Packed) -> None:
     """Write a build context into an empty folder.
 
     Args:
         folder: The folder.
-        parts: Contents of the context.
+        packed: Contents of the context.
 
     Raises:
         DigestMismatch: The content of baked weights does not match its digest.
         CacheFull: The disk is full.
     """
-    packed = parts.packed
-    (folder / "Dockerfile").write_text(parts.dockerfile)
+    (folder / "Dockerfile").write_text(packed.dockerfile)
     (folder / wheel_name()).write_bytes(wheel())
 
     def made(place: PurePosixPath) -> Path:
@@ -69,34 +48,20 @@ def write_context(folder: Path, parts: Parts) -> None:
         shutil.copy(source, made(place))
     for place, data in packed.texts.items():
         made(place).write_bytes(data)
-    weights = WEIGHTS if parts.is_baked else DATA / "weights"
+    weights = WEIGHTS if packed.is_baked else DATA / "weights"
     for place, digest in packed.links.items():
         made(place).symlink_to(weights / "files" / digest[:2] / digest)
-    if parts.is_baked:
-        bake(packed.contents, folder / "weights", parts.manifests)
+    if packed.is_baked:
+        bake(packed, folder / "weights")
     _even(folder)
 
 
-def bake(contents: Mapping[str, Path], folder: Path, manifests: Iterable["Listing"] = ()) -> None:
-    """Copy weights into a folder that a worker in the image names with `worker.baked_dir`.
-
-    Args:
-        contents: SHA-256 → a file that should have it.
-        folder: The folder, laid out as a cache of weights.
-        manifests: Versions whose manifest a model's listing names.
-
-    Raises:
-        DigestMismatch: A file has another content.
-        CacheFull: The disk is full.
-    """
-    # Builds without weights do not need these modules.
-    from swell.weights.cache import WeightCache  # noqa: PLC0415
-    from swell.weights.manifest import note_manifest  # noqa: PLC0415
-
+def bake(packed: Packed, folder: Path) -> None:
+    """Copy weights into a folder that a worker in the image names with `worker.baked_dir`."""
     baked = WeightCache(folder)
-    for manifest in manifests:
+    for manifest in packed.manifests:
         note_manifest(baked, manifest)
-    for digest, path in contents.items():
+    for digest, path in packed.contents.items():
         baked.add(path, path.name, digest)
     for left in ("locks", "partial"):
         shutil.rmtree(folder / left, ignore_errors=True)

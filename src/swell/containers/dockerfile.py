@@ -29,80 +29,25 @@ SECRETS: Final[Mapping[str, str]] = {
     "swell-ca": "/run/secrets/swell-ca",
 }
 
-#: uv's cache. The engine keeps it between builds; it is in no layer.
-_CACHE: Final = "/var/cache/swell-uv"
+#: Mounts uv's cache, which the engine keeps between builds, and the secrets.
+_MOUNTS: Final = (
+    "--mount=type=cache,target=/var/cache/swell-uv "
+    + " ".join(f"--mount=type=secret,id={name},target={path}" for name, path in SECRETS.items())
+    + " \\\n    export UV_CACHE_DIR=/var/cache/swell-uv; "
+    + "[ ! -e {0} ] || . {0};".format(SECRETS["swell-index"])
+)
 
 #: Installs packages. Pip's order of indexes: the best version of all of them.
 _UV: Final = (
-    "{home}/venv/bin/uv pip install --quiet --python {home}/venv --compile-bytecode"
+    f"{HOME}/venv/bin/uv pip install --quiet --python {HOME}/venv --compile-bytecode"
     " --link-mode=copy --index-strategy=unsafe-best-match"
 )
-
-_HEAD: Final = """\
-# Written by swell build {release}: {names}.
-ARG BASE={base}
-FROM ${{BASE}}
-
-# One user, who may write in one folder; system packages that the base does not have.
-RUN echo 'swell:x:{uid}:{uid}:Swell:{data}:/usr/sbin/nologin' >> /etc/passwd \\
- && echo 'swell:x:{uid}:' >> /etc/group \\
- && mkdir -p {home} {data}/weights && chown -R {uid}:{uid} {data} && chmod -R 700 {data}
-RUN missing=''; command -v tini > /dev/null || missing=tini; \\
-    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"; \\
-    python3 -c 'import ensurepip, venv' || missing="$missing python3 python3-venv"; \\
-{compiler}    [ -z "$missing" ] || {{ apt-get update \\
-      && apt-get install -y --no-install-recommends $missing && rm -rf /var/lib/apt/lists/*; }}
-"""
 
 #: torch.compile builds the launcher of each kernel with a C compiler and Python's headers.
 _COMPILER: Final = """\
     command -v gcc > /dev/null || missing="$missing gcc libc6-dev"; \\
     python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' \\
       2> /dev/null || missing="$missing python3-dev"; \\
-"""
-
-_PACKAGES: Final = """
-# Packages, each with its version.
-{torch_argument}RUN {mounts} \\
-    {index} printf '%s\\n' {constraints} \\
-    > {home}/constraints.txt && python3 -m venv {home}/venv \\
- && {home}/venv/bin/pip install -q --disable-pip-version-check -c {home}/constraints.txt uv \\
- && {uv}{torch} -c {home}/constraints.txt {requirements} \\
- && {unlock}
-"""
-
-_SWELL: Final = """
-# Swell itself.
-COPY {wheel} {home}/
-RUN {uv} --no-deps --no-index --no-cache {home}/{wheel} && {unlock}
-"""
-
-_NEEDS: Final = """
-# What the models' own files ask for.
-RUN {mounts} \\
-    {index} {home}/venv/bin/python -m swell.containers.prepare {home}/environments \\
-    {needs}
-"""
-
-_BAKED: Final = """
-# Weights.
-COPY weights {home}/weights
-"""
-
-#: buildah takes six times as long for each step after VOLUME and WORKDIR, even if it is cached.
-_SETTINGS: Final = """
-ENV {variables}
-STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["swell", "health"]
-ENTRYPOINT ["tini", "--", "swell", "worker"]
-USER {uid}:{uid}
-VOLUME ["{data}"]
-WORKDIR {data}
-"""
-
-_CODE: Final = """
-# The models' code.
-COPY tree /
 """
 
 
@@ -112,7 +57,6 @@ class Recipe:
 
     Args:
         base: Base image.
-        release: Release of Swell.
         wheel: Name of Swell's wheel in the context.
         names: Names of the models, for a comment.
         variables: Environment variables of the image.
@@ -125,7 +69,6 @@ class Recipe:
     """
 
     base: str
-    release: str
     wheel: str
     names: Sequence[str]
     variables: Mapping[str, str]
@@ -139,43 +82,60 @@ class Recipe:
 
 def written(recipe: Recipe) -> str:
     """Return the Dockerfile."""
-    index = SECRETS["swell-index"]
-    parts = [
-        _HEAD,
-        _PACKAGES,
-        _SWELL,
-        *([_NEEDS] if recipe.needs else []),
-        *([_BAKED] if recipe.is_baked else []),
-        _SETTINGS,
-        _CODE,
-    ]
-    values = {
-        "release": recipe.release,
-        "names": ", ".join(recipe.names),
-        "base": recipe.base,
-        "uid": UID,
-        "data": DATA,
-        "home": HOME,
-        "torch_argument": f"ARG TORCH_INDEX={recipe.torch_index}\n" if recipe.torch_index else "",
-        "torch": " --index ${TORCH_INDEX}" if recipe.torch_index else "",
-        "mounts": _mounts(),
-        "constraints": _words(recipe.constraints),
-        "requirements": _words(recipe.requirements),
-        "needs": _words(recipe.needs),
-        "compiler": _COMPILER if recipe.is_cuda else "",
-        "index": f"export UV_CACHE_DIR={_CACHE}; [ ! -e {index} ] || . {index};",
-        "uv": _UV.format(home=HOME),
-        # uv leaves a lock file that everyone may write.
-        "unlock": f"rm -f {HOME}/venv/.lock",
-        "wheel": recipe.wheel,
-        "variables": _pairs(recipe.variables),
-    }
-    return "".join(part.format(**values) for part in parts)
+    names, compiler = ", ".join(recipe.names), _COMPILER if recipe.is_cuda else ""
+    baked = f"\n# Weights.\nCOPY weights {HOME}/weights\n" if recipe.is_baked else ""
+    argument = f"ARG TORCH_INDEX={recipe.torch_index}\n" if recipe.torch_index else ""
+    torch = " --index ${TORCH_INDEX}" if recipe.torch_index else ""
+    needs = (
+        f"""
+# What the models' own files ask for.
+RUN {_MOUNTS} {HOME}/venv/bin/python -m swell.containers.prepare {HOME}/environments \\
+    {_words(recipe.needs)}
+"""
+        if recipe.needs
+        else ""
+    )
+    # uv leaves a lock file that everyone may write. buildah takes six times as long for each step
+    # after VOLUME and WORKDIR, even if it is cached.
+    return f"""\
+# Written by swell build: {names}.
+ARG BASE={recipe.base}
+FROM ${{BASE}}
 
+# One user, who may write in one folder; system packages that the base does not have.
+RUN echo 'swell:x:{UID}:{UID}:Swell:{DATA}:/usr/sbin/nologin' >> /etc/passwd \\
+ && echo 'swell:x:{UID}:' >> /etc/group \\
+ && mkdir -p {HOME} {DATA}/weights && chown -R {UID}:{UID} {DATA} && chmod -R 700 {DATA}
+RUN missing=''; command -v tini > /dev/null || missing=tini; \\
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"; \\
+    python3 -c 'import ensurepip, venv' || missing="$missing python3 python3-venv"; \\
+{compiler}    [ -z "$missing" ] || {{ apt-get update \\
+      && apt-get install -y --no-install-recommends $missing && rm -rf /var/lib/apt/lists/*; }}
 
-def _mounts() -> str:
-    secrets = [f"--mount=type=secret,id={name},target={path}" for name, path in SECRETS.items()]
-    return " ".join([f"--mount=type=cache,target={_CACHE}", *secrets])
+# Packages, each with its version.
+{argument}RUN {_MOUNTS} \\
+    printf '%s\\n' {_words(recipe.constraints)} \\
+    > {HOME}/constraints.txt && python3 -m venv {HOME}/venv \\
+ && {HOME}/venv/bin/pip install -q --disable-pip-version-check -c {HOME}/constraints.txt uv \\
+ && {_UV}{torch} -c {HOME}/constraints.txt \\
+    {_words(recipe.requirements)} \\
+ && rm -f {HOME}/venv/.lock
+
+# Swell itself.
+COPY {recipe.wheel} {HOME}/
+RUN {_UV} --no-deps --no-index --no-cache {HOME}/{recipe.wheel} && rm -f {HOME}/venv/.lock
+{needs}{baked}
+ENV {_pairs(recipe.variables)}
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["swell", "health"]
+ENTRYPOINT ["tini", "--", "swell", "worker"]
+USER {UID}:{UID}
+VOLUME ["{DATA}"]
+WORKDIR {DATA}
+
+# The models' code.
+COPY tree /
+"""
 
 
 def _words(values: Sequence[str]) -> str:

@@ -21,13 +21,8 @@ from swell.core.redact import hide_secrets
 #: In order of preference.
 ENGINES: Final = ("docker", "podman", "buildah")
 
-#: Valid image names.
-#: Source: the OCI distribution specification, 1.1, "Pulling manifests".
-_PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_TAG: Final = re.compile(
-    rf"(?:[a-zA-Z0-9.-]+(?::\d+)?/)?{_PART}(?:/{_PART})*(?::[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}})?"
-)
-_LONGEST: Final = 255
+#: Engines pass these to a build and do not store them in the image.
+_PROXIES: Final = ("http_proxy", "https_proxy", "no_proxy")
 
 _LAST_LINES: Final = 20
 _LONG_LINE: Final = 300
@@ -42,6 +37,10 @@ _ECHOES: Final = re.compile(
 
 #: Pattern in the output of a failed build → explanation for the user; the first match is shown.
 _REASONS: Final = (
+    (
+        r"invalid reference format|invalid tag|repository name must",
+        "--tag is no tag of an image: give lower-case words as in registry.example/team/poster:1",
+    ),
     (r"[Nn]o space left|disk quota", "the disk is full: make room where the engine keeps images"),
     (
         r"Cannot connect to the Docker daemon|daemon running\?",
@@ -109,20 +108,6 @@ class BuildFailed(SwellError):
     code, title = "build_failed", "The image could not be built"
 
 
-def check_tag(tag: str) -> str:
-    """Return the tag if it is valid.
-
-    Raises:
-        InvalidRequest: The tag is invalid.
-    """
-    if len(tag) > _LONGEST or not _TAG.fullmatch(tag):
-        raise InvalidRequest(
-            f"{tag[:80]!r} is no tag of an image: give lower-case words as in "
-            "registry.example/team/poster:1"
-        )
-    return tag
-
-
 def check_registry(tag: str) -> None:
     """Check that a tag names a registry, so that a push to the default one is never an accident.
 
@@ -150,14 +135,13 @@ def find(asked: str | None, variables: Mapping[str, str]) -> "Engine":
     """
     if asked and asked not in ENGINES:
         raise InvalidRequest(f"{asked!r} is not a known engine: use {', '.join(ENGINES)}")
-    for name in [asked] if asked else ENGINES:
+    names = [asked] if asked else ENGINES
+    for name in names:
         if program := shutil.which(name, path=variables.get("PATH")):
             return Engine(name, program, {**variables, "DOCKER_BUILDKIT": "1"})
-    if asked:
-        raise NoEngine(f"there is no {asked} on this machine: install it, or leave out --engine")
     raise NoEngine(
-        f"this machine has none of {', '.join(ENGINES)}: install one, or write "
-        "the build files with --dockerfile FILE or --context DIR"
+        f"this machine has none of {', '.join(names)}: install one, choose another with "
+        "--engine, or write the build files with --context DIR"
     )
 
 
@@ -208,8 +192,9 @@ class Engine:
         script.chmod(0o600)
         for name, path in zip(SECRETS, (script, index.ca), strict=True):
             command += ["--secret", f"id={name},src={path}"] if path else []
-        for name in index.proxies:
-            command += ["--build-arg", name]  # its value comes from the environment
+        for name in self.variables:
+            if name.lower() in _PROXIES:
+                command += ["--build-arg", name]  # its value comes from the environment
         self._run([*command, *options, str(context)], tell, _REASONS)
         return self._size_bytes(tag)
 

@@ -6,9 +6,8 @@ while one command runs.
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from swell.containers.dockerfile import SECRETS
 from swell.runtime.venvs import uv_variables
@@ -21,23 +20,14 @@ _PORTABLE: Final = {
     "ALL_PROXY": "PIP_PROXY",
 }
 
-#: Engines pass these to a build and do not store them in the image.
-_PROXIES: Final = ("http_proxy", "https_proxy", "no_proxy")
 
+class Index(NamedTuple):
+    """Package index of a build; the image does not contain it."""
 
-@dataclass(frozen=True, slots=True)
-class Index:
-    """Package index of a build; the image does not contain it.
-
-    Args:
-        script: Shell commands that set the variables of uv and pip.
-        ca: File of trusted certificates; None for the default.
-        proxies: Variables of the process environment.
-    """
-
+    #: Shell commands that set the variables of uv and pip.
     script: str
+    #: File of trusted certificates; None for the default.
     ca: Path | None
-    proxies: Mapping[str, str]
 
 
 def index_of(variables: Mapping[str, str]) -> Index:
@@ -49,5 +39,4 @@ def index_of(variables: Mapping[str, str]) -> Index:
     if ca.is_file():
         told |= dict.fromkeys(("SSL_CERT_FILE", "PIP_CERT"), SECRETS["swell-ca"])
     script = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in told.items())
-    proxies = {name: value for name, value in variables.items() if name.lower() in _PROXIES}
-    return Index(script, ca if ca.is_file() else None, proxies)
+    return Index(script, ca if ca.is_file() else None)

@@ -6,9 +6,8 @@ The process runs in the models' environment and imports only modules that a mode
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from swell.core.errors import InvalidModel, InvalidRequest, NotFound, SwellError
 
@@ -19,16 +18,15 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """Description of a model."""
+class Looked(NamedTuple):
+    """Description of a model; paths are text, for JSON."""
 
     name: str
     version: str
-    files: tuple[Path, ...]
-    samples: tuple[Path, ...]
-    #: The file that defines it.
-    source: Path | None = None
+    #: Files and samples that it declares.
+    files: Sequence[str]
+    #: The file that defines it; empty for none.
+    source: str = ""
 
 
 def look(ref: str, home: "Home") -> list[Looked]:
@@ -57,48 +55,42 @@ def look(ref: str, home: "Home") -> list[Looked]:
     if isinstance(told, dict):
         kinds = {kind.code: kind for kind in (NotFound, InvalidModel)}
         raise kinds.get(told["refused"], InvalidRequest)(told["detail"])
+    return [Looked(*each) for each in told]
+
+
+def described(ref: str) -> list[Looked]:
+    """Load and describe the models of a reference in this process."""
+    # Imported here because only the separate process needs it.
+    from swell.sdk.model_loader import load_models  # noqa: PLC0415
+
     return [
         Looked(
-            name,
-            version,
-            tuple(map(Path, files)),
-            tuple(map(Path, samples)),
-            Path(source) if source else None,
+            each.name,
+            each.version(),
+            [str(path) for path in (*each.files, *each.samples.values())],
+            str(each.source or ""),
         )
-        for name, version, files, samples, source in told
+        for each in load_models(ref)
     ]
 
 
 def main() -> None:
     """Entry point: `python -m swell.containers.look REF`; writes one line of JSON."""
     out, sys.stdout = sys.stdout, sys.stderr
-    out.write(json.dumps(_told(sys.argv[1])) + "\n")
-
-
-def _told(ref: str) -> list[list[Any]] | dict[str, str]:
-    # Imported here because only the separate process needs it.
-    from swell.sdk.model_loader import load_models  # noqa: PLC0415
-
+    ref = sys.argv[1]
+    told: list[Looked] | dict[str, str]
     try:
-        return [
-            [
-                each.name,
-                each.version(),
-                [str(path) for path in each.files],
-                [str(path) for path in each.samples.values()],
-                str(each.source or ""),
-            ]
-            for each in load_models(ref)
-        ]
+        told = described(ref)
     except SwellError as error:
-        return {"refused": error.code, "detail": error.detail}
+        told = {"refused": error.code, "detail": error.detail}
     except SystemExit as end:
         # For example from argparse.
-        return {
+        told = {
             "refused": InvalidModel.code,
             "detail": f"importing {ref} exits the process (exit code {end.code!r}), as a "
             'script does: move its script part below if __name__ == "__main__":',
         }
+    out.write(json.dumps(told) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ files.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -26,8 +26,8 @@ from swell.containers.places import MODELS, Places
 from swell.containers.secrets_in import looks_secret
 from swell.containers.sources import SWELL, Code, Module, code_of, place_of, texts_in
 from swell.core.errors import InvalidModel, InvalidRequest
-from swell.diffusion.families.model_config import Content, as_toml, check_files, read
 from swell.diffusion.families.model_config import Entry as Added
+from swell.diffusion.families.model_config import as_toml, check_files, read
 from swell.runtime.pep723 import NOTHING, Needs, parted
 from swell.sdk.built_in_names import built_in_module
 from swell.weights.files import content_of_link
@@ -67,6 +67,10 @@ class Packed:
     #: Digest of weights → file on this machine.
     contents: dict[str, Path] = field(default_factory=dict)
     listings: list[Listing] = field(default_factory=list)
+    is_baked: bool = False
+    #: Manifests that name baked weights.
+    manifests: list[Listing] = field(default_factory=list)
+    dockerfile: str = ""
     #: Place → an author's listing of weights on this machine.
     wanted: dict[PurePosixPath, Path] = field(default_factory=dict)
     #: Folders for `PYTHONPATH`.
@@ -104,26 +108,22 @@ class Packer:
         self._is_baked = is_baked
         self._places = Places()
         self._packed = Packed()
+        #: Weights of the model that is packed now.
+        self._entries: dict[str, Entry] = {}
 
     def pack(self, refs: Sequence[str]) -> Packed:
         """Collect the files of an image with these models.
 
         Args:
-            refs: References for `load_models`; for an added model the path of its entry.
+            refs: References for `load_models` that can share a process; for an added model the
+                path of its entry.
 
         Raises:
-            InvalidModel: A model's code cannot be packed, or models need different environments.
+            InvalidModel: A model's code cannot be packed.
             InvalidRequest: An additional file is not allowed, or looks like a secret.
             NotFound: A model does not exist.
         """
-        parts = parted(refs)
-        if len(parts) > 1:
-            told = "; ".join(f"swell build {' '.join(part.refs)}" for part in parts)
-            raise InvalidModel(
-                "these models need different environments, and a worker has one: build an image "
-                f"for each ({told})"
-            )
-        self._packed.needs = parts[0].needs
+        self._packed.needs = parted(refs)[0].needs
         for ref in refs:
             if ref.endswith(".toml"):
                 self._pack_added(Path(ref))
@@ -138,27 +138,26 @@ class Packer:
     # --- models with code ------------------------------------------------------------------------
 
     def _pack_code(self, ref: str) -> None:
-        start, attribute = _start_of(ref)
-        code = code_of(start)
-        self._pack_modules(code)
-        if not self._packed.needs:
-            self._packed.distributions |= code.distributions
-            if code.missing:
-                self._packed.notes.append(
-                    f"{ref} imports {', '.join(sorted(code.missing))} somewhere, which is not "
-                    "installed here and will not be there"
-                )
+        start = _start_of(ref)
+        code = self._follow(start)
+        if code.missing and not self._packed.needs:
+            self._packed.notes.append(
+                f"{ref} imports {', '.join(sorted(code.missing))} somewhere, which is not "
+                "installed here and will not be there"
+            )
         shipped = _shipped(code)
         for model in self._look(ref):
-            entries: dict[str, Entry] = {}
-            for path in dict.fromkeys((*model.files, *model.samples, *shipped)):
+            for path in dict.fromkeys((*map(Path, model.files), *shipped)):
                 if not path.resolve().is_relative_to(SWELL):
                     for place in self._places.declared(path, code, model.source):
-                        entries |= self._put(path, place)
-            self._list(model, entries)
-        self._packed.refs.append(_ref_in_image(ref, start, attribute, self._places))
+                        self._put(path, place)
+            self._list(model)
+        self._packed.refs.append(_ref_in_image(ref, start, self._places))
 
-    def _pack_modules(self, code: Code) -> None:
+    def _follow(self, start: Module) -> Code:
+        """Pack a module with all that it imports."""
+        code = code_of(start)
+        self._packed.distributions |= code.distributions
         for module in code.modules.values():
             if module.path.is_relative_to(SWELL):
                 continue
@@ -169,9 +168,10 @@ class Packer:
                 self._packed.files[place] = path
                 if path in listings:
                     self._packed.wanted[place] = path
+        return code
 
-    def _put(self, path: Path, place: PurePosixPath, digest: str = "") -> dict[str, Entry]:
-        """Pack a file; return its listing entry by name if it is weights, else nothing."""
+    def _put(self, path: Path, place: PurePosixPath, digest: str = "") -> bool:
+        """Pack a file; return whether it is weights, which a worker downloads."""
         path = Path(os.path.normpath(path.absolute()))
         self._places.take(path, place)
         if not path.is_file():
@@ -184,12 +184,13 @@ class Packer:
                     "ONNX, so it goes into the image: see --bake in swell build --help"
                 )
             self._packed.files[place] = path
-            return {}
+            return False
         entry = Entry(digest or _digest(path), size)
         self._packed.links[place] = entry.sha256
         self._packed.contents[entry.sha256] = path
-        name = place.relative_to(MODELS) if place.is_relative_to(MODELS) else place.relative_to("/")
-        return {str(name): entry}
+        name = place.relative_to(MODELS if place.is_relative_to(MODELS) else "/")
+        self._entries[str(name)] = entry
+        return True
 
     # --- added models ----------------------------------------------------------------------------
 
@@ -197,35 +198,23 @@ class Packer:
         entry = read(path)
         check_files(entry)
         for looked in self._look(str(path)):
-            base = MODELS / "added" / path.stem
-            entries: dict[str, Entry] = {}
-            moved = self._moved(entry, base, entries)
-            for name in _demo_modules(entry):
-                entries |= self._pack_demo(name)
+            moved = self._moved(entry, MODELS / "added" / path.stem)
+            for start in map(_start_of, _demo_modules(entry)):
+                for shipped in _shipped(self._follow(start)):
+                    self._put(shipped, self._places.below(shipped, start.root))
             place = MODELS / "added" / path.name
             self._packed.texts[place] = as_toml(moved).encode()
             self._packed.refs.append(str(place))
-            self._list(looked, entries)
+            self._list(looked)
             for beside in path.parent.glob(f"{path.stem}@*"):
                 self._packed.files[MODELS / "added" / beside.name] = beside
         self._packed.distributions |= set(_DIFFUSERS)
 
-    def _pack_demo(self, name: str) -> dict[str, Entry]:
-        """Pack a module of `swell_models` with its dependencies; return its weights' entries."""
-        start, _ = _start_of(name)
-        code = code_of(start)
-        self._pack_modules(code)
-        self._packed.distributions |= code.distributions
-        entries: dict[str, Entry] = {}
-        for path in _shipped(code):
-            entries |= self._put(path, self._places.below(path, start.root))
-        return entries
-
-    def _moved(self, entry: Added, base: PurePosixPath, entries: dict[str, Entry]) -> Added:
+    def _moved(self, entry: Added, base: PurePosixPath) -> Added:
         """Pack an added model's files; return its entry with their places in the image."""
         folder = Path(entry.folder)
         # An absolute path names a file outside the folder.
-        known = {folder / name: content for name, content in entry.weights.items()}
+        known = {folder / name: content.sha256 for name, content in entry.weights.items()}
         places: dict[Path, PurePosixPath] = {}
 
         def put(path: str, name: str) -> str:
@@ -233,11 +222,9 @@ class Packer:
             if not path:
                 return ""
             source = Path(path)
-            inside = _below(source) if source.is_dir() else [source]
-            for each in inside:
+            for each in _below(source) if source.is_dir() else [source]:
                 place = base / name / each.relative_to(source).as_posix()
-                digest = known[each].sha256 if each in known else ""
-                entries.update(self._put(each, place, digest))
+                self._put(each, place, known.get(each, ""))
                 places.setdefault(each, place)
             return str(base / name)
 
@@ -245,29 +232,39 @@ class Packer:
             msgspec.structs.replace(lora, file=put(lora.file, f"loras/{n}-{Path(lora.file).name}"))
             for n, lora in enumerate(entry.loras)
         ]
-        adapter, encoder = entry.ip_adapter, _encoder_of(entry)
-        if encoder is not None and not encoder.is_relative_to(folder):
-            put(str(encoder), "adapter/image_encoder")
+        # Imported here because few models need it.
+        from swell.diffusion.families.model_definition import describe  # noqa: PLC0415
+
+        adapter = describe(entry).adapter if entry.ip_adapter else None
+        if adapter and adapter.encoder and not adapter.encoder.is_relative_to(folder):
+            put(str(adapter.encoder), "adapter/image_encoder")
         moved = msgspec.structs.replace(
             entry,
             folder=put(entry.folder, "folder"),
             loras=loras,
             controlnet=put(entry.controlnet, "controlnet"),
-            ip_adapter=put(adapter, f"adapter/models/{Path(adapter).name}"),
+            ip_adapter=put(entry.ip_adapter, f"adapter/models/{Path(entry.ip_adapter).name}"),
             scenarios=put(entry.scenarios, f"scenarios/{Path(entry.scenarios).name}"),
             # A path of this machine has no meaning in the image.
             source="" if Path(entry.source).is_absolute() else entry.source,
         )
-        return msgspec.structs.replace(moved, weights=_renamed(entry, places, base / "folder"))
+        weights = {
+            str(places[folder / name]) if Path(name).is_absolute() else name: content
+            for name, content in entry.weights.items()
+            if folder / name in places  # hidden files are not packed
+        }
+        return msgspec.structs.replace(moved, weights=weights)
 
     # --- all models ------------------------------------------------------------------------------
 
-    def _list(self, model: Looked, entries: dict[str, Entry]) -> None:
+    def _list(self, model: Looked) -> None:
         if model.name in self._packed.versions:
             raise InvalidRequest(f"{model.name} is named twice: name each model once")
         self._packed.versions[model.name] = model.version
-        if entries:
-            self._packed.listings.append(Listing(model.name, model.version, entries).check())
+        if self._entries:
+            listing = Listing(model.name, model.version, self._entries).check()
+            self._packed.listings.append(listing)
+        self._entries = {}
 
     def _pack_extra(self) -> None:
         secrets: list[str] = []
@@ -308,46 +305,18 @@ def _demo_modules(entry: Added) -> tuple[str, ...]:
     return ()
 
 
-def _encoder_of(entry: Added) -> Path | None:
-    """Return the folder of the image encoder of an added model's IP-Adapter.
-
-    Raises:
-        InvalidModel: The model cannot be served.
-    """
-    if not entry.ip_adapter:
-        return None
-    # Imported here because few models need it.
-    from swell.diffusion.families.model_definition import describe  # noqa: PLC0415
-
-    adapter = describe(entry).adapter
-    return None if adapter is None else adapter.encoder
-
-
-def _renamed(
-    entry: Added, places: Mapping[Path, PurePosixPath], folder: PurePosixPath
-) -> dict[str, Content]:
-    """Return the weights of an entry that are packed, by their names in the image."""
-    renamed = {}
-    for name, content in entry.weights.items():
-        place = places.get(Path(entry.folder, name))
-        if place is not None:  # hidden files are not packed
-            inside = place.is_relative_to(folder)
-            renamed[str(place.relative_to(folder) if inside else place)] = content
-    return renamed
-
-
-def _start_of(ref: str) -> tuple[Module, str]:
-    """Return the module that a reference names, and the attribute in it."""
-    name, _, attribute = ref.rpartition(":") if ":" in ref else (ref, "", "")
+def _start_of(ref: str) -> Module:
+    """Return the module that a reference names."""
+    name = ref.rpartition(":")[0] or ref
     if name.endswith(".py"):
         path = Path(name).resolve()
-        return Module(path, path.parent), attribute
+        return Module(path, path.parent)
     if "/" in name:
         # `look` rejects unknown names and lists the known ones.
         name = built_in_module(name) or "swell.models"
     start = place_of(name)
     if start is not None and start.path.suffix == ".py":
-        return start, attribute
+        return start
     if name.startswith("swell_models."):
         raise InvalidModel(
             f"swell_models is not installed, {ref} needs it: pip install 'swell[embedded]'"
@@ -370,13 +339,12 @@ def _shipped(code: Code) -> list[Path]:
     return [path for path in sorted(home.rglob("*")) if path.name in named and not path.is_dir()]
 
 
-def _ref_in_image(ref: str, start: Module, attribute: str, places: Places) -> str:
+def _ref_in_image(ref: str, start: Module, places: Places) -> str:
     if "," in ref:
         raise InvalidModel(f"{ref} has a comma, which parts models in worker.models: rename it")
-    if ref.rpartition(":")[0].endswith(".py") or ref.endswith(".py"):
-        path = str(places.below(start.path, start.root))
-        return f"{path}:{attribute}" if attribute else path
-    return ref
+    name = ref.rpartition(":")[0] or ref
+    place = str(places.below(start.path, start.root)) if name.endswith(".py") else name
+    return place + ref.removeprefix(name)
 
 
 def _digest(path: Path) -> str:

@@ -8,6 +8,8 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from swell.core.errors import InvalidRequest
+
 
 @dataclass(frozen=True, slots=True)
 class Pins:
@@ -36,10 +38,10 @@ def pins(names: Iterable[str], extras: Iterable[str] = ()) -> Pins:
         extras: Extras of Swell, such as `buckets`.
 
     Raises:
-        KeyError: Swell has no such extra.
+        InvalidRequest: Swell has no such extra.
     """
     if unknown := set(extras) - set(metadata.metadata("swell").get_all("Provides-Extra") or ()):
-        raise KeyError(min(unknown))
+        raise InvalidRequest(f"Swell has no extra {min(unknown)!r}: see --extra")
     given = {str(canonicalize_name(name)) for name in names}
     asked, found, elsewhere = set(given), dict[str, str](), dict[str, str]()
     waiting = [Requirement(f"swell[{','.join(extras)}]"), *map(Requirement, given)]

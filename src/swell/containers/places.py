@@ -68,26 +68,26 @@ class Places:
             )
         return root
 
-    def declared(self, path: Path, code: Code, source: Path | None) -> list[PurePosixPath]:
+    def declared(self, path: Path, code: Code, source: str) -> list[PurePosixPath]:
         """Return the place of a declared file; in rare cases two places.
 
         Args:
             path: Path of the file.
             code: Code of the model.
-            source: File of the module that defines the model.
+            source: File of the module that defines the model; empty for none.
 
         Raises:
             InvalidModel: The file's place is taken or reserved.
         """
         path = Path(os.path.normpath(path.absolute()))
-        module = code.modules.get(source.resolve()) if source is not None else None
+        module = code.modules.get(Path(source).resolve())
         found = []
-        if source is not None and module is not None and not module.path.is_relative_to(SWELL):
+        if module is not None and not module.path.is_relative_to(SWELL):
             if _is_literal(path, module):
                 return [_own(path)]
             # The same folder by its two names, if Python's path contains a link.
             depth = len(module.path.relative_to(module.root).parts)
-            for home in (module.root, source.parents[depth - 1]):
+            for home in (module.root, Path(source).parents[depth - 1]):
                 if path.is_relative_to(home):
                     return [self.below(module.root / path.relative_to(home), module.root)]
             found = self._beside(path, module)
@@ -112,7 +112,7 @@ class Places:
 
 
 def _deepest(path: Path, roots: Iterable[Path]) -> Path | None:
-    above = [root for root in roots if path.is_relative_to(root)]
+    above = (root for root in roots if path.is_relative_to(root))
     return max(above, key=lambda root: len(root.parts), default=None)
 
 

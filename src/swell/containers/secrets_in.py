@@ -3,15 +3,16 @@
 import re
 from fnmatch import fnmatchcase
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
 
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+#: Secrets in a URL: user or password, a field of the query, or a host that cannot be read.
+_IN_URL: Final = re.compile(
+    r"(?i)://[^\s/?#@]*[^\s/?#@:][^\s/?#@]*@|://\[[^\]\s]*(?:\s|$)"
+    r"|://[^\s#]*[?&][^\s=&#]*(?:token|passw|secret|signature|credential"
+    r"|(?<=[?&_-])(?:sig|key)(?==))[^\s=&#]*=[^\s&#]"
+)
 
-#: Variables that pip replaces from the process environment: the file has no secret then.
-_VARIABLE: Final = re.compile(r"\$\{[A-Z0-9_]+\}")
-
-#: Names of query fields that hold credentials.
-_ACCESS: Final = re.compile(r"token|passw|secret|signature|credential|(^|[-_])(sig|key)$", re.I)
+#: No secrets: variables that pip replaces from the process environment, and users of SSH.
+_ALLOWED: Final = re.compile(r"\$\{[A-Z0-9_]+\}|(?<=ssh://)[^\s:/@]+(?=@)")
 
 #: Lower-case names of files that hold keys, tokens or passwords. Hidden files such as `.netrc` are
 #: never packed.
@@ -63,23 +64,6 @@ def line_with_secret(text: str) -> int | None:
         text: A requirements or constraints file of pip, with its comments.
     """
     for number, line in enumerate(text.splitlines(), 1):
-        if any(map(_has_secret, _URL.findall(line))):
+        if _IN_URL.search(_ALLOWED.sub("", line)):
             return number
     return None
-
-
-def _has_secret(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return True  # cannot be checked
-    who, at, _ = parts.netloc.rpartition("@")
-    name, _, password = who.partition(":")
-    is_by_key = parts.scheme.lower().endswith("ssh")
-    told = [password] if is_by_key else [name, password]
-    if at and any(_VARIABLE.sub("", each) for each in told):
-        return True
-    return any(
-        _ACCESS.search(field) and _VARIABLE.sub("", value)
-        for field, value in parse_qsl(parts.query, keep_blank_values=False)
-    )

@@ -56,14 +56,10 @@ class Code:
 
 def place_of(name: str) -> Module | None:
     """Return the source file of a module by its dotted name; None if it has none."""
+    *packages, last = name.split(".")
     root = _root_of(name.partition(".")[0])
-    found = _files(root, name) if root else []
-    # One file for each part of the name, except for folders without __init__.py.
-    is_whole = found and name.rpartition(".")[2] in (
-        found[-1].name.partition(".")[0],
-        found[-1].parent.name,
-    )
-    return Module(found[-1], root) if root and is_whole else None
+    found = _files(root.joinpath(*packages), last) if root else []
+    return Module(found[0], root) if root and found else None
 
 
 def code_of(start: Module) -> Code:
@@ -124,11 +120,9 @@ def _imports(module: Module) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = [*package[: -node.level]] if node.level else []
+            base = [*package[: -node.level], node.module] if node.level else [node.module]
             # A name that is imported from a package may be a module.
-            yield from (
-                ".".join([*base, *filter(None, [node.module]), each.name]) for each in node.names
-            )
+            yield from (".".join(filter(None, [*base, each.name])) for each in node.names)
 
 
 def texts_in(path: Path) -> set[str]:
@@ -146,6 +140,6 @@ def _root_of(top: str) -> Path | None:
         return None
     if spec is None:
         return None
-    if spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations))).resolve().parent
-    return Path(spec.origin).resolve().parent if spec.origin and spec.has_location else None
+    own = spec.origin if spec.has_location else None
+    place = next(iter(spec.submodule_search_locations or ()), own)
+    return Path(place).resolve().parent if place else None

@@ -1,7 +1,5 @@
 """Packs the installed Swell as a wheel; the same files give the same bytes."""
 
-import base64
-import hashlib
 import io
 import zipfile
 from importlib import metadata
@@ -34,14 +32,10 @@ def wheel() -> bytes:
     installed = metadata.distribution("swell")
     files |= {f"{home}/{name}": (installed.read_text(name) or "").encode() for name in _TOLD}
     files[f"{home}/WHEEL"] = _WHEEL
-    record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
-    files[f"{home}/RECORD"] = (record + f"{home}/RECORD,,\n").encode()
+    # Without digests: uv does not compare them.
+    files[f"{home}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{home}/RECORD")).encode()
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name, _WHEN), data)
     return whole.getvalue()
-
-
-def _digest(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

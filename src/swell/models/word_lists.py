@@ -46,12 +46,12 @@ class Glossary:
     """English words for words of other languages.
 
     Args:
-        path: `glossary.tsv`: language, word, kind and English, a row each.
+        path: `glossary.tsv.gz`: language, word, kind and English, a row each.
     """
 
     def __init__(self, path: Path) -> None:
         self.known: dict[str, dict[str, tuple[str, str]]] = {}
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in gzip.decompress(path.read_bytes()).decode().splitlines():
             language, word, kind, english = line.split("\t")
             self.known.setdefault(language, {})[word] = (english, kind)
         self._folded = {language: _by_fold(known) for language, known in self.known.items()}
@@ -123,7 +123,7 @@ class English:
 @cache
 def word_lists() -> tuple[English, Glossary]:
     """Return the lists that ship, once for all models of a process."""
-    return English(weights("english.txt.gz")), Glossary(weights("glossary.tsv"))
+    return English(weights("english.txt.gz")), Glossary(weights("glossary.tsv.gz"))
 
 
 @cache

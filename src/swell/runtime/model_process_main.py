@@ -20,7 +20,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -67,7 +67,7 @@ from swell.runtime.task_run import (
 )
 from swell.runtime.task_run import SEED_BITS as SEED_BITS
 from swell.runtime.unicode_repair import describe_error
-from swell.sdk.context import Cancelled, Item, Reject
+from swell.sdk.context import Cancelled, Item
 from swell.sdk.define import Definition, is_function_model
 from swell.sdk.model import DeviceBroken
 from swell.sdk.model_loader import load_models
@@ -90,10 +90,6 @@ NEXT_BATCH_S: Final = 0.25
 #: Consecutive full-size calls without running out of memory before the row limit grows. Doubles
 #: with each call that runs out of memory.
 PATIENCE: Final = 32
-
-#: If this many samples from the start of a chunk, and then the last one, fail alone with the same
-#: error, the rest of the chunk fails without a try: the samples are not at fault.
-MOST_ALIKE: Final = 3
 
 #: Number of combinations of `by` values with a stored row limit.
 MOST_ROW_LIMITS: Final = 256
@@ -122,22 +118,6 @@ class _Tried:
     #: Whether a call ran out of memory, and whether a call with a single sample did.
     lacks: bool = False
     lacks_alone: bool = False
-    #: Errors of samples that failed alone.
-    alone: list[Exception] = field(default_factory=list)
-    #: Whether the last sample ran alone, too: the first ones may be equal samples of one task.
-    has_tried_last: bool = False
-
-    @property
-    def fail_alike(self) -> bool:
-        """Whether every sample of the chunk seems to fail with the same error."""
-        if self.fits or len(self.alone) < MOST_ALIKE:
-            return False
-        return len({(type(error), describe_error(error)) for error in self.alone}) == 1
-
-    @property
-    def blames_nobody(self) -> bool:
-        """Whether the rest of the chunk fails without a try."""
-        return self.has_tried_last and self.fail_alike
 
 
 class Runner:
@@ -232,14 +212,7 @@ class Runner:
         tried = _Tried()
         waiting = [chunk]
         while waiting:
-            if tried.fail_alike and not tried.has_tried_last:
-                count = len(tried.alone)
-                waiting += self._run_part([waiting[0].pop()], tried, results, failed)
-                # The last sample may have been cancelled.
-                tried.has_tried_last = tried.fits > 0 or len(tried.alone) > count
-                waiting = [part for part in waiting if part]
-            else:
-                waiting += reversed(self._run_part(waiting.pop(), tried, results, failed))
+            waiting += reversed(self._run_part(waiting.pop(), tried, results, failed))
         self._learn(key, tried)
 
     def _run_part(
@@ -253,12 +226,9 @@ class Runner:
         if stopped:
             live = [(item, job) for item, job in live if job.handle not in stopped]
         start_s = self._clock.monotonic_s()
-        why: Exception | None = failed
-        if why is None and tried.blames_nobody:
-            why = tried.alone[-1]
-        answers: list[Any] = [why] * len(live)
+        answers: list[Any] = [failed] * len(live)
         anew: list[_Samples] = []
-        if why is None and live:
+        if failed is None and live:
             answers, anew = self._call(live, tried)
         run_s = self._clock.monotonic_s() - start_s
         share_s = run_s / max(1, len(live))
@@ -349,8 +319,6 @@ class Runner:
             gc.collect()
             tried.lacks, tried.lacks_alone = True, tried.lacks_alone or is_alone
         if is_alone:
-            if not isinstance(error, Reject):
-                tried.alone.append(error)
             return [error], []
         others = [(item, job) for item, job in live if not job.has_told]
         if others:

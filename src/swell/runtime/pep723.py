@@ -85,7 +85,7 @@ def needs_of(ref: str) -> Needs:
     Raises:
         InvalidModel: The block in the file cannot be read.
     """
-    path = _source(ref)
+    path = source_of(ref)
     if path is None:
         return NOTHING
     try:
@@ -99,15 +99,19 @@ def needs_of(ref: str) -> Needs:
         raise InvalidModel(f"{path.name}: {error.detail}") from None
 
 
-def _source(ref: str) -> Path | None:
+def source_of(ref: str) -> Path | None:
+    """Return the file of a model's code, found as an import finds it, but without importing.
+
+    None if there is none, as for models that Swell brings.
+    """
     name = ref.rpartition(":")[0] if ":" in ref else ref
     if name.endswith(".py"):
         return Path(name) if Path(name).is_file() else None
-    if "/" in name or not name:
+    if "/" in name or not name or name.endswith(".toml"):
         return None
-    # As an import finds modules, but without importing their parents.
     inner = Path(*name.split("."))
-    places = [place / inner for place in (Path(each or ".") for each in sys.path)]
+    # Model processes find modules in the folder that they are started in, too.
+    places = [place / inner for place in map(Path, ["", *sys.path])]
     paths = (path for place in places for path in (place / "__init__.py", place.with_suffix(".py")))
     return next((path for path in paths if path.is_file()), None)
 

@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -35,16 +36,16 @@ _ARTIFACT_MARK: Final = b'"$artifact"'
 
 def project(view: type[View], record: object, **fields: Any) -> View:
     """Return a view of a record: the given fields, and those that both have."""
-    for name in _shared_names(view, type(record)):  # type: ignore[arg-type]
-        if name not in fields:
-            fields[name] = getattr(record, name)
-    return view(**fields)
+    names, read = _shared(view, type(record))  # type: ignore[arg-type]
+    return view(**(dict(zip(names, read(record), strict=False)) | fields))
 
 
 @functools.cache
-def _shared_names(view: type[Any], kind: type[Any]) -> tuple[str, ...]:
+def _shared(view: type[Any], kind: type[Any]) -> tuple[list[str], Callable[[Any], tuple[Any]]]:
     fields = inspect.get_annotations(kind)
-    return tuple(each for each in view.__struct_fields__ if each in fields or hasattr(kind, each))
+    names = [each for each in view.__struct_fields__ if each in fields or hasattr(kind, each)]
+    # With one more name, it returns a tuple for one field as well.
+    return names, attrgetter(*names, "__class__")
 
 
 def rounded(number: float | None) -> float | None:

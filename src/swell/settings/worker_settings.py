@@ -40,8 +40,8 @@ class WorkerSettings(Group):
         host_memory_bytes: Host memory for models evicted from the device, so that they reload
             quickly; beyond it the least recently used is dropped. In bytes; unset for no limit.
         picture_format: Format of pictures if neither the model nor the input sets one.
-        encode_processes: Processes that encode pictures, started with the first picture; unset for
-            one less than the number of cores, at most 4.
+        encode_threads: Threads that encode pictures; unset for one less than the number of cores,
+            at most 4.
         cache_dir: Cache folder of downloaded weights; unset for `weights` in the data folder.
         cache_bytes: Size of the weights cache; the least recently used weights are evicted first.
             In bytes; unset for the whole disk.
@@ -124,7 +124,7 @@ class WorkerSettings(Group):
     device_memory_bytes: int | None = Field(default=None, gt=0)
     host_memory_bytes: int | None = Field(default=None, ge=0)
     picture_format: Literal["png", "webp", "jpeg", "avif"] = "png"
-    encode_processes: int | None = Field(default=None, ge=1)
+    encode_threads: int | None = Field(default=None, ge=1)
     cache_dir: Path | None = None
     cache_bytes: int | None = Field(default=None, gt=0)
     baked_dir: Path | None = None

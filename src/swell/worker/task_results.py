@@ -13,7 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -61,6 +61,8 @@ MAX_UPLOADS: Final = 16
 MAX_ENCLOSED_BYTES: Final = 1024 * 1024
 
 _BACKOFF: Final = RetryPolicy(base_s=0.2, cap_s=5.0)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,44 +182,49 @@ class Uploader:
         Raises:
             SwellError: It cannot be read; of a passing kind after several tries.
         """
-        rng = random.Random()
-        for attempt in itertools.count(1):
-            try:
-                return (await self._dispatch.fetch(url))[0]
-            except Unavailable:
-                if attempt == MAX_TRIES:
-                    raise
-            await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
-        raise AssertionError("it counts for ever")
+        data, _ = await self._retry(
+            lambda: self._dispatch.fetch(url),
+            lambda error, n: isinstance(error, NotFound) or n == MAX_TRIES,
+        )
+        return data
 
     async def _upload_places(self, hold: Hold, keys: list[str]) -> list[Upload]:
-        rng, forgotten = random.Random(), 0
-        for attempt in itertools.count(1):
-            try:
-                return await self._dispatch.uploads(self._worker_id(), hold, keys)
-            except Unavailable:
-                pass
-            except NotFound:
-                # A worker that was forgotten registers again, and has another id then.
-                forgotten += 1
-                if forgotten == MAX_TRIES:
-                    raise
-            await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
-        raise AssertionError("it counts for ever")
+        # A worker that was forgotten registers again, and has another id then.
+        forgotten = itertools.count(1)
+        return await self._retry(
+            lambda: self._dispatch.uploads(self._worker_id(), hold, keys),
+            lambda error, _: isinstance(error, NotFound) and next(forgotten) == MAX_TRIES,
+        )
 
     async def _put(self, upload: Upload, data: bytes, content_type: str) -> None:
-        rng, is_elsewhere = random.Random(), not upload.url.startswith("/")
+        is_elsewhere = not upload.url.startswith("/")
         until_s = self._clock.monotonic_s() + STORE_S
-        for attempt in itertools.count(1):
+
+        async def put() -> None:
+            # No lane is held between two tries.
+            async with self._lanes:
+                await self._dispatch.put(upload, data, content_type)
+
+        def is_over(error: SwellError, _: int) -> bool:
+            is_late = is_elsewhere and self._clock.monotonic_s() >= until_s
+            return is_late or isinstance(error, NotFound)
+
+        await self._retry(put, is_over)
+
+    async def _retry(
+        self, call: Callable[[], Awaitable[T]], is_over: Callable[[SwellError, int], bool]
+    ) -> T:
+        """Repeat a call while it fails; `is_over` gets each error, and its number from 1."""
+        rng = random.Random()
+        attempt = 0
+        while True:
+            attempt += 1
             try:
-                # No lane is held between two tries.
-                async with self._lanes:
-                    return await self._dispatch.put(upload, data, content_type)
-            except Unavailable:
-                if is_elsewhere and self._clock.monotonic_s() >= until_s:
+                return await call()
+            except (Unavailable, NotFound) as error:
+                if is_over(error, attempt):
                     raise
             await self._clock.sleep(_BACKOFF.delay_s(attempt, rng))
-        raise AssertionError("it counts for ever")
 
 
 def distinct(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
@@ -310,7 +317,7 @@ class Delivery:
     """Encodes the files of results and stores them.
 
     Args:
-        encoders: Processes that encode.
+        encoders: Encode pictures.
         uploader: The way to the object store.
         picture_format: What pictures become unless their task asks for something else.
         traces: Records spans of stored files.

@@ -1,7 +1,6 @@
 """Downloads the pushed weights of a worker that starts, while its model process imports."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 
 from swell.core.clock import Clock
 from swell.core.errors import InvalidRequest, NotFound
+from swell.runtime.pep723 import source_of
 from swell.weights.cache import NotCached, WeightCache
 from swell.weights.declared_weights import listing_beside
 from swell.weights.manifest import note_manifest, noted_manifest
@@ -91,8 +91,8 @@ def wishes_of(
     """
     files = {Path(each).resolve() for each in references if each.endswith(_LISTINGS)}
     found = [_of_reference(each) for each in references if not each.endswith(_LISTINGS)]
-    for folder in filter(None, map(_folder_of, models)):
-        path = listing_beside(folder)
+    for source in filter(None, map(source_of, models)):
+        path = listing_beside(source.parent)
         if path is not None:
             files.add(path.resolve())
     found += [_of_author(read_listing(path)) for path in sorted(files)]
@@ -105,23 +105,6 @@ def wishes_of(
             ) from None
         found += [_of_listing(each.check()) for each in decoded]
     return found
-
-
-def _folder_of(ref: str) -> Path | None:
-    """Return the folder of a model's code, without importing it; None if unknown."""
-    name = ref.partition(":")[0]
-    if name.endswith(".py"):
-        return Path(name).parent
-    if "/" in name or name.endswith(".toml"):
-        return None
-    # Model processes find modules in the folder that they are started in, too.
-    for root in map(Path, ["", *sys.path]):
-        inner = root.joinpath(*name.split("."))
-        if (inner / "__init__.py").is_file():
-            return inner
-        if inner.with_name(f"{inner.name}.py").is_file():
-            return inner.parent
-    return None
 
 
 def _of_reference(text: str) -> Wish:

@@ -89,7 +89,7 @@ class Worker:
         clock: The time.
         weights: Where LoRAs go that tasks name; None to take none.
         origin: Where the model processes are from; None for Swell's own Python.
-        encoders: Encode pictures; None for as many processes as the settings say.
+        encoders: Encode pictures; None for as many threads as the settings say.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Worker:
             self.tasks,
             lambda frame: self._results.handle(frame),
         )
-        self._encoders = encoders or Encoders(settings.encode_processes)
+        self._encoders = encoders or Encoders(settings.encode_threads)
         uploader = Uploader(
             dispatch,
             clock,
@@ -283,7 +283,7 @@ class Worker:
         await self.runner.close()
         await self._loras.close()
         await self.models.process.kill()
-        await self._encoders.close()
+        self._encoders.close()
         await self._dispatch.close()
         await self.traces.close()
 

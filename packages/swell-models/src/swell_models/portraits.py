@@ -255,7 +255,7 @@ class Portraits(Model):
     | networks | those of `swell/faces`, `swell/cutout`, `swell/paint` and `swell/upscale` |
     | licences of the weights | MIT, Apache-2.0, Apache-2.0, BSD-3-Clause |
     | scenes | 12, as data in `swell_models/scenes.toml`: shapes, a light, a style |
-    | weights on disk | 7.6 MB |
+    | weights on disk | 5.9 MB |
     | input | up to 40 megapixels with at least one face; the largest is used |
     | rotated pictures | rotated upright by the face |
     | time | 0.5 s plus 0.3 s per portrait on one CPU core; 5 s to enlarge one |

@@ -141,7 +141,7 @@ class Speech(Model):
     | network | hibari 0.2.1, 6.2 M parameters, distilled from Kokoro-82M's voice `af_heart` |
     | licence of the weights | Apache-2.0, Maureese Williams; Kokoro and misaki by hexgrad as well |
     | pronunciation | misaki's list of 180,000 words, and a small network for others |
-    | weights on disk | 11 MB, int8 and float16 |
+    | weights on disk | 10 MB, int8 |
     | sound | 24 kHz, 16 bit, mono |
     | input | up to 5,000 characters, 30,000 after numbers and symbols are spelled out |
     | time | 0.08 s for 6 s of speech on one CPU core; 0.4 s to load |

@@ -204,4 +204,4 @@ class OnlyEnglish(English):
 @cache
 def translation_lists() -> tuple[English, WordByWord]:
     """Return the lists, once for all models of a process."""
-    return OnlyEnglish(weights("english.txt.gz")), WordByWord(weights("glossary.tsv"))
+    return OnlyEnglish(weights("english.txt.gz")), WordByWord(weights("glossary.tsv.gz"))

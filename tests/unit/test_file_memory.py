@@ -22,9 +22,9 @@ SIDE = 16
 @pytest.fixture
 async def encoders() -> AsyncIterator[Encoders]:
     # A thread lets go of what it was given a little after it is done.
-    encoders = Encoders(1, tiny_px=0)
+    encoders = Encoders(1)
     yield encoders
-    await encoders.close()
+    encoders.close()
 
 
 def a_delivery(encoders: Encoders, dispatch: MemoryDispatch) -> Delivery:

@@ -754,27 +754,6 @@ def test_one_call_in_which_all_fail_is_one_error_of_each(halves: Halves) -> None
     assert halves.sizes == [3, 2, 1, 1, 1]
 
 
-def test_an_error_that_seems_to_be_nobodys_fault_is_not_waited_for_by_everybody(
-    halves: Halves,
-) -> None:
-    result = halves.run(*[{"what": "raise"}] * 8)
-    assert [each.detail for each in result.faults] == ["ValueError: on purpose"] * 8
-    assert halves.sizes == [8, 4, 2, 1, 1, 2, 1, 1]
-
-
-def test_three_that_fail_alike_before_all_others_are_not_everybody(halves: Halves) -> None:
-    result = halves.run(*[{"what": "raise"}] * 3, {}, {}, {}, {}, {})
-    assert [each.handle for each in result.faults] == [1, 2, 3]
-    assert [done.handle for done in result.done] == [8, 4, 5, 6, 7]
-    assert halves.sizes == [8, 4, 2, 1, 1, 2, 1, 1, 1, 3]
-    # One that was stopped says nothing of the others.
-    halves.begin(*[{"what": "raise", "s": 0.1}] * 3, {}, {"what": "raise"}, {}, {}, {})
-    halves.line.say(Stop([8]))
-    result = halves.line.result()
-    assert [each.handle for each in result.faults] == [1, 2, 3, 5]
-    assert sorted(done.handle for done in result.done) == [4, 6, 7]
-
-
 def test_where_somebody_succeeds_or_is_refused_all_are_tried(halves: Halves) -> None:
     result = halves.run({}, *[{"what": "raise"}] * 7)
     assert (len(result.done), len(result.faults)) == (1, 7)
