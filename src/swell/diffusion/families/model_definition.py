@@ -202,17 +202,15 @@ def _check_options(entry: Entry, facts: Facts) -> None:
         raise InvalidModel(f"offload {entry.offload!r}: use one of {', '.join(CHOICES)}")
     if entry.bucket is not None and not 1 <= entry.bucket <= MOST_ROWS:
         raise InvalidModel(f"bucket {entry.bucket}: a step has 1 to {MOST_ROWS} rows")
-    for option, is_given, can in (
-        ("controlnet", bool(entry.controlnet), bool(facts.family.control)),
-        ("ip-adapter", bool(entry.ip_adapter), facts.family.has_reference),
-        ("quantize", bool(entry.quantize), facts.family is not OTHER),
-        ("offload", entry.offload not in ("auto", "never"), facts.family is not OTHER),
-        ("bucket", entry.bucket is not None, facts.family is not OTHER),
+    for what, is_given, can in (
+        ("a control net", bool(entry.controlnet), bool(facts.family.control)),
+        ("a picture adapter", bool(entry.ip_adapter), facts.family.has_reference),
+        ("--quantize", bool(entry.quantize), facts.family is not OTHER),
+        ("--offload", entry.offload not in ("auto", "never"), facts.family is not OTHER),
+        ("--bucket", entry.bucket is not None, facts.family is not OTHER),
     ):
         if is_given and not can:
-            raise InvalidModel(
-                f"{facts.family.name} models cannot have --{option} here{_since(facts)}"
-            )
+            raise InvalidModel(f"{facts.family.name} models cannot have {what} here{_since(facts)}")
     if entry.quantize and entry.loras:
         raise InvalidModel("weights of 8 bits take no LoRAs: leave out --quantize or --lora")
     if entry.quantize and entry.offload in ("turns", "blocks"):
