@@ -173,12 +173,12 @@ async def one_task(added: Path, work: Path) -> set[tuple[str, str]]:
     await asyncio.wait({running, up}, return_when=asyncio.FIRST_COMPLETED)
     await backend.draw(1)
     await asyncio.sleep(1)
-    os.kill(worker.model_pid, signal.SIGUSR1)
+    os.kill(worker.models.process.pid, signal.SIGUSR1)
     await asyncio.sleep(0.2)
     tracer.begin()
     await backend.draw(2)
     tracer.end()
-    os.kill(worker.model_pid, signal.SIGUSR2)
+    os.kill(worker.models.process.pid, signal.SIGUSR2)
     theirs = work / "functions.json"
     for _ in range(1000):
         if theirs.exists():

@@ -140,9 +140,9 @@ class Rig:
                 await asyncio.gather(self.running, return_exceptions=True)
                 await self.start()
             case _:
-                dead = self.worker.model_pid
+                dead = self.worker.models.process.pid
                 os.kill(dead, signal.SIGKILL)
-                while self.worker.model_pid == dead or not self.worker.runner.can_run:
+                while self.worker.models.process.pid == dead or not self.worker.runner.can_run:
                     await asyncio.sleep(0.005)
 
     async def judged(self) -> dict[str, int]:

@@ -160,7 +160,9 @@ class Worker:
         load_s: Mapping[str, float] | None,
         noise: float,
         models: int,
+        most_rows: int,
     ) -> None:
+        self._most_rows = most_rows
         self.run, self.devices, self.scheduler, self.load_s = run, devices, scheduler, load_s
         self.now_s, self.step_s, self.noise = 0.0, 0.0, noise
         self._models = Models(models)
@@ -169,8 +171,7 @@ class Worker:
         self._new: list[Job] = []
 
     def admit(self, job: Job) -> None:
-        most_rows = self.scheduler.row_limit(job.key).rows
-        slots = self.scheduler.cost(job.key).rows_to_fill(0, most_rows)
+        slots = self.scheduler.cost(job.key).rows_to_fill(0, self._most_rows)
         if len(self.scheduler) < slots:
             self._new.append(job)
         self._jobs[job.id] = job
@@ -246,7 +247,7 @@ def in_steps(  # noqa: PLR0913 - all but two have defaults
         scheduler.know(key, most_rows=pinned or most_rows, pinned=pinned)
         scheduler.set_residency(key, loaded=load_s is None, load_s=(load_s or {}).get(key, 0.0))
     run = _run_of(jobs, devices, pinned or 1)
-    worker = Worker(run, devices, scheduler, load_s, noise, models)
+    worker = Worker(run, devices, scheduler, load_s, noise, models, pinned or most_rows)
     coming = deque(jobs)
     while coming or len(scheduler):
         if not len(scheduler):

@@ -237,7 +237,7 @@ async def test_an_idle_model_process_that_is_killed_is_started_again(
     dispatch: MemoryDispatch,
 ) -> None:
     async with working(dispatch, "demo/noop") as (worker, _):
-        os.kill(worker.model_pid, signal.SIGKILL)
+        os.kill(worker.models.process.pid, signal.SIGKILL)
         task = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "still"}))
     assert output_of(task) == "still"
     # It may have been handed over to the process before the death was noticed.
@@ -270,8 +270,8 @@ async def test_a_model_process_that_dies_while_its_worker_registers_is_started_a
     worker = Worker(WorkerSettings(name="t"), dispatch, ["demo/noop"], SystemClock())
     running = asyncio.create_task(worker.run(handle_signals=False))
     await dispatch.asked.wait()
-    os.kill(worker.model_pid, signal.SIGKILL)
-    await gone(worker.model_pid)
+    os.kill(worker.models.process.pid, signal.SIGKILL)
+    await gone(worker.models.process.pid)
     dispatch.opened.set()
     task = await dispatch.ended(await dispatch.submit("demo/noop", {"text": "still"}))
     assert (output_of(task), task.attempt) == ("still", 1)
@@ -289,7 +289,7 @@ async def test_a_worker_whose_models_cannot_be_started_again_ends_before_it_take
     running = asyncio.create_task(worker.run(handle_signals=False))
     await dispatch.asked.wait()
     file.write_text(PICKY + "# other\n")
-    os.kill(worker.model_pid, signal.SIGKILL)
+    os.kill(worker.models.process.pid, signal.SIGKILL)
     async with asyncio.timeout(10):
         assert await running == 1
     assert dispatch.leases == []
@@ -304,8 +304,8 @@ async def test_no_work_is_asked_for_while_the_model_process_is_started_again(
     file.write_text(GATED.format(gate=str(gate)))
     async with working(dispatch, str(file), slots=1) as (worker, _):
         gate.unlink()
-        os.kill(worker.model_pid, signal.SIGKILL)
-        await gone(worker.model_pid)
+        os.kill(worker.models.process.pid, signal.SIGKILL)
+        await gone(worker.models.process.pid)
         # The poll that was open brings this one, and nothing asks for the next.
         first = await dispatch.submit("test/gated")
         async with asyncio.timeout(10):
@@ -369,7 +369,7 @@ async def test_a_death_is_noticed_while_something_it_forked_lives_and_that_dies_
     file.write_text(FORKING)
     async with working(dispatch, str(file)) as (worker, _):
         first = output_of(await dispatch.ended(await dispatch.submit("test/forking")))
-        os.kill(worker.model_pid, signal.SIGKILL)
+        os.kill(worker.models.process.pid, signal.SIGKILL)
         second = output_of(await dispatch.ended(await dispatch.submit("test/forking")))
         assert first != second
         await over(first)
@@ -417,7 +417,7 @@ async def test_a_model_that_may_fail_and_cannot_be_loaded_is_left_out_of_what_is
     await worker.is_up.wait()
     [registration] = dispatch.registrations
     assert [card.name for card in registration.models] == ["demo/upper"]
-    first = worker.model_pid
+    first = worker.models.process.pid
     os.kill(first, signal.SIGKILL)
     task = await dispatch.ended(await dispatch.submit("demo/upper", {"text": "again"}))
     assert output_of(task) == "AGAIN", "so it is after its process has died"
@@ -564,13 +564,13 @@ async def test_a_model_that_does_not_stop_is_killed_and_its_neighbours_lose_noth
     ids = [await dispatch.submit("test/deaf", {"s": s, "text": "x"}) for s in (1000, 0, 0, 0)]
     async with working(dispatch, deaf, cancel_grace_s=0.2) as (worker, _):
         await dispatch.until(lambda: len(dispatch.progress) >= 4)
-        pid = worker.model_pid
+        pid = worker.models.process.pid
         await dispatch.cancel(ids[0])
         assert (await dispatch.ended(ids[0])).state is TaskState.CANCELED
         for task_id in ids[1:]:
             task = await dispatch.ended(task_id)
             assert (output_of(task), task.attempt) == ("x", 1)
-        assert worker.model_pid != pid
+        assert worker.models.process.pid != pid
 
 
 async def test_a_model_that_has_looked_goes_on_for_the_others_of_its_batch(
@@ -579,7 +579,7 @@ async def test_a_model_that_has_looked_goes_on_for_the_others_of_its_batch(
     ids = [await dispatch.submit("test/looks", {"s": 1000, "text": f"{n}"}) for n in range(3)]
     async with working(dispatch, deaf, cancel_grace_s=1.0) as (worker, _):
         await dispatch.until(lambda: len(dispatch.progress) >= 3)
-        pid = worker.model_pid
+        pid = worker.models.process.pid
         await dispatch.cancel(ids[2])
         assert (await dispatch.ended(ids[2])).state is TaskState.CANCELED
         assert (await dispatch.task(ids[0])).state is TaskState.RUNNING
@@ -587,7 +587,7 @@ async def test_a_model_that_has_looked_goes_on_for_the_others_of_its_batch(
         for number, task_id in enumerate(ids[:2]):
             task = await dispatch.ended(task_id)
             assert (output_of(task), task.attempt) == (str(number), 1)
-        assert worker.model_pid == pid
+        assert worker.models.process.pid == pid
 
 
 async def test_a_model_that_has_looked_is_killed_when_nobody_wants_its_run_any_more(
@@ -596,12 +596,12 @@ async def test_a_model_that_has_looked_is_killed_when_nobody_wants_its_run_any_m
     ids = [await dispatch.submit("test/looks", {"s": 1000, "text": "x"}) for _ in range(2)]
     async with working(dispatch, deaf, cancel_grace_s=0.1) as (worker, _):
         await dispatch.until(lambda: len(dispatch.progress) >= 2)
-        pid = worker.model_pid
+        pid = worker.models.process.pid
         for task_id in ids:
             await dispatch.cancel(task_id)
             assert (await dispatch.ended(task_id)).state is TaskState.CANCELED
         assert output_of(await dispatch.ended(await dispatch.submit("test/deaf"))) == ""
-        assert worker.model_pid != pid
+        assert worker.models.process.pid != pid
 
 
 async def test_a_check_that_ends_a_run_cancels_nobody_else(
@@ -610,24 +610,24 @@ async def test_a_check_that_ends_a_run_cancels_nobody_else(
     ids = [await dispatch.submit("test/checks", {"text": f"{n}"}) for n in range(3)]
     async with working(dispatch, deaf) as (worker, _):
         await dispatch.until(lambda: len(dispatch.progress) >= 3)
-        pid = worker.model_pid
+        pid = worker.models.process.pid
         await dispatch.cancel(ids[0])
         assert (await dispatch.ended(ids[0])).state is TaskState.CANCELED
         let_go(deaf)
         for number, task_id in enumerate(ids[1:], 1):
             task = await dispatch.ended(task_id)
             assert (output_of(task), task.attempt) == (str(number), 1)
-        assert worker.model_pid == pid
+        assert worker.models.process.pid == pid
 
 
 async def test_a_model_that_stops_in_time_lives_on(dispatch: MemoryDispatch) -> None:
     async with working(dispatch, "demo/echo-picture", cancel_grace_s=2.0) as (worker, _):
-        pid = worker.model_pid
+        pid = worker.models.process.pid
         task_id = await dispatch.submit("demo/echo-picture", {"steps": 1000, "step_s": 0.02})
         await dispatch.until(lambda: dispatch.progress)
         await dispatch.cancel(task_id)
         assert (await dispatch.ended(task_id)).state is TaskState.CANCELED
-        assert worker.model_pid == pid
+        assert worker.models.process.pid == pid
 
 
 async def test_a_model_that_goes_on_after_its_deadline_is_killed_too(deaf: str) -> None:
@@ -1095,7 +1095,7 @@ async def test_a_model_whose_file_has_changed_is_not_served_under_its_old_versio
     file.write_text(PICKY)
     async with working(dispatch, str(file)) as (worker, running):
         file.write_text(PICKY + "# other\n")
-        os.kill(worker.model_pid, signal.SIGKILL)
+        os.kill(worker.models.process.pid, signal.SIGKILL)
         async with asyncio.timeout(10):
             assert await running == 1
     assert dispatch.reports[-1].goodbye
@@ -1299,9 +1299,9 @@ async def test_what_is_wrong_with_one_drawn_task_is_its_own(
     ids = [await dispatch.submit("test/draws", each, count=2, max_attempts=1) for each in inputs]
     async with working(dispatch, draws) as (worker, _):
         tasks = [await dispatch.ended(task_id) for task_id in ids]
-        pid = worker.model_pid
+        pid = worker.models.process.pid
         assert output_of(await dispatch.ended(await dispatch.submit("test/draws", {})))
-        assert worker.model_pid == pid
+        assert worker.models.process.pid == pid
     codes = [task.error and task.error.code for task in tasks]
     assert codes == ["rejected", "model_error", "invalid_input", None, None]
 
@@ -1345,7 +1345,7 @@ async def test_a_sample_goes_on_from_its_checkpoint_when_the_model_process_was_k
         other = await dispatch.submit("test/draws", wish)
         await dispatch.until(lambda: steps_of(dispatch, task_id)[-1:] >= [5])
         at = len(steps_of(dispatch, task_id))
-        os.kill(worker.model_pid, signal.SIGKILL)
+        os.kill(worker.models.process.pid, signal.SIGKILL)
         hold.unlink()
         drawn = output_of(await dispatch.ended(task_id))
         # The step that was in flight is drawn again, and none that was told.
@@ -1373,7 +1373,7 @@ async def test_a_step_that_does_not_end_after_a_cancellation_is_killed(
     dispatch: MemoryDispatch, draws: str
 ) -> None:
     async with working(dispatch, draws, cancel_grace_s=0.2) as (worker, _):
-        pid = worker.model_pid
+        pid = worker.models.process.pid
         hung = await dispatch.submit("test/draws", {"poison": 3, "steps": 10, "step_s": 0.02})
         other = await dispatch.submit("test/draws", {"steps": 40})
         async with asyncio.timeout(10):
@@ -1383,7 +1383,7 @@ async def test_a_step_that_does_not_end_after_a_cancellation_is_killed(
         assert (await dispatch.ended(hung)).state is TaskState.CANCELED
         task = await dispatch.ended(other)
         assert (output_of(task)[1], task.attempt) == (0, 1)
-        assert worker.model_pid != pid
+        assert worker.models.process.pid != pid
 
 
 async def test_batches_and_steps_take_turns_in_one_process(

@@ -234,7 +234,7 @@ async def test_at_most_one_step_is_redone_when_the_model_process_is_killed(studi
                 await studio.submit(who + 1, seed=4, count=2, **slow),
             ]
             await studio.drawn(steps)
-            os.kill(worker.model_pid, signal.SIGKILL)
+            os.kill(worker.models.process.pid, signal.SIGKILL)
             studio.go_on()
             drawn.append(await finished(studio, ids))
             assert {task.attempt for task in drawn[-1]} == {1}
@@ -254,7 +254,7 @@ async def test_a_task_that_is_alone_goes_on_too_though_it_loses_the_attempt(stud
     task_id = await studio.submit(1, seed=3, **slow)
     async with studio.worker() as (worker, _):
         await studio.drawn(steps)
-        os.kill(worker.model_pid, signal.SIGKILL)
+        os.kill(worker.models.process.pid, signal.SIGKILL)
         studio.go_on()
         [task] = await finished(studio, [task_id])
         assert (task.attempt, task.attempts_left) == (2, 1)

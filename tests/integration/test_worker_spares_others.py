@@ -198,7 +198,7 @@ async def test_a_model_that_does_not_load_at_once_is_tried_again(
     refs = ref(models, "Other"), str(optional)
     async with working(dispatch, *refs, optional=[str(optional)]) as (worker, running):
         (tmp_path / "busy").touch()
-        os.kill(worker.model_pid, signal.SIGKILL)
+        os.kill(worker.models.process.pid, signal.SIGKILL)
         await asyncio.sleep(1.0)
         assert not running.done()
         (tmp_path / "busy").unlink()

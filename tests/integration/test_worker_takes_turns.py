@@ -267,13 +267,13 @@ async def test_a_model_that_cannot_be_loaded_fails_its_own_tasks_only(
     fine = {"One": "test/one", "Whole": "test/whole"}[good]
     paths = refs(models, good, bad)
     async with working(dispatch, *paths, device_memory_bytes=ONE_MODEL) as (worker, running):
-        pid = worker.model_pid
+        pid = worker.models.process.pid
         failing = [await dispatch.submit("test/broken", {}, max_attempts=1) for _ in range(3)]
         working_ids = [await dispatch.submit(fine, {}) for _ in range(3)]
         failed = [await dispatch.ended(task_id) for task_id in failing]
         assert {(await dispatch.ended(each)).state for each in working_ids} == {TaskState.SUCCEEDED}
         assert not running.done()
-        assert worker.model_pid == pid
+        assert worker.models.process.pid == pid
     for task in failed:
         assert task.error is not None
         assert task.error.code == "model_load_failed"
@@ -312,9 +312,9 @@ class Slow(Whole):
     paths = refs(models, "Whole", "Slow")
     limits = {"device_memory_bytes": ONE_MODEL, "run_limit_s": 1.5, "cancel_grace_s": 0.05}
     async with working(dispatch, *paths, **limits) as (worker, _):
-        pid = worker.model_pid
+        pid = worker.models.process.pid
         task = await dispatch.ended(await dispatch.submit("test/slow", {"n": 3}))
-        assert worker.model_pid == pid
+        assert worker.models.process.pid == pid
     assert output_of(task) == 6
     assert task.timings is not None
     assert task.timings.load_s >= 2

@@ -70,10 +70,10 @@ async def over(pid: int) -> None:
 
 async def restarted(worker: Worker) -> None:
     """Kill the model process, and wait until another has taken its place."""
-    pid = worker.model_pid
+    pid = worker.models.process.pid
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(60):
-        while worker.model_pid == pid or not worker.runner.can_run:
+        while worker.models.process.pid == pid or not worker.runner.can_run:
             await asyncio.sleep(0.01)
 
 

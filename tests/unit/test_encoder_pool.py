@@ -5,6 +5,8 @@ import contextlib
 import io
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -126,7 +128,7 @@ async def test_a_picture_that_cannot_be_encoded_fails_alone() -> None:
         with pytest.raises(EncodingFailed, match="encoding error"):
             await encoders.encode(picture(20_000, 1), 0, "webp", NOTE)
         short = Pixels("RGB", 100, 100, bytes(29_999), "png", b"{}", 7)
-        with pytest.raises(EncodingFailed, match="not enough image data"):
+        with pytest.raises(EncodingFailed, match="29,999 bytes and needs 30,000"):
             await encoders.encode(short, 0, "png", NOTE)
         await encoders.encode(picture(), 0, "webp", NOTE)
 
@@ -203,10 +205,43 @@ async def test_after_the_end_no_picture_is_encoded() -> None:
         encoders.close()
         gate.let(1)
         assert (await running).name == "0.png"
-        assert await asyncio.gather(waiting, return_exceptions=True) != []
-        assert waiting.cancelled()
-        with pytest.raises(EncodingFailed):
-            await encoders.encode(picture(), 0, "png", NOTE)
+        for late in (waiting, encoders.encode(picture(), 2, "png", NOTE)):
+            with pytest.raises(EncodingFailed, match="the worker ends"):
+                await late
+
+
+async def test_other_files_pass_pictures_that_wait() -> None:
+    gate = Gate()
+    sound = Blob(bytes(10), "audio/wav", "a.wav")
+    async with encoding(encode=gate.encode, max_bytes=5) as encoders:
+        waiting = asyncio.ensure_future(encoders.encode(picture(), 0, "png", NOTE))
+        await turns()
+        assert await encoders.names([sound], "png") == ["a.wav"]
+        assert (await encoders.encode(sound, 0, "png", NOTE)).data == sound.data
+        assert not encoders.is_full
+        gate.let(1)
+        await waiting
+
+
+def test_a_process_that_ends_does_not_wait_for_a_picture() -> None:
+    program = """
+import asyncio, time, msgspec
+from swell.runtime.ipc_messages import Pixels
+from swell.worker.encode_outputs import FileNote
+from swell.worker.encoder_pool import Encoders
+
+async def main():
+    encoders = Encoders(1, encode=lambda *asked: time.sleep(60))
+    note = FileNote("demo/x", "v1", msgspec.Raw(b"{}"))
+    picture = Pixels("L", 1, 1, b"x", "png", b"{}", 1)
+    task = asyncio.create_task(encoders.encode(picture, 0, "png", note))
+    await asyncio.sleep(0.1)
+    encoders.close()
+    task.cancel()
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
 
 # --- notes ---------------------------------------------------------------------------------------

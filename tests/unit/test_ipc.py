@@ -41,7 +41,7 @@ def ends(pair: tuple[socket.socket, socket.socket]) -> tuple[Pipe, socket.socket
 
 def results(number: int, size_bytes: int) -> Results:
     pixels = Pixels("L", size_bytes, 1, bytes(size_bytes), "", b"{}", number)
-    return Results(number, [Done(1, b"null", 1, 0.1, [pixels])], [], [], False, 0)
+    return Results(number, [Done(1, b"null", 1, 0.1, [pixels])], [], [], False)
 
 
 def read(theirs: socket.socket) -> Frame:

@@ -18,7 +18,6 @@ from swell.runtime.ipc_messages import (
     Fault,
     Frame,
     Order,
-    Refused,
     Results,
     Run,
     Step,
@@ -129,8 +128,6 @@ class _Talk:
                 self._end(done)
             case Results(faults=[fault]):
                 self._end(_error_of(fault))
-            case Refused():
-                self._end(RunFailed(frame.detail))
 
     def _end(self, what: Done | Exception) -> None:
         if self.done.done():

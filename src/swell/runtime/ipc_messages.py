@@ -138,7 +138,6 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
 
     #: Seconds by model.
     load_s: dict[str, float]
-    peak_bytes: int
     #: Models on the device.
     residents: list[str] = []
     #: Expected seconds to load each model.
@@ -235,8 +234,6 @@ class Results(msgspec.Struct, frozen=True, array_like=True, tag="results"):
     stopped: list[int]
     #: Whether this is the last frame of the batch.
     is_last: bool
-    #: Largest resident size of the process so far.
-    peak_bytes: int
     #: Device seconds of each task in `stopped`.
     stopped_s: list[float] = []
 

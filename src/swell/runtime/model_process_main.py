@@ -62,7 +62,6 @@ from swell.runtime.task_run import (
     Job,
     Outbox,
     Reader,
-    peak_bytes,
     thumbnail,
 )
 from swell.runtime.task_run import SEED_BITS as SEED_BITS
@@ -448,7 +447,6 @@ def _load(work: Load, pipe: Pipe, clock: Clock) -> _Loaded:
     pipe.send(
         Ready(
             load_s,
-            peak_bytes(),
             device.residents,
             device.expected_s(),
             invariant=[m.name for m in drawing if isinstance(m, StepModel) and m.batch_invariant],

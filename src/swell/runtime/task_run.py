@@ -2,7 +2,6 @@
 
 import io
 import random
-import resource
 import sys
 import threading
 import traceback
@@ -407,7 +406,7 @@ class Outbox:
     def flush(self, *, is_last: bool = False) -> None:
         """Send the collected results; an empty frame shows that the process is alive."""
         told = self._done, self.faults, self._stopped
-        self._pipe.send(Results(self._batch, *told, is_last, peak_bytes(), self._stopped_s))
+        self._pipe.send(Results(self._batch, *told, is_last, self._stopped_s))
         self._done, self.faults, self._stopped, self._stopped_s = [], [], [], []
         self._waiting_bytes = 0
         self._flushed_s = self._clock.monotonic_s()
@@ -434,7 +433,7 @@ def _results_of(batch: int, job: Job) -> list[Frame]:
     # Pictures are large.
     job.results.clear()
     done, faults = ([told], []) if isinstance(told, Done) else ([], [told])
-    return [Results(batch, done, faults, [], False, peak_bytes())]
+    return [Results(batch, done, faults, [], False)]
 
 
 def _packed(job: Job) -> tuple[bytes, list[Pixels | Blob]]:
@@ -576,9 +575,3 @@ def engine_build(device: str, batching: str) -> dict[str, str]:
             # The version of torch is a subclass of `str`, which a message cannot encode.
             build[name] = str(found)
     return build
-
-
-def peak_bytes() -> int:
-    """Return the largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

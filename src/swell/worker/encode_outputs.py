@@ -143,6 +143,9 @@ def encode(file: Pixels | Blob, index: int, default_format: str, note: FileNote)
     if isinstance(file, Blob):
         return _as_it_is(file, index)
     kind = kind_of(file, default_format)
+    expected = file.width * file.height * len(file.mode)
+    if file.mode not in ("L", "RGB", "RGBA") or len(file.data) != expected:
+        raise ValueError(f"the picture has {len(file.data):,} bytes and needs {expected:,}")
     picture = PIL.Image.frombytes(file.mode, (file.width, file.height), file.data)
     data, content_type = compress(picture, kind, note_text(file, note)), f"image/{kind}"
     return Encoded(data, content_type, _name(index, content_type), file.width, file.height)

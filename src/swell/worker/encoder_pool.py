@@ -1,7 +1,7 @@
-"""Threads that encode images beside the event loop of the worker.
+"""Encodes images in threads beside the event loop of the worker.
 
-Pillow releases the lock of the interpreter while it encodes. Threads have a lower priority than
-worker and model.
+Pillow releases the lock of the interpreter while it encodes. The threads have a lower priority than
+worker and model, and the process does not wait for them when it ends.
 """
 
 import asyncio
@@ -9,11 +9,11 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from swell.runtime.ipc_messages import Blob, Pixels
 from swell.runtime.unicode_repair import describe_error
+from swell.weights.detached_threads import aside
 from swell.worker.encode_outputs import Encoded, FileNote, encode, file_names
 
 #: Most threads by default.
@@ -62,9 +62,8 @@ class Encoders:
         self._outside = 0
         self._first = asyncio.Lock()
         self._left = asyncio.Event()
-        self._threads = ThreadPoolExecutor(
-            threads or default_threads(), "encode", initializer=_lower_priority
-        )
+        self._threads = asyncio.Semaphore(threads or default_threads())
+        self._is_closed = False
 
     @property
     def is_full(self) -> bool:
@@ -78,8 +77,7 @@ class Encoders:
         if all(isinstance(file, Pixels) for file in files):
             return file_names(files, default_format, first)
         # The types of other files are read from their bytes.
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, file_names, files, default_format, first)
+        return await asyncio.to_thread(file_names, files, default_format, first)
 
     async def encode(
         self, file: Pixels | Blob, index: int, default_format: str, note: FileNote
@@ -89,20 +87,27 @@ class Encoders:
         Raises:
             EncodingFailed: It cannot be encoded.
         """
-        # The executor keeps arguments longer than the call lasts, and pixels are large.
+        if isinstance(file, Blob):
+            return await asyncio.to_thread(encode, file, index, default_format, note)
+        # Pixels are released as soon as the file exists.
         files = [file]
-        async with self._accepted(len(file.data)):
+        async with self._accepted(len(file.data)), self._threads:
             del file
+            if self._is_closed:
+                raise EncodingFailed("the worker ends")
+
+            def work() -> Encoded:
+                _lower_priority()
+                return self._encode(files.pop(), index, default_format, note)
+
             try:
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._threads, lambda: self._encode(files.pop(), index, default_format, note)
-                )
+                return await aside(work)
             except Exception as error:
                 raise EncodingFailed(describe_error(error)) from error
 
     def close(self) -> None:
         """Begin nothing more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._is_closed = True
 
     @contextlib.asynccontextmanager
     async def _accepted(self, size_bytes: int) -> AsyncIterator[None]:
@@ -128,5 +133,6 @@ class Encoders:
 
 def _lower_priority() -> None:
     if sys.platform == "linux":
-        # Linux lowers that of the calling thread only.
-        os.nice(LOWERED_BY)
+        with contextlib.suppress(OSError):
+            # Linux lowers that of the calling thread only.
+            os.nice(LOWERED_BY)

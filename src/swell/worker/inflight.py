@@ -83,6 +83,8 @@ class Parts:
         """Add a file on its way; tell it once it and all before it are there."""
         self._on_way[index] = task
         task.add_done_callback(lambda _: self._tell(tell))
+        # An attempt that has ended awaits none of its files.
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def _tell(self, tell: Callable[[Brought], None]) -> None:
         while (task := self._on_way.get(self._told)) is not None and task.done():
@@ -115,7 +117,7 @@ class InflightTask:
         #: A task that was tried before may be what broke that attempt: it shares no batch.
         self.alone = task.attempt > 1 + task.earlier
         self.is_stopped = False
-        #: Whether its model has looked since.
+        #: Whether its model has seen that.
         self.is_stop_known = False
         self.load_s = 0.0
         #: When the model process got it, and its device time so far.
@@ -250,7 +252,7 @@ class InflightTasks:
         self.news = asyncio.Event()
         #: Set when there is progress that has time.
         self.small_news = asyncio.Event()
-        #: Set when a task was put on the desk.
+        #: Set when a task is held.
         self.busy = asyncio.Event()
         #: Set when nothing is held and everything is reported.
         self.is_clear = asyncio.Event()
@@ -302,7 +304,7 @@ class InflightTasks:
         return False
 
     def hold(self, task: LeasedTask, key: Hashable, now_s: float) -> InflightTask:
-        """Put a leased task on the desk."""
+        """Hold a leased task."""
         held = InflightTask(task, next(self._handles), key, now_s)
         self.held[task.task_id] = held
         self._by_handle[held.handle] = held

@@ -105,8 +105,6 @@ class ModelProcessState(Generic[EntryT]):
             return None
         return self._drawn_since_s if turn == DRAWN else self._batches[0].since_s
 
-    # What goes in
-
     def begin_batch(self, waiting: dict[int, EntryT], now_s: float) -> int:
         """Note that it gets a batch; return the number."""
         self._number += 1
@@ -129,8 +127,6 @@ class ModelProcessState(Generic[EntryT]):
     def is_watched(self, handle: int) -> bool:
         """Whether it knows a task to be followed."""
         return handle in self._watched
-
-    # Results
 
     def remove(self, batch: int, handle: int) -> EntryT:
         """Remove a task that has come back, and return it."""
@@ -166,8 +162,6 @@ class ModelProcessState(Generic[EntryT]):
         self.busy_for, self._drawn_since_s = "", now_s
         if self._batches:
             self._batches[0].since_s = now_s
-
-    # Its end
 
     def lose(self, *, blameless: bool) -> LostTasks[EntryT]:
         """Note that the process is gone; return its tasks.

@@ -1,4 +1,4 @@
-"""Keeps a model process running: starts it, restarts it when it dies, ends it when it hangs."""
+"""Starts the model process of a worker, restarts it, and kills it when it hangs."""
 
 import itertools
 import random
@@ -47,9 +47,9 @@ class Cause(Enum):
     """Why a model process has ended, in words for the log."""
 
     DIED = "the model process died"
-    BROKEN_DEVICE = "worker: the device is broken, so its model process ended"
-    STUCK = "worker: the model kept running a stopped task, so its process was killed"
-    SLOW = "a run of the model took too long: its process was killed"
+    BROKEN_DEVICE = "the model process ended because its device is broken"
+    STUCK = "the model process was killed because it kept running a stopped task"
+    SLOW = "the model process was killed because a run took too long"
 
 
 class ProcessEnd(NamedTuple):
@@ -66,7 +66,7 @@ class ProcessEnd(NamedTuple):
 
 
 class ModelSupervisor:
-    """The model process of a worker, and what it last said of its models.
+    """Starts, watches and restarts the model process, and tracks the models on the device.
 
     Args:
         settings: Device, memory, batching.
@@ -75,7 +75,6 @@ class ModelSupervisor:
         origin: How model processes are started.
         startups: Times their start.
         tasks: Reports startups and switches.
-        on_frame: Called with each frame that is about tasks.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class ModelSupervisor:
         origin: Origin,
         startups: Startups,
         tasks: InflightTasks,
-        on_frame: Callable[[Frame], None],
     ) -> None:
         self._settings = settings
         self._refs = refs
@@ -94,7 +92,8 @@ class ModelSupervisor:
         self._origin = origin
         self._startups = startups
         self._tasks = tasks
-        self._on_task_frame = on_frame
+        #: Called with each frame that is about tasks.
+        self.on_task_frame: Callable[[Frame], None]
         self._rng = random.Random()
         #: What the process has.
         self.state: ModelProcessState[InflightTask] = ModelProcessState()
@@ -111,17 +110,17 @@ class ModelSupervisor:
         self.lora_swaps: dict[str, int] = {}
         #: When the process began to bring a model, in monotonic seconds.
         self._moving_since_s = 0.0
-        self._is_starting = True
+        #: Whether the process is starting, or has ended.
+        self._is_down = True
         #: Processes that ended without a result, in a row.
-        self.deaths = 0
+        self._deaths = 0
         #: Why the process is being killed, and the batch that it had then.
         self._verdict: tuple[Cause, int | None] | None = None
-        self.peak_bytes = 0
 
     @property
     def can_run(self) -> bool:
         """Whether the process is alive with its models loaded."""
-        return self.process.is_ready and not self._is_starting
+        return self.process.is_ready and not self._is_down
 
     def begin(self) -> None:
         """Take the first process, which may have begun to start before the worker."""
@@ -144,13 +143,12 @@ class ModelSupervisor:
         if self._settings.is_exact:
             # One that was never loaded may turn out to be free of it.
             self.pinned = set(ready.residents) - set(ready.invariant)
-        self.peak_bytes = ready.peak_bytes
         # On a GPU the model process plans its memory itself.
         has_budget = self._settings.device_memory_bytes is not None
         self.takes_turns = len(cards) > 1 and (has_budget or len(ready.residents) < len(cards))
         for name, load_s in ready.load_s.items():
             _log.info("model loaded", model=name, load_s=round(load_s, 3))
-        self._is_starting = False
+        self._is_down = False
         self._report_models()
         return [
             msgspec.structs.replace(
@@ -181,16 +179,16 @@ class ModelSupervisor:
             _log.error("left out: the model cannot be loaded", model=name, reason=reason)
         return [card for card in cards if card.name not in ready.left_out], ready
 
-    async def ended(self) -> ProcessEnd:
-        """Wait until the process ends; return how."""
+    async def wait_for_end(self) -> ProcessEnd:
+        """Wait until the process ends, and count its death; return how it ended."""
         exit_code = await self.process.wait()
-        self._is_starting = True
+        self._is_down = True
         verdict, self._verdict = self._verdict, None
         died = Cause.BROKEN_DEVICE if exit_code == DEVICE_BROKEN else Cause.DIED
         cause, batch = verdict or (died, None)
         # Before its batch, other tasks had the device; while a model loads, none has.
         since_s = self.state.since_s
-        self.deaths += cause is not Cause.STUCK
+        self._deaths += cause is not Cause.STUCK
         return ProcessEnd(
             cause,
             exit_code,
@@ -198,7 +196,7 @@ class ModelSupervisor:
             # The stopped task has ended, or the run that was too long has.
             is_blameless=verdict is not None
             and (cause is Cause.STUCK or batch != self.state.current),
-            is_final=cause is Cause.BROKEN_DEVICE and self.deaths >= _BROKEN_DEVICES,
+            is_final=cause is Cause.BROKEN_DEVICE and self._deaths >= _BROKEN_DEVICES,
         )
 
     async def restart(self) -> float:
@@ -208,8 +206,8 @@ class ModelSupervisor:
             ModelRefused: It does not start any more, or the models have changed.
         """
         since_s = self._clock.monotonic_s()
-        if self.deaths > 1:
-            await self._clock.sleep(_RESTART.delay_s(self.deaths - 1, self._rng))
+        if self._deaths > 1:
+            await self._clock.sleep(_RESTART.delay_s(self._deaths - 1, self._rng))
         for failures in itertools.count(1):
             await self.process.kill()
             self.process = self._new_process()
@@ -224,7 +222,7 @@ class ModelSupervisor:
                 await self._clock.sleep(_RESTART.delay_s(failures, self._rng))
         if versions != self._versions:
             raise ModelRefused("the models' files have changed: start the worker again")
-        self._is_starting = False
+        self._is_down = False
         self._tasks.startups.append(self._startups.restarted(since_s, self.process))
         self.lora_swaps.clear()
         self._report_models()
@@ -256,8 +254,12 @@ class ModelSupervisor:
                 left_s = limit_s
             await self._clock.sleep(left_s)
 
+    def note_result(self) -> None:
+        """Note that the process works: the next death is the first in a row."""
+        self._deaths = 0
+
     def kill(self, cause: Cause) -> None:
-        """Kill the process; `ended` returns the cause."""
+        """Kill the process; `wait_for_end` returns the cause."""
         self._verdict = cause, self.state.current
         self.process.end()
 
@@ -279,7 +281,7 @@ class ModelSupervisor:
             case Moved():
                 self._on_moved(frame)
             case _:
-                self._on_task_frame(frame)
+                self.on_task_frame(frame)
 
     def _on_moved(self, moved: Moved) -> None:
         """Note which models are on the device now; running tasks begin to count again."""

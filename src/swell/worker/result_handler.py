@@ -62,8 +62,7 @@ class ResultHandler:
         #: Set when the model process has sent all results, or is gone.
         self.handed_over = asyncio.Event()
         #: Called when the model process may have room for more tasks.
-        self.on_room: Callable[[], None] = lambda: None
-        delivery.on_room = lambda: self.on_room()
+        self.on_room: Callable[[], None]
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             Results: self._on_results,
             Step: self._on_step,
@@ -85,7 +84,8 @@ class ResultHandler:
 
     def handle(self, frame: Frame) -> None:
         """Handle a frame that is about tasks."""
-        self._handlers[type(frame)](frame)
+        if (handler := self._handlers.get(type(frame))) is not None:
+            handler(frame)
 
     def _on_results(self, results: Results) -> None:
         state = self._models.state
@@ -104,9 +104,8 @@ class ResultHandler:
         for handle in results.stopped:
             held = state.remove(results.batch, handle)
             self._tasks.settle(held, stopped(held, spent_s.get(handle, 0.0)))
-        self._models.peak_bytes = results.peak_bytes
         if results.done or results.is_last:
-            self._models.deaths = 0
+            self._models.note_result()
         now_s = self._clock.monotonic_s()
         if results.batch == DRAWN:
             state.note_step(now_s)

@@ -12,7 +12,6 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Final, TypeVar
 
 import msgspec
@@ -133,10 +132,10 @@ class Uploader:
         start_s = encoded_s = self._clock.monotonic_s()
         limit_bytes, left_bytes = self._enclose_bytes(), MAX_ENCLOSED_BYTES - enclosed_bytes
         enclosures: list[Enclosure] = []
-        places = cache(lambda: group.create_task(self._upload_places(hold, keys)))
+        places: asyncio.Task[list[Upload]] | None = None
 
         async def store(index: int) -> Artifact:
-            nonlocal encoded_s, left_bytes
+            nonlocal encoded_s, left_bytes, places
             file = await encoded(index)
             encoded_s = self._clock.monotonic_s()
             size_bytes = len(file.data)
@@ -144,14 +143,15 @@ class Uploader:
                 left_bytes -= size_bytes
                 enclosures.append(Enclosure(key=keys[index], data=file.data))
                 return file.artifact(keys[index])
-            upload = (await places())[index]
+            places = places or group.create_task(self._upload_places(hold, keys))
+            upload = (await places)[index]
             await self._put(upload, file.data, file.content_type)
             return file.artifact(upload.key)
 
         try:
             async with asyncio.TaskGroup() as group:
                 if not limit_bytes:
-                    places()
+                    places = group.create_task(self._upload_places(hold, keys))
                 stored = [group.create_task(store(index)) for index in range(len(keys))]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None

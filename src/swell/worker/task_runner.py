@@ -56,7 +56,7 @@ MOST_LOGGED: Final = 20
 
 
 class TaskRunner:
-    """The tasks of one worker, from admission to settlement.
+    """Runs leased tasks: fetches inputs, feeds the model process, and requeues after its end.
 
     Args:
         settings: Limits and times.
@@ -85,7 +85,6 @@ class TaskRunner:
         self._inputs = inputs
         self._results = results
         self._traces = traces
-        results.on_room = self.feed
         self._cards: dict[str, ModelCard] = {}
         self._files: dict[str, FileFields] = {}
         self._max_batch: dict[str, int] = {}
@@ -102,7 +101,7 @@ class TaskRunner:
         #: Whether the model process gets nothing more.
         self.is_releasing = False
 
-    def serve(self, cards: Sequence[ModelCard]) -> None:
+    def set_models(self, cards: Sequence[ModelCard]) -> None:
         """Set the models."""
         self._cards = {card.name: card for card in cards}
         self._files = {card.name: file_fields(card.input_schema) for card in cards}
@@ -114,9 +113,8 @@ class TaskRunner:
         }
 
     async def close(self) -> None:
-        """Cancel downloads and uploads."""
+        """Cancel downloads."""
         await self._jobs.cancel()
-        await self._results.close()
 
     # --- what the backend says -------------------------------------------------------------------
 
@@ -286,7 +284,7 @@ class TaskRunner:
 
     # --- the end of the model process ------------------------------------------------------------
 
-    def take_back(self, end: ProcessEnd) -> None:
+    def requeue_after(self, end: ProcessEnd) -> None:
         """Take back the tasks of a process that has ended, and fail the one that ended it."""
         self._take_checkpoints()
         state, cause = self._models.state, end.cause

@@ -120,7 +120,6 @@ class Worker:
             origin,
             self._startups,
             self.tasks,
-            lambda frame: self._results.handle(frame),
         )
         self._encoders = encoders or Encoders(settings.encode_threads)
         uploader = Uploader(
@@ -141,6 +140,8 @@ class Worker:
             self._results,
             self.traces,
         )
+        self.models.on_task_frame = self._results.handle
+        delivery.on_room = self._results.on_room = self.runner.feed
         self._watchdog = BackendWatchdog(
             clock, settings.give_up_s or None, self._end_without_backend
         )
@@ -156,11 +157,6 @@ class Worker:
     def is_draining(self) -> bool:
         """Whether it takes nothing new any more, and goes."""
         return self.runner.is_draining
-
-    @property
-    def model_pid(self) -> int:
-        """Process id of the model process that is in use now."""
-        return self.models.process.pid
 
     async def run(self, *, handle_signals: bool = True) -> int:
         """Work until drained; return the exit code.
@@ -185,10 +181,8 @@ class Worker:
 
     def _on_provision(self, provision: "asyncio.Task[None]") -> None:
         """End the worker if weights are missing: without them it must not produce results."""
-        if provision.cancelled() or self._ended.done():
-            return
-        error = provision.exception()
-        if error is not None:
+        error = None if provision.cancelled() else provision.exception()
+        if error is not None and not self._ended.done():
             self._ended.set_exception(error)
 
     def _on_first_outcome(self) -> None:
@@ -204,7 +198,7 @@ class Worker:
         slots = settings.slots or default_slots(cards, in_turn=in_turn, pinned=pinned)
         draws = any(card.step_bucket for card in cards)
         self.tasks.allow(slots, fits=not (settings.slots or draws))
-        self.runner.serve(cards)
+        self.runner.set_models(cards)
         registration = Registration(
             name=settings.name,
             pool=settings.pool,
@@ -241,12 +235,12 @@ class Worker:
     async def _supervise(self) -> None:
         """Restart the model process whenever it ends, until the worker ends."""
         while True:
-            end = await self.models.ended()
+            end = await self.models.wait_for_end()
             if self.runner.is_releasing:
                 # All its tasks are returned, and none is a suspect.
                 self._results.handed_over.set()
                 return
-            self.runner.take_back(end)
+            self.runner.requeue_after(end)
             if end.is_final:
                 self._give_up("the device stays broken", DEVICE_BROKEN)
                 return
@@ -265,22 +259,21 @@ class Worker:
 
     def _on_loop_end(self, task: asyncio.Task[None]) -> None:
         self._loops.discard(task)
-        if task.cancelled() or self._ended.done():
-            return
-        error = task.exception()
-        if error is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._ended.done():
             self._ended.set_exception(error)
 
     async def _close(self) -> None:
         # Nothing is started any more.
         self._end(0)
-        if not self._startups.is_ready:
-            await self._startups.tell_end(self._dispatch)
         tasks = [*self._loops, *([] if self._provision is None else [self._provision])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._startups.is_ready:
+            await self._startups.tell_end(self._dispatch)
         await self.runner.close()
+        await self._results.close()
         await self._loras.close()
         await self.models.process.kill()
         self._encoders.close()
