@@ -279,8 +279,10 @@ async def _stop(runners: list[web.AppRunner]) -> None:
         await server.shutdown(0)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
-    await asyncio.sleep(0)
-    # Let closed transports release their sockets before the loop ends.
+    # Connections that no server knows yet, or no longer.
+    for transport in list(asyncio.get_running_loop()._transports.values()):  # type: ignore[attr-defined]
+        transport.abort()
+    # Aborted transports release their sockets before the loop ends.
     await asyncio.sleep(0.01)
 
 
