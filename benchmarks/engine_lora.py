@@ -38,7 +38,7 @@ from swell.protocol.backend_client import RemoteDispatch
 from swell.sdk.media import LoRA
 from swell.weights.cache import WeightCache
 from swell.weights.lora import read_lora
-from swell.weights.lora_weights import AdaptedWeights, LoraMemory
+from swell.weights.lora_weights import AdaptedWeights
 from swell.worker.lora_files import Loras
 
 WIDTH = 1280
@@ -77,7 +77,7 @@ class Rig:
         for seed, path in enumerate(self.paths, 1):
             path.write_bytes(lora_file(layers, rank, seed))
         self.loras = [LoRA(path) for path in self.paths]
-        self.adapted = AdaptedWeights(self.weights, base=self.base, memory=LoraMemory(1 << 30))
+        self.adapted = AdaptedWeights(self.weights, base=self.base)
         self.file = self.paths[0].read_bytes()
         self.place = place
         self.port = self.serve()

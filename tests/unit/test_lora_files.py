@@ -21,6 +21,7 @@ from swell.sdk.define import define
 from swell.weights.cache import CacheFull, NotCached, WeightCache
 from swell.weights.known_urls import remember
 from swell.weights.lora import WrongLora
+from swell.weights.partial_files import LOCK_EVERY_S
 from swell.weights.weight_index import Listing
 from swell.worker import lora_files as module
 from swell.worker.inflight import InflightTasks
@@ -146,7 +147,7 @@ async def test_two_workers_with_one_cache_fetch_a_file_once(
     assert isinstance(clock, ManualClock)
     async with asyncio.timeout(20):
         while not other.done():
-            clock.advance(module.LOCK_EVERY_S)
+            clock.advance(LOCK_EVERY_S)
             await asyncio.sleep(0)
     assert (await other).digest == digest(INK)
     assert source.opened == [INK_URL]

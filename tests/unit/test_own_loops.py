@@ -173,19 +173,6 @@ def test_a_strength_says_what_it_is_of(tmp_path: Path) -> None:
     assert told("QwenImagePipeline").startswith("How far")
 
 
-@pytest.mark.parametrize("kind", ["IPNDMScheduler", "DDIMInverseScheduler"])
-def test_a_scheduler_that_cannot_begin_with_pictures_is_given_none(
-    tmp_path: Path, kind: str
-) -> None:
-    scheduler = {**EULER, "_class_name": kind}
-    facts = look(folder(tmp_path / "words", scheduler=scheduler))
-    assert facts.loop is not None
-    assert not fields_of(facts) & PICTURES
-    painter = folder(tmp_path / "mask", scheduler=scheduler, network={"in_channels": 9})
-    with pytest.raises(InvalidModel, match=f"{kind} cannot begin with a picture, .*--sampler dpm"):
-        look(painter)
-
-
 def test_a_scheduler_of_other_networks_is_refused_with_one_that_fits(tmp_path: Path) -> None:
     kind = "FlowMatchHeunDiscreteScheduler"
     made = folder(tmp_path, scheduler={"_class_name": kind})

@@ -439,21 +439,11 @@ def test_noise_has_mean_0_and_deviation_1() -> None:
         (lambda: first_step(4, 1.5), "strength=1.5"),
         (lambda: first_step(0, 0.5), "steps=0"),
         (lambda: Noise(-1), "seed=-1: use 0 or more"),
-        (lambda: guide(noise(1, (3, 2)), 2, np.ones(2)), "3 rows for 2 samples"),
-        (lambda: guide(noise(1, (3, 2)), 1, np.ones(2)), "no more guided than samples"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(attempt: Callable[[], Any], says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         attempt()
-
-
-@pytest.mark.parametrize(("kind", "says"), [("lcm", "pass z"), ("dpm++", "pass h")])
-def test_a_solver_says_which_array_it_lacks(kind: str, says: str) -> None:
-    table = KINDS[kind](3)
-    x, m = noise(1, (1, *SHAPE)), noise(2, (1, *SHAPE))
-    with pytest.raises(ValueError, match=says):
-        advance(table.solver, x, m, gather([table], [0]))
 
 
 def test_solvers_that_may_share_a_batch_are_equal() -> None:

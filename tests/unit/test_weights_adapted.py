@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from lora_painter import SHAPES, layers, lora_file, packed, weights
 from swell.sdk.media import LoRA, combined
-from swell.weights.lora import WrongLora
-from swell.weights.lora_weights import AdaptedWeights, LoraMemory
+from swell.weights import lora_weights
+from swell.weights.lora import Change, WrongLora, read_lora
+from swell.weights.lora_weights import AdaptedWeights
 
 #: Of every layer, of some, of one; in both ways of naming, and in half precision.
 FILES = [
@@ -157,34 +158,17 @@ def test_a_set_has_one_order_and_each_content_once(tmp_path: Path) -> None:
 # --- memory --------------------------------------------------------------------------------------
 
 
-def test_the_longest_unused_lora_is_forgotten_first() -> None:
-    loras = [LoRA(lora_file(layers(seed))) for seed in range(4)]
-    size = LoraMemory()
-    size.get(loras[0])
-    memory = LoraMemory(2 * size.size_bytes)
-    first, second = memory.get(loras[0]), memory.get(loras[1])
-    assert memory.get(loras[0]) is first
-    memory.get(loras[2])
-    assert len(memory) == 2
-    assert memory.get(loras[0]) is first
-    assert memory.get(loras[1]) is not second
+def test_the_latest_loras_stay_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
 
+    def reading(source: Path | bytes, name: str) -> dict[str, Change]:
+        read.append(source)
+        return read_lora(source, name)
 
-@pytest.mark.slow
-@given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 20_000))
-def test_loaded_loras_never_take_more_than_their_budget(asked: list[int], budget: int) -> None:
-    memory = LoraMemory(budget)
-    for number in asked:
-        found = memory.get(LoRA(FILES[number % 4] if number < 4 else MORE[number - 4]))
-        assert found
-        assert memory.size_bytes <= budget
-        assert (len(memory) == 0) == (memory.size_bytes == 0)
-
-
-MORE = [lora_file(layers(seed, rank=1 + seed % 7)) for seed in range(6)]
-
-
-def test_what_is_larger_than_the_budget_is_used_all_the_same() -> None:
-    mine = weights()
-    AdaptedWeights(mine, memory=LoraMemory(10)).apply([LoRA(FILES[0])])
-    assert bits(mine) == fresh([LoRA(FILES[0])])
+    monkeypatch.setattr(lora_weights, "read_lora", reading)
+    monkeypatch.setattr(lora_weights, "MOST_LOADED", 2)
+    loras = [LoRA(file) for file in FILES[:3]]
+    adapted = AdaptedWeights(weights())
+    for number in (0, 1, 0, 2, 0, 1):
+        adapted.apply([loras[number]])
+    assert read == [FILES[0], FILES[1], FILES[2], FILES[1]]

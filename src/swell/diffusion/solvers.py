@@ -715,14 +715,7 @@ def advance(
         z: Fresh noise; rows of samples without noise may have any finite numbers.
         h: History of the solver; changed in place.
         scratch: An array of the shape of x, to avoid an allocation.
-
-    Raises:
-        ValueError: The solver needs `z` or `h`, and it is None.
     """
-    if z is None and solver.needs_noise:
-        raise ValueError(f"{solver.name} adds noise: pass z")
-    if h is None and solver.history:
-        raise ValueError(f"{solver.name} looks back: pass h")
     if solver.name in _SCALED:
         m *= _column(k, 1, x)
     _ADVANCE[solver.name](solver, x, m, lambda index: _column(k, index, x), z, h, scratch)
@@ -889,16 +882,8 @@ def guide(m: Array, samples: int, scale: Array) -> None:
     Only samples with an unconditional row are touched; they come first. Shapes: m (samples + n,
     ...), first the outputs with the prompts of all samples, then without prompts for the
     first n; scale (n,), their g. The result is `m[:samples]`.
-
-    Raises:
-        ValueError: More unconditional rows than samples, or another number of rows in `m`.
     """
     guided = len(scale)
-    if guided > samples or len(m) != samples + guided:
-        raise ValueError(
-            f"{len(m)} rows for {samples} samples, {guided} of them guided: use {samples} + "
-            f"{guided} rows, and no more guided than samples"
-        )
     said, without = m[:guided], m[samples:]
     said -= without
     said *= scale.reshape((-1,) + (1,) * (m.ndim - 1))

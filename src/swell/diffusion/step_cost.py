@@ -74,10 +74,6 @@ class StepCost:
         self._steps = 0
         self._best = 0
 
-    def __repr__(self) -> str:
-        known = ", ".join(f"{rows}: {each.seconds:.4g}" for rows, each in self._buckets.items())
-        return f"StepCost({{{known}}})"
-
     def record(self, rows: int, seconds: float) -> None:
         """Add the duration of one step.
 

@@ -39,7 +39,7 @@ def _settle(done: asyncio.Future[Any], how: Callable[[Any], None], what: Any) ->
         how(what)
 
 
-async def to_the_end(work: Callable[[], T], stop: Callable[[], None]) -> T:
+async def to_the_end(work: Callable[[], T], stop: Callable[[], None] = lambda: None) -> T:
     """Run blocking work in a new thread; a cancellation calls `stop` and waits for its end."""
     running = asyncio.ensure_future(aside(work))
     try:

@@ -18,7 +18,7 @@ import fnmatch
 import hashlib
 import re
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -54,9 +54,6 @@ TRIES: Final = 5
 
 #: Wait before the second try, doubled for each further one, in seconds.
 WAIT_S: Final = 0.5
-
-#: Interval between looks at a file that another process fetches, in seconds.
-LOCK_EVERY_S: Final = 0.2
 
 #: A server that sends nothing for so long counts as broken off, in seconds.
 SILENCE_S: Final = 60.0
@@ -347,7 +344,7 @@ class _Fetch:
         self._meter = meter
         self._sparing = {_key(file) for file in files.values()}
         # Cached and completed files are held, so that room for one is not taken from another.
-        await to_the_end(partial(self._make_room, files, held), lambda: None)
+        await to_the_end(partial(self._make_room, files, held))
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = {
@@ -386,7 +383,7 @@ class _Fetch:
     async def _one(self, name: str, file: WantedFile, held: contextlib.ExitStack) -> Entry:
         async with self._slots:
             if _is_remote(file.source):
-                async with self._locked(_key(file)):
+                async with self._cache.partials.await_lock(_key(file), self._clock):
                     entry = self._known(file) or await self._download(name, file)
             else:
                 path = _local_path(file.source)
@@ -399,7 +396,7 @@ class _Fetch:
                 )
             if file.git_blob is not None:
                 await asyncio.to_thread(self._check_blob, name, entry, file.git_blob)
-        await to_the_end(partial(self._hold, name, entry, held), lambda: None)
+        await to_the_end(partial(self._hold, name, entry, held))
         self._meter.have(name, entry.size_bytes, is_whole=True)
         return entry
 
@@ -413,25 +410,11 @@ class _Fetch:
                 "was changed on the way"
             )
 
-    @contextlib.asynccontextmanager
-    async def _locked(self, key: str) -> AsyncIterator[None]:
-        """Hold a file's lock; poll for it, so that waiting can be cancelled."""
-        with contextlib.ExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(self._cache.partials.lock(key, wait=False))
-                    break
-                except BlockingIOError:
-                    await self._clock.sleep(LOCK_EVERY_S)
-            yield
-
     async def _download(self, name: str, file: WantedFile) -> Entry:
         with contextlib.ExitStack() as stack:
             # A part is read whole when it is opened.
             opened = partial(self._cache.partials.open, _key(file))
-            growing = await to_the_end(
-                lambda: stack.enter_context(contextlib.closing(opened())), lambda: None
-            )
+            growing = await to_the_end(lambda: stack.enter_context(contextlib.closing(opened())))
             if growing.sha256 != file.sha256:
                 read = partial(self._read, name, file, growing)
                 await self._tried(name, read, lambda: growing.size_bytes)

@@ -97,11 +97,6 @@ class Change:
     kernel: tuple[int, ...]
     factor: float
 
-    @property
-    def size_bytes(self) -> int:
-        """Size in host memory."""
-        return self.up.nbytes + self.down.nbytes
-
     def fits(self, shape: Sequence[int]) -> bool:
         """Return whether it can be added to a weight of this shape: (outputs, inputs, *kernel)."""
         if len(shape) < 2 or (self.up.shape[0], self.down.shape[1]) != (

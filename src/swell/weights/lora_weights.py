@@ -6,10 +6,9 @@
 What a weight was without LoRAs is kept, and every change starts from there: nothing is subtracted,
 so taking a LoRA off leaves the very bits that were there before it came.
 
-Files are loaded once and remembered, the latest used, by a budget of bytes.
+The latest files are remembered.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,55 +17,13 @@ import numpy as np
 from swell.sdk.media import LoRA, combined
 from swell.weights.lora import Change, LayerNames, add, read_lora
 
-#: What loaded LoRAs may take in host memory, as float32: a dozen of usual size (20 MB to 200 MB in
-#: half precision). Loading one again from the page cache costs about as
-#: much as putting it on.
-MEMORY_BYTES: Final = 2 << 30
+#: Loaded LoRAs that stay in host memory, as float32. Loading one again from the page cache costs
+#: about as much as putting it on.
+MOST_LOADED: Final = 8
 
 #: Changes of a weight with their scales; and the same by digest and scale.
 _Sum = Sequence[tuple[Change, float]]
 _Parts = tuple[tuple[str, float], ...]
-
-
-class LoraMemory:
-    """Loaded LoRAs in host memory, the latest used.
-
-    Args:
-        budget_bytes: Limit of all together. A larger LoRA is loaded each time.
-    """
-
-    def __init__(self, budget_bytes: int = MEMORY_BYTES) -> None:
-        self._budget_bytes = budget_bytes
-        self._known: OrderedDict[str, dict[str, Change]] = OrderedDict()
-        self.size_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def get(self, lora: LoRA) -> dict[str, Change]:
-        """Return what a LoRA adds, by the layer names of its file.
-
-        Raises:
-            WrongLora: The file is no LoRA.
-            OSError: It cannot be read.
-        """
-        known = self._known.get(lora.digest)
-        if known is not None:
-            self._known.move_to_end(lora.digest)
-            return known
-        loaded = read_lora(lora.source, lora.name)
-        size_bytes = _size_bytes(loaded)
-        if size_bytes <= self._budget_bytes:
-            self._known[lora.digest] = loaded
-            self.size_bytes += size_bytes
-            while self.size_bytes > self._budget_bytes:
-                _, oldest = self._known.popitem(last=False)
-                self.size_bytes -= _size_bytes(oldest)
-        return loaded
-
-
-def _size_bytes(changes: Mapping[str, Change]) -> int:
-    return sum(change.size_bytes for change in changes.values())
 
 
 class AdaptedWeights:
@@ -79,7 +36,6 @@ class AdaptedWeights:
             before its first change.
         ignore: See `LayerNames`.
         rename: See `LayerNames`.
-        memory: Loaded LoRAs; may be shared between models.
 
     Guarantees:
         After `apply` every weight depends on the set of LoRAs alone, bit for bit, not on earlier
@@ -94,14 +50,14 @@ class AdaptedWeights:
         base: Mapping[str, Any] | None = None,
         ignore: Sequence[str] = (),
         rename: Callable[[str], str] | None = None,
-        memory: LoraMemory | None = None,
     ) -> None:
         self._weights = weights
         self._base = base
         self._kept: dict[str, Any] = {}
         shapes = {name: tuple(each.shape) for name, each in weights.items() if _is_float(each)}
         self._names = LayerNames(shapes, ignore=ignore, rename=rename)
-        self._memory = LoraMemory() if memory is None else memory
+        #: Loaded LoRAs by digest, the latest used last.
+        self._loaded: dict[str, dict[str, Change]] = {}
         #: LoRAs on each changed weight; None while it is being written.
         self._on: dict[str, _Parts | None] = {}
 
@@ -145,12 +101,19 @@ class AdaptedWeights:
     def _wanted(self, loras: Sequence[LoRA]) -> dict[str, tuple[_Sum, _Parts]]:
         wanted: dict[str, tuple[_Sum, _Parts]] = {}
         for lora in loras:
-            placed = self._names.place(self._memory.get(lora), lora.name)
+            placed = self._names.place(self._load(lora), lora.name)
             for name, change in placed.items():
                 parts, told = wanted.get(name, ((), ()))
                 part = (lora.digest, lora.scale)
                 wanted[name] = ((*parts, (change, lora.scale)), (*told, part))
         return wanted
+
+    def _load(self, lora: LoRA) -> dict[str, Change]:
+        changes = self._loaded.pop(lora.digest, None) or read_lora(lora.source, lora.name)
+        self._loaded[lora.digest] = changes
+        if len(self._loaded) > MOST_LOADED:
+            del self._loaded[next(iter(self._loaded))]
+        return changes
 
     def _base_of(self, name: str) -> Any:
         if self._base is not None:

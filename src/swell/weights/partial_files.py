@@ -8,14 +8,18 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
+from swell.core.clock import Clock
 from swell.weights.disk import CacheUnusable, disk_errors
 from swell.weights.weight_index import check_digest
 
 _CHUNK_BYTES: Final = 8 << 20
+
+#: Interval between looks at a file that another process downloads, in seconds.
+LOCK_EVERY_S: Final = 0.1
 
 #: The suffixes of partial files, and of the ETags of their sources.
 PART: Final = ".part"
@@ -109,6 +113,18 @@ class PartialFiles:
                 if os.fstat(file.fileno()).st_nlink:
                     yield
                     return
+
+    @contextlib.asynccontextmanager
+    async def await_lock(self, key: str, clock: Clock) -> AsyncIterator[None]:
+        """Hold the lock of a file; poll for it, so that waiting can be cancelled."""
+        with contextlib.ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(self.lock(key, wait=False))
+                    break
+                except BlockingIOError:
+                    await clock.sleep(LOCK_EVERY_S)
+            yield
 
     def is_locked(self, key: str) -> bool:
         """Return whether a process holds the lock of a file."""

@@ -40,9 +40,6 @@ TRIES: Final = 8
 WAIT_S = 0.25
 _MOST_WAIT_S: Final = 8.0
 
-#: How often to check whether another worker has downloaded a file, in seconds.
-_LOCK_EVERY_S: Final = 0.1
-
 #: A larger file enters the cache before it is on the disk.
 SYNC_BYTES = 32 << 20
 
@@ -109,11 +106,6 @@ def _make_room(cache: WeightCache, entries: dict[str, Entry], sparing: Collectio
     cache.make_room(needed, sparing)
 
 
-async def _finish(work: Callable[[], Any]) -> Any:
-    """Do something with a file in a thread; a cancellation waits until it is done."""
-    return await to_the_end(work, lambda: None)
-
-
 class _Download:
     """The missing files of a fetch."""
 
@@ -142,19 +134,9 @@ class _Download:
     async def file(self, name: str, entry: Entry) -> None:
         """Download one file, unless another worker does."""
         label = f"{name} of {self._listing.model}"
-        async with self._files:
-            with contextlib.ExitStack() as held:
-                while not self._is_locked(entry.sha256, held):
-                    await asyncio.sleep(_LOCK_EVERY_S)
-                if not self._cache.has(entry):
-                    await self._file(name, label, entry)
-
-    def _is_locked(self, digest: str, held: contextlib.ExitStack) -> bool:
-        try:
-            held.enter_context(self._cache.partials.lock(digest, wait=False))
-        except BlockingIOError:
-            return False
-        return True
+        async with self._files, self._cache.partials.await_lock(entry.sha256, self._clock):
+            if not self._cache.has(entry):
+                await self._file(name, label, entry)
 
     async def _file(self, name: str, label: str, entry: Entry) -> None:
         is_small = entry.size_bytes <= SYNC_BYTES
@@ -177,7 +159,7 @@ class _Download:
                     "Push the model again with `swell models push --verify`, which replaces "
                     "damaged files in the store"
                 )
-            await _finish(lambda: self._cache.keep(part, name, entry.sha256, is_synced=is_small))
+            await to_the_end(lambda: self._cache.keep(part, name, entry.sha256, is_synced=is_small))
             if not is_small:
                 # A cancellation does not stop the thread; after a kill the file counts as unsynced.
                 await aside(partial(self._cache.sync, entry.sha256))
@@ -188,7 +170,7 @@ class _Download:
         """Append the missing bytes of a file."""
         async with contextlib.aclosing(self._ranges(label, entry, part.size_bytes)) as ranges:
             async for data in ranges:
-                await _finish(partial(part.write, data))
+                await to_the_end(partial(part.write, data))
 
     async def _ranges(self, label: str, entry: Entry, start: int) -> AsyncGenerator[Any, None]:
         """Yield the rest of a file in order, with as many requests ahead as others leave room."""

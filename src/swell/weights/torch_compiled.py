@@ -36,7 +36,9 @@ class TorchCompiled:
     def __init__(
         self, cache: CompileCache, weights: Sequence[str], model: str, device: str
     ) -> None:
-        parts = [*weights, model, *_libraries(), _place(torch.device(device)), _kind(device)]
+        # torch itself tells GPUs apart.
+        where = [str(torch.version.cuda), torch.device(device).type, platform.libc_ver()]
+        parts = [*weights, model, str(torch.__version__), sys.version, *where, processor()]
         self.key = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
         self._cache = cache
         self._is_restored = False
@@ -70,25 +72,3 @@ class TorchCompiled:
 
 def _compile_in(folder: str) -> None:
     replace_environment(process_environment() | {"TORCHINDUCTOR_CACHE_DIR": folder})
-
-
-def _libraries() -> list[str]:
-    system = f"{platform.system()} {platform.machine()} {' '.join(platform.libc_ver())}"
-    return [str(torch.__version__), str(torch.version.cuda), sys.version, system]
-
-
-def _place(device: torch.device) -> str:
-    """Return the device; of a GPU also its number, which is part of compiled programs.
-
-    Source: torch 2.13, `FxGraphHashDetails` in `torch/_inductor/codecache.py`.
-    """
-    if device.type != "cuda":
-        return str(device.type)
-    return f"cuda:{torch.cuda.current_device() if device.index is None else device.index}"
-
-
-def _kind(device: str) -> str:
-    if torch.device(device).type != "cuda":
-        return processor()
-    found = torch.cuda.get_device_properties(torch.device(device))
-    return f"{found.name} {found.major}.{found.minor}, {processor()}"

@@ -11,10 +11,9 @@ they are fetched again after a while.
 """
 
 import asyncio
-import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import PurePosixPath
@@ -39,9 +38,6 @@ FRESH_S: Final = 600.0
 
 #: Files fetched at a time.
 FETCHES: Final = 4
-
-#: Time between two attempts to lock a file that another worker fetches, in seconds.
-LOCK_EVERY_S: Final = 0.1
 
 #: Bytes that are buffered before a thread hashes and writes them.
 BLOCK_BYTES: Final = 4 << 20
@@ -162,7 +158,7 @@ class Loras:
         known = await asyncio.to_thread(self._known, cache, address)
         if known is not None:
             return known
-        async with self._slots, self._locked(cache, address.place):
+        async with self._slots, cache.partials.await_lock(address.place, self._clock):
             # Another worker may have fetched it.
             known = await asyncio.to_thread(self._known, cache, address)
             if known is None:
@@ -181,17 +177,6 @@ class Loras:
         age = self._clock.now() - at
         is_fresh = address.is_own or timedelta(0) <= age < timedelta(seconds=FRESH_S)
         return entry if is_fresh else None
-
-    @contextlib.asynccontextmanager
-    async def _locked(self, cache: WeightCache, key: str) -> AsyncIterator[None]:
-        with contextlib.ExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(cache.partials.lock(key, wait=False))
-                    break
-                except BlockingIOError:
-                    await self._clock.sleep(LOCK_EVERY_S)
-            yield
 
     async def _download(self, cache: WeightCache, address: "_Address") -> Entry:
         growing = await asyncio.to_thread(cache.partials.open, address.place)

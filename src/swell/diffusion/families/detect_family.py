@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from swell.core.errors import InvalidModel
 from swell.diffusion.families.family import OTHER, Family
 from swell.diffusion.families.flux import Flux
@@ -50,9 +48,6 @@ FAMILIES: Final[Sequence[Family]] = (
 
 #: Names of autoencoders; a pipeline without one works on pixels.
 _CODERS: Final = frozenset({"vae", "movq", "vqvae", "vqgan"})
-
-#: Schedulers of diffusers 0.42 that cannot add noise to a picture.
-_PICTURELESS: Final = frozenset({"DDIMInverseScheduler", "IPNDMScheduler"})
 
 #: The longest side of training pictures, in px.
 MOST_PX: Final = 4096
@@ -299,13 +294,6 @@ def _in_own_loop(facts: Facts, loop: Loop | None, why: str) -> Facts:
         raise InvalidModel(
             f"{kind} is not for networks of {facts.family.name}: add --sampler {usual}"
         )
-    if loop is not None and kind in _PICTURELESS:
-        if replace(facts, loop=loop).sees_mask or facts.refines:
-            raise InvalidModel(
-                f"{kind} cannot begin with a picture, and this model draws nothing else: add "
-                f"--sampler {usual}"
-            )
-        loop = msgspec.structs.replace(loop, image="", mask="", strength=[])
     if loop is None or facts.has_net:
         raise InvalidModel(
             f"{facts.index.get('_class_name')} needs other pictures than one to change, which "
