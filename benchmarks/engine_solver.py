@@ -232,7 +232,7 @@ def environment() -> Path:
 
 def load_solver() -> ModuleType:
     """Swell's solver alone: it needs numpy only, and the rest of Swell is not installed here."""
-    path = ROOT / "src" / "swell" / "worker" / "solver.py"
+    path = ROOT / "src" / "swell" / "diffusion" / "solvers.py"
     spec = importlib.util.spec_from_file_location("solver", path)
     assert spec is not None
     assert spec.loader is not None
