@@ -138,7 +138,7 @@ def test_other_weights_of_a_version_are_refused_and_nothing_goes_up(swell: Swell
     refused = swell.run(*push)
     assert refused.returncode == 1
     said = " ".join(refused.stderr.split())
-    assert "w.safetensors is" in said
+    assert "different files: w.safetensors" in said
     assert "push these as another version" in said
     assert 'version = "v1-2"' in said
     after = {path: path.stat().st_mtime_ns for path in (swell.folder / "shelf").rglob("*")}
