@@ -210,7 +210,8 @@ def _check_options(entry: Entry, facts: Facts) -> None:
         ("--bucket", entry.bucket is not None, facts.family is not OTHER),
     ):
         if is_given and not can:
-            raise InvalidModel(f"{facts.family.name} models cannot have {what} here{_since(facts)}")
+            why = f"{facts.family.name} models cannot have {what} here{_since(facts)}"
+            raise InvalidModel(f"{why}; or leave it out")
     if entry.quantize and entry.loras:
         raise InvalidModel("weights of 8 bits take no LoRAs: leave out --quantize or --lora")
     if entry.quantize and entry.offload in ("turns", "blocks"):
