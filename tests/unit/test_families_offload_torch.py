@@ -252,7 +252,7 @@ def test_what_cannot_be_offloaded_is_refused_when_it_is_added(sd: Made, tmp_path
     with pytest.raises(AssertionError, match="use --offload always"):
         sd.entry("turns", "--quantize", "fp8")
     own = Made(tmp_path, lambda folder: tiny.stable_diffusion(folder, cases.runge_kutta()))
-    with pytest.raises(AssertionError, match="--offload here, since .*leave it out"):
+    with pytest.raises(AssertionError, match=r"--offload here, since .*leave it out"):
         own.entry("always")
     [definition] = load_models(str(sd.entry("always", "--quantize", "fp8")))
     with pytest.raises(InvalidModel, match="fp8 needs a GPU"):
