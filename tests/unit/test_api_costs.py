@@ -71,7 +71,6 @@ def cold(age_s: float = 30.0, **fields: Any) -> dict[str, Any]:
 
 
 async def ledger(world: World) -> list[Any]:
-    await world.service.charges.keep()
     found = (await world.admin("GET", "/v1/ledger?limit=500")).json["entries"]
     return list(reversed(found))
 
@@ -470,7 +469,6 @@ async def test_attempts_without_a_price_are_added_up(free: World) -> None:
     worker = await register(free)
     for _ in range(3):
         await run(free, worker, 2.0, device_s=0.25)
-    await free.service.charges.keep()
     [entry] = (await free.admin("GET", "/v1/ledger")).json["entries"]
     assert (entry["kind"], entry["seconds"], entry["cost_micros"]) == ("attempt", 0.75, None)
     assert (entry["attempts"], entry["images"]) == (3, 3)
@@ -907,7 +905,6 @@ async def test_costs_of_a_model_are_shown_with_and_without_shared_costs(world: W
 async def test_costs_without_a_price_are_seconds(free: World) -> None:
     worker = await register(free)
     await run(free, worker, 2.0, device_s=2.0)
-    await free.service.charges.keep()
     [model] = (await costs(free))["costs"]
     assert model["seconds"]["attempts"] == 2.0
     assert [model[name] for name in ("micros", "image_micros", "api_micros")] == [None] * 3
@@ -916,7 +913,6 @@ async def test_costs_without_a_price_are_seconds(free: World) -> None:
 async def test_costs_are_shown_for_the_requested_days(world: World) -> None:
     worker = await register(world)
     await run(world, worker, 2.0, device_s=2.0)
-    await world.service.charges.keep()
     today = world.clock.now().date()
     tomorrow = today + timedelta(days=1)
     assert (await costs(world, f"?from={today}&to={today}"))["total"]["attempts"] == 1

@@ -338,6 +338,7 @@ async def show_costs(service: Service, call: Call) -> Reply:
         raise InvalidInput(
             f"from {since} to {until} are more than {most} days: ask for fewer at a time"
         )
+    await service.charges.keep()
     rows = await service.registry.costs(since, until, users=by == "user")
     # With many users this would block the event loop.
     found = await asyncio.to_thread(costs_by, rows, by)

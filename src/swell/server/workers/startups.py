@@ -348,6 +348,7 @@ def startup_view(startup: Startup) -> StartupView:
 async def list_ledger(service: Service, call: Call) -> Reply:
     """List the ledger of machine time."""
     query = read_query(call, LedgerQuery)
+    await service.charges.keep()
     page = await service.registry.ledger(limit=query.limit, before=query.cursor)
     views = [
         project(
