@@ -5,13 +5,6 @@ BIN := .venv/bin
 
 export PROMPT ?= a red fox in the snow
 
-# Tiers whose tests start whole services: two files at a time, for most of it is waiting; those that
-# look at how long something takes come after, one by one.
-SERVICES := $(filter-out %/unit/ %/conformance/ %/__pycache__/,$(wildcard tests/*/))
-
-# Some of what is quick waits for a clock or a file: one process more than there are cores.
-MORE_THAN_CORES = $$($(BIN)/python -c 'import os; print(1 + os.cpu_count())')
-
 .PHONY: help setup demo example test test-torch check format figure figures bench gpu docs site wheels constraints clean web web-dev web-pictures
 
 help: ## Say what can be made.
@@ -43,30 +36,19 @@ web-pictures: web ## Take pictures of every page of the web app, to be looked at
 # for no bytecode.
 test test-torch check: export PYTHONDONTWRITEBYTECODE :=
 
-test: ## Everything the gate asks for: lint, layers, types and every tier of tests.
+test: ## Static checks and every tier of tests; TORCH=1 adds those of `make test-torch`.
 	@.ci/venv dev
-	@.ci/services
-	@$(BIN)/python web/build.py --check
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/lint-imports --no-logo
-	$(BIN)/mypy
-	$(BIN)/mypy --config-file benchmarks/mypy.ini
-	$(BIN)/pytest -n auto tests/unit tests/conformance
-	$(BIN)/pytest -n 2 --dist loadfile -m "not alone" $(SERVICES)
-	$(BIN)/pytest -m alone $(SERVICES)
+	@.ci/services & $(if $(TORCH),.ci/venv torch,true) && wait
+	@$(BIN)/python tests/gate.py $(if $(TORCH),all,test)
 
 test-torch: ## The tests of what needs torch, in an environment that has it.
+	@.ci/venv dev
 	@.ci/venv torch
-	OMP_NUM_THREADS=1 .venv-torch/bin/pytest -n 2 --dist loadfile $(shell git ls-files 'tests/*test_*torch*.py')
+	@$(BIN)/python tests/gate.py torch
 
 check: ## The quick part of `make test`: static checks, unit and conformance tests that are quick and need no server.
 	@.ci/venv dev
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/lint-imports --no-logo
-	$(BIN)/mypy
-	$(BIN)/pytest -n $(MORE_THAN_CORES) -m "not server and not slow" tests/unit tests/conformance
+	@$(BIN)/python tests/gate.py check
 
 format: ## Format the code.
 	@.ci/venv dev
