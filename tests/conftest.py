@@ -59,9 +59,9 @@ def _served(server: Server) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def postgres_server() -> Iterator[Server]:
     """A PostgreSQL for all tests of this process; each takes a database of its own."""
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    server = PostgresServer()
     server.start()
     yield server
     # Ended in order, it would first write hundreds of databases to the disk that nobody wants.

@@ -129,7 +129,7 @@ class PostgresEngine(Engine):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.database = PostgresServer(folder / "postgres")
+        self.database = PostgresServer()
         self.database.port = free_port()
         self.server = self.database
 

@@ -501,8 +501,8 @@ class TestPairOverPostgres(BusPairConformance):
         return lose
 
 
-async def test_without_postgresql_the_bus_says_what_to_do(tmp_path: Path) -> None:
-    server = PostgresServer(tmp_path)
+async def test_without_postgresql_the_bus_says_what_to_do() -> None:
+    server = PostgresServer()
     with pytest.raises(Unavailable, match=r"start it, or correct bus\.url"):
         await postgres_bus(server.url)
 

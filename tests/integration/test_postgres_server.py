@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -30,9 +29,9 @@ PATIENCE_S = 30.0
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[PostgresServer]:
+def own_server() -> Iterator[PostgresServer]:
     """A server that a test may kill."""
-    server = PostgresServer(tmp_path / "postgres")
+    server = PostgresServer()
     server.start()
     yield server
     server.stop()
