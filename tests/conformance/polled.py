@@ -16,7 +16,7 @@ from swell.core.task import Task
 from swell.db.task_store import Store
 from swell.protocol.backend_client import RemoteDispatch
 from swell.protocol.worker_messages import Ask, Grant, LeasedTask, Registration, Welcome
-from swell.queues.external_queue import ExternalQueues, Message, QueueId
+from swell.queues.external_queue import ExternalQueues, QueueId
 from swell.queues.queue_consumer import PollingDispatch
 from swell.queues.queue_publisher import QueuePublisher
 
