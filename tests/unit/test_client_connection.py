@@ -11,6 +11,7 @@ from aiohttp import web
 from msgspec import convert
 
 from loopback import listening
+from manual_clock import time_skipper
 from swell.client import Task, connection
 from swell.client.access import Access
 from swell.client.asynchronous import AsyncClient
@@ -112,21 +113,16 @@ def says_bytes(data: bytes) -> Handler:
     return say
 
 
-async def test_a_file_may_take_as_long_as_something_of_it_comes(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop = asyncio.get_running_loop()
-    real_time, ahead_s = loop.time, 0.0
-    monkeypatch.setattr(loop, "time", lambda: real_time() + ahead_s)
+async def test_a_file_may_take_as_long_as_something_of_it_comes(server: Server) -> None:
+    skip = time_skipper()
 
     async def slowly(request: web.Request) -> web.StreamResponse:
-        nonlocal ahead_s
         answer = web.StreamResponse()
         await answer.prepare(request)
         for _ in range(70):
             await answer.write(b"a" * 1000)
             await asyncio.sleep(0.001)
-            ahead_s += 1.0
+            skip(1.0)
         return answer
 
     server.answers.append(slowly)
