@@ -12,7 +12,7 @@ from swell.pubsub.local_bus import MemoryBus as Bus
 from swell.pubsub.local_bus import MemorySubscription as Subscription
 
 #: Longest wait for something that must come, in seconds.
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 
 _probes = itertools.count()
 
@@ -333,7 +333,7 @@ def _has_more(bus: Bus, after: int) -> bool:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait until something is so."""
-    async with asyncio.timeout(2 * PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not holds():
             await asyncio.sleep(0.01)
 
@@ -352,10 +352,17 @@ async def meet(*buses: Bus) -> None:
 async def news_until(bus: Bus, holds: Callable[[list[PeerMessage]], bool]) -> list[PeerMessage]:
     """Return all news up to those that were waited for."""
     got: list[PeerMessage] = []
-    async with asyncio.timeout(2 * PATIENCE_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not holds(got):
             got += await bus.receive()
     return got
+
+
+async def drain(bus: Bus, other: Bus) -> list[PeerMessage]:
+    """Read all that a bus has got, up to a message that the other sends now."""
+    marker = PeerMessage(kind=MessageKind.STOP, ids=(f"marker-{next(_probes)}",))
+    await other.broadcast([marker])
+    return await news_until(bus, lambda news: marker in news)
 
 
 class Bench:

@@ -2,21 +2,21 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
 from conformance.delivery import Delivery
 from conformance.factories import a_lease_request
 from swell.core import task as life
-from swell.core.broker_types import LeaseRequest
+from swell.core.broker_types import LeaseRequest, ReadyTask
 from swell.core.records import ModelCard
 from swell.core.store_types import Start
 from swell.core.task import Task
 from swell.db.task_store import Store
 from swell.protocol.backend_client import RemoteDispatch
 from swell.protocol.worker_messages import Ask, Grant, LeasedTask, Registration, Welcome
-from swell.queues.external_queue import ExternalQueues
+from swell.queues.external_queue import ExternalQueues, QueueId
 from swell.queues.queue_consumer import PollingDispatch
 from swell.queues.queue_publisher import QueuePublisher
 
@@ -80,6 +80,33 @@ class StoreRemote(RemoteDispatch):
         return found
 
 
+class SettledQueues(ExternalQueues):
+    """A queue service whose messages can be received as soon as `send` returns.
+
+    JetStream stores a message, and says so, before those who pull without waiting can get it.
+
+    Args:
+        queues: The service.
+        lock: Held by all who receive, so that nobody takes a message before it is counted.
+    """
+
+    def __init__(self, queues: ExternalQueues, lock: asyncio.Lock) -> None:
+        self._lock = lock
+        self._queues = queues
+        self.receive = queues.receive  # type: ignore[method-assign]
+        self.delete = queues.delete  # type: ignore[method-assign]
+        self.release = queues.release  # type: ignore[method-assign]
+        self.pending = queues.pending  # type: ignore[method-assign]
+        self.close = queues.close  # type: ignore[method-assign]
+
+    async def send(self, queue: QueueId, tasks: Sequence[ReadyTask]) -> None:
+        async with self._lock, asyncio.timeout(30):
+            before = await self._queues.pending(queue)
+            await self._queues.send(queue, tasks)
+            while await self._queues.pending(queue) < before + len(tasks):
+                await asyncio.sleep(0.001)
+
+
 @dataclass(frozen=True)
 class PolledDelivery(Delivery):
     """See `Delivery`. Tasks are leased only through the queue service."""
@@ -88,29 +115,34 @@ class PolledDelivery(Delivery):
     remote: StoreRemote
     dispatch: PollingDispatch
     #: The harness has one worker: it leases for one request at a time.
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lock: asyncio.Lock
 
     @classmethod
     def over(
-        cls, delivery: Delivery, queues: ExternalQueues, worker_queues: ExternalQueues
+        cls,
+        delivery: Delivery,
+        queues: ExternalQueues,
+        worker_queues: ExternalQueues,
+        lock: asyncio.Lock | None = None,
     ) -> "PolledDelivery":
         """Return a delivery through queues over that of a database."""
         publisher = QueuePublisher(queues, delivery.broker)
         remote = StoreRemote(delivery.store)
         dispatch = PollingDispatch(remote, worker_queues)
-        return cls(delivery.clock, delivery.store, delivery.broker, publisher, remote, dispatch)
+        own = delivery.clock, delivery.store, delivery.broker
+        return cls(*own, publisher, remote, dispatch, lock or asyncio.Lock())
 
     def publish(self, tasks: Sequence[Task]) -> None:
         self.publisher.publish(tasks)
 
     async def lease(self, n: int = 1, **fields: object) -> list[Task]:
+        while self.publisher._sending is not None:
+            await asyncio.sleep(0.001)
         async with self.lock:
             return await self._lease(a_lease_request(n, **fields))  # type: ignore[arg-type]
 
     async def _lease(self, request: LeaseRequest) -> list[Task]:
         n = request.n
-        while self.publisher._sending is not None:
-            await asyncio.sleep(0.001)
         self.remote.request = request
         versions = {queue.partition(":")[0]: each for queue, each in request.queues.items()}
         cards = [ModelCard(name=name, version=version) for name, version in versions.items()]

@@ -17,7 +17,7 @@ from conformance.delivery import Delivery, LifeConformance
 from conformance.external import QUEUE, ExternalQueuesConformance, a_ready_task, received
 from conformance.factories import a_failure, a_new_task
 from conformance.pipelines import PipelineConformance
-from conformance.polled import PolledDelivery
+from conformance.polled import PolledDelivery, SettledQueues
 from manual_clock import ManualClock
 from postgres_databases import PostgresDatabases
 from servers import MotoServer, NatsServer, Server
@@ -59,6 +59,11 @@ def aws_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
 
 
+def polled_over(own: Delivery, url: str) -> PolledDelivery:
+    lock = asyncio.Lock()
+    return PolledDelivery.over(own, SettledQueues(opened(url), lock), opened(url), lock)
+
+
 @asynccontextmanager
 async def polled(tmp_path: Path, url: str) -> AsyncIterator[PolledDelivery]:
     """A SQLite store whose tasks are leased through a queue service."""
@@ -66,7 +71,7 @@ async def polled(tmp_path: Path, url: str) -> AsyncIterator[PolledDelivery]:
     database = SqliteDatabase.open(tmp_path / "swell.db", clock)
     store = Store(database, rng=random.Random(1))
     own = Delivery(clock, store, Broker(database))
-    delivery = PolledDelivery.over(own, opened(url), opened(url))
+    delivery = polled_over(own, url)
     yield delivery
     await delivery.close()
     await store.close()
@@ -196,7 +201,7 @@ class TestNatsPolledOverPostgres(PolledConformance):
         database = await PostgresDatabase.open(await postgres_databases.new(), clock)
         store = Store(database, rng=random.Random(1))
         own = Delivery(clock, store, Broker(database))
-        delivery = PolledDelivery.over(own, opened(url), opened(url))
+        delivery = polled_over(own, url)
         yield delivery
         await delivery.close()
         await store.close()

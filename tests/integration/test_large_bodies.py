@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -14,10 +15,13 @@ from api_harness import a_world
 from swell.core.card_limits import MAX_CARD_BYTES
 from swell.server.request import MAX_VALUES
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
-#: Many times what it takes, and a fraction of what one such request took before there were limits.
-MOST_CPU_S = 0.4
+T = TypeVar("T")
+
+#: In CPU times of counting to a million: many times what a request takes, and a fraction of what
+#: one took before there were limits.
+MOST_COUNTS = 13
 
 BODY_BYTES = 9_500_000
 
@@ -35,6 +39,23 @@ CARD = {
     },
 }
 ANYTHING = {"name": "demo/any", "version": "1", "input_schema": {}}
+
+
+async def soon(ask: Callable[[int], Awaitable[T]]) -> T:
+    """Return the answer to a try that held the loop no longer than it may.
+
+    A processor that another process shares is slower for a while, so that there are several tries.
+    """
+    took = []
+    for number in range(4):
+        begun_s = time.process_time()
+        sum(each for each in range(1_000_000))
+        counted_s = time.process_time()
+        answer = await ask(number)
+        took.append((time.process_time() - counted_s) / (counted_s - begun_s))
+        if took[-1] < MOST_COUNTS:
+            return answer
+    raise AssertionError(f"it took as long as counting to so many millions: {took}")
 
 
 def fields(n: int) -> bytes:
@@ -67,11 +88,13 @@ async def test_no_large_body_of_a_client_holds_the_loop() -> None:
     async with a_world(facades=("fal", "openai", "replicate")) as world:
         await world.register(CARD, ANYTHING)
         for path, body in hostile():
-            headers = {"content-type": "application/json", "idempotency-key": str(hash(body))}
-            began_s = time.process_time()
-            await world.anna("POST", path, body, headers=headers, chunk_bytes=65_536)
-            took_s = time.process_time() - began_s
-            assert took_s < MOST_CPU_S, (path, body[:80])
+
+            async def ask(number: int, path: str = path, body: bytes = body) -> None:
+                key = f"{path} {hash(body)} {number}"
+                headers = {"content-type": "application/json", "idempotency-key": key}
+                await world.anna("POST", path, body, headers=headers, chunk_bytes=65_536)
+
+            await soon(ask)
 
 
 @pytest.mark.parametrize("path", ["/worker/v1/register", "/worker/v1/report"])
@@ -81,9 +104,7 @@ async def test_no_large_body_of_a_worker_holds_the_loop(path: str) -> None:
     progress += b'"kind":"progress","data":{%s}}]}'
     body = (models if path.endswith("register") else progress) % fields(850_000)
     async with a_world() as world:
-        began_s = time.process_time()
-        answer = await world.worker("POST", path, body, chunk_bytes=65_536)
-        assert time.process_time() - began_s < MOST_CPU_S
+        answer = await soon(lambda _: world.worker("POST", path, body, chunk_bytes=65_536))
         assert answer.status == 413
 
 
@@ -94,9 +115,7 @@ async def test_a_hostile_card_is_shown_soon(text: str) -> None:
     async with a_world() as world:
         await world.register(card)
         for path in ("/llms.txt", "/v1/models/demo/any", "/v1/models"):
-            began_s = time.process_time()
-            answer = await world.anna("GET", path)
-            assert time.process_time() - began_s < MOST_CPU_S, path
+            answer = await soon(lambda _, path=path: world.anna("GET", path))  # type: ignore[misc]
             assert answer.status == 200
 
 
@@ -105,7 +124,5 @@ async def test_a_card_with_as_many_patterns_as_fit_is_refused_soon() -> None:
     names = {f"p{n}": {"pattern": pattern} for n in range(MAX_CARD_BYTES // 50)}
     body = {"name": "w", "models": [{**CARD, "input_schema": {"properties": names}}]}
     async with a_world() as world:
-        began_s = time.process_time()
-        answer = await world.worker("POST", "/worker/v1/register", body)
-        assert time.process_time() - began_s < MOST_CPU_S
+        answer = await soon(lambda _: world.worker("POST", "/worker/v1/register", body))
         assert answer.status == 422

@@ -274,27 +274,23 @@ async def test_a_killed_process_is_started_again_and_its_streams_go_on(served: S
     assert [each.events[-1][2]["output"] for each in followers] == [f"t{n}" for n in range(24)]
 
 
-@pytest.mark.alone
-async def test_a_cancellation_through_any_process_reaches_the_worker_at_once(
+async def test_a_cancellation_through_any_process_reaches_the_worker_before_its_next_heartbeat(
     served: Served,
 ) -> None:
+    served.settings += "[delivery]\nlease_s = 3600\nheartbeat_s = 1800\nworker_wait_s = 600\n"
+    served._write()
     served.serve(3)
     served.work(1)
     connector = aiohttp.TCPConnector(force_close=True)
     async with served.session(connector=connector) as session:
         await until_served(session, 1)
-        took_s = []
         for _ in range(6):
-            task = await submit(session, 30, "long")
+            task = await submit(session, 3600, "long")
             path = f"/v1/tasks/{task['id']}"
             await wait_for_state(session, path, "running")
-            begun_s = time.monotonic()
             async with session.post(f"{path}/cancel") as answer:
                 assert answer.status == 200
             await wait_for_state(session, path, "canceled")
-            took_s.append(time.monotonic() - begun_s)
-        # Far below a heartbeat, by which it would be told in any case.
-        assert sorted(took_s)[len(took_s) // 2] < 1.0, took_s
 
 
 async def test_metrics_count_what_all_processes_did_whichever_is_asked(served: Served) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from msgspec import convert
 
 from loopback import listening
+from manual_clock import time_skipper
 from swell.client import Task, connection
 from swell.client.access import Access
 from swell.client.asynchronous import AsyncClient
@@ -112,47 +113,60 @@ def says_bytes(data: bytes) -> Handler:
     return say
 
 
-@pytest.mark.slow
 async def test_a_file_may_take_as_long_as_something_of_it_comes(server: Server) -> None:
+    skip = time_skipper()
+
     async def slowly(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
-        for _ in range(6):
+        for _ in range(70):
             await answer.write(b"a" * 1000)
-            await asyncio.sleep(0.75)
+            await asyncio.sleep(0.001)
+            skip(1.0)
         return answer
 
     server.answers.append(slowly)
-    async with AsyncClient(server.url, "a-key", timeout_s=4.0, retry_s=0) as client:
-        assert len(await client._connection.download("/v1/artifacts/a.bin")) == 6000
+    async with AsyncClient(server.url, "a-key", timeout_s=60.0, retry_s=0) as client:
+        assert len(await client._connection.download("/v1/artifacts/a.bin")) == 70_000
 
 
 @pytest.mark.slow
 async def test_a_file_of_which_nothing_comes_is_given_up(server: Server) -> None:
+    given_up = asyncio.Event()
+
     async def stop(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
         await answer.write(b"a")
-        await asyncio.sleep(2)
+        await given_up.wait()
         return answer
 
     server.answers.append(stop)
     async with AsyncClient(server.url, "a-key", timeout_s=0.2, retry_s=0) as client:
         with pytest.raises(Unreachable):
             await client._connection.download("/v1/artifacts/a.bin")
+    given_up.set()
 
 
 @pytest.mark.slow
 async def test_the_larger_a_file_is_the_longer_it_may_take_to_store(server: Server) -> None:
+    given_up = asyncio.Event()
+
+    async def never(request: web.Request) -> web.StreamResponse:
+        await given_up.wait()
+        return web.Response()
+
     async def late(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.3)
         return web.json_response({"url": "/v1/artifacts/a"})
 
-    server.answers += [late, late]
+    server.answers += [never, late]
     async with AsyncClient(server.url, "a-key", timeout_s=0.2, retry_s=0) as client:
         with pytest.raises(Unreachable):
             await client._connection.upload(b"a", "text/plain", "a.txt")
-        assert await client._connection.upload(b"a" * 640_000, "text/plain", "a.txt")
+        given_up.set()
+        # Half a minute more than a file of one byte.
+        assert await client._connection.upload(b"a" * 1_000_000, "text/plain", "a.txt")
 
 
 @pytest.mark.parametrize("code", ["no_worker", "would_expire"])

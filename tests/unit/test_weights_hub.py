@@ -6,7 +6,6 @@ import json
 import re
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -385,24 +384,28 @@ async def test_what_is_held_when_another_file_fails_is_held_before_all_is_let_go
 ) -> None:
     """A thread that holds a file continues after its task is cancelled: it must not be late."""
     other = WeightCache(tmp_path / "other")
-    under_way, use = threading.Event(), other.use
+    under_way, is_canceled, use = threading.Event(), threading.Event(), other.use
     given: list[InUse] = []
 
     def slow(listing: Listing) -> InUse:
         under_way.set()
-        time.sleep(0.2)
+        is_canceled.wait(60)
         held = use(listing)
         given.append(held)
         return held
 
     monkeypatch.setattr(other, "use", slow)
     pulling = asyncio.ensure_future(fetch("hf:acme/poster", other, hub))
-    while not under_way.is_set():
-        await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(under_way.wait, 60)
     pulling.cancel()
+    await asyncio.wait({pulling}, timeout=0.1)
+    is_canceled.set()
     await asyncio.gather(pulling, return_exceptions=True)
     n = len(given)
     assert n > 0
     assert not any(held._locks for held in given)
-    await asyncio.sleep(0.5)
+    # Those that ask the hub are abandoned: their connections end before the hub does.
+    for thread in threading.enumerate():
+        if thread.name == "aside":
+            await asyncio.to_thread(thread.join, 60)
     assert len(given) == n

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,11 @@ def test_keys_are_keys_of_any_object_store() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\0" * 300], ids=["empty", "cut off", "zeros"])
 async def test_one_that_a_crash_has_cut_off_is_fetched_again(
-    server: WeightServer, cache: WeightCache, tmp_path: Path, text: bytes
+    server: WeightServer,
+    cache: WeightCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: bytes,
 ) -> None:
     manifest = pushed(server, write(tmp_path / NAME))
     digest = manifest_digest(manifest)
@@ -157,8 +162,11 @@ async def test_one_that_a_crash_has_cut_off_is_fetched_again(
     wish = Wish("acme/poster", "v1", digest)
     assert not wish.is_in(cache)
     weights = Provided(Wanted("acme/poster", "v1", {}, digest), cache, ManualClock())
+    looked, hold = threading.Semaphore(0), weights._hold
+    monkeypatch.setattr(weights, "_hold", lambda name: looked.release() or hold(name))
     waiting = asyncio.create_task(asyncio.to_thread(weights.path, NAME))
-    await asyncio.sleep(0.1)
+    for _ in range(3):
+        assert await asyncio.to_thread(looked.acquire, timeout=60)
     assert not waiting.done()
     await Provision([wish], cache, server, SystemClock()).bring()
     assert (await waiting).exists()
