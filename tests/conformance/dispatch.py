@@ -102,14 +102,14 @@ class MemoryDispatch:
         assert task is not None
         return task
 
-    async def ended(self, task_id: str, within_s: float = 20.0) -> Task:
+    async def ended(self, task_id: str, within_s: float = 60.0) -> Task:
         """Wait until a task has ended, and return it."""
         async with asyncio.timeout(within_s), self._changed:
             while not (task := await self.task(task_id)).state.is_terminal:
                 await self._changed.wait()
         return task
 
-    async def until(self, is_true: Any, within_s: float = 20.0) -> None:
+    async def until(self, is_true: Any, within_s: float = 60.0) -> None:
         """Wait until something that the worker told makes `is_true()` true."""
         async with asyncio.timeout(within_s), self._changed:
             while not is_true():

@@ -5,7 +5,7 @@ import contextlib
 import io
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,7 +21,19 @@ from swell.settings.worker_settings import WorkerSettings
 from swell.weights.cache import WeightCache
 from swell.worker.worker_loop import Worker
 
-__all__ = ["dispatch", "output_of", "over", "picture_of", "restarted", "working"]
+__all__ = [
+    "PATIENCE_S",
+    "dispatch",
+    "output_of",
+    "over",
+    "picture_of",
+    "restarted",
+    "until",
+    "working",
+]
+
+#: Longest wait for anything that must happen, in seconds.
+PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -54,27 +66,30 @@ async def working(
         yield worker, running
         if not running.done():
             worker.release()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await running == 0
     finally:
         running.cancel()
 
 
+async def until(is_so: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
 async def over(pid: int) -> None:
     """Wait until a process has ended, though perhaps nobody asks how."""
-    async with asyncio.timeout(20):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.01)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        await until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
 async def restarted(worker: Worker) -> None:
     """Kill the model process, and wait until another has taken its place."""
     pid = worker.models.process.pid
     os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(60):
-        while worker.models.process.pid == pid or not worker.runner.can_run:
-            await asyncio.sleep(0.01)
+    await until(lambda: worker.models.process.pid != pid and worker.runner.can_run)
 
 
 def output_of(task: Task) -> Any:

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 import uvicorn
+from worker_harness import PATIENCE_S
 
 from sqlite_rig import SqliteRig
 from swell.core.clock import SystemClock
@@ -49,17 +50,19 @@ class Site:
         return str(task["id"])
 
     async def ended(self, task_id: str) -> Any:
-        async with asyncio.timeout(30):
+        await self._until(task_id, lambda state: state.is_terminal)
+        return await self.call("GET", f"/v1/tasks/{task_id}")
+
+    async def running(self, task_id: str) -> None:
+        await self._until(task_id, lambda state: state is TaskState.RUNNING)
+
+    async def _until(self, task_id: str, is_it: Callable[[TaskState], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 [task] = await self.backend.store.get([task_id])
                 assert task is not None
-                if task.state.is_terminal:
-                    return await self.call("GET", f"/v1/tasks/{task_id}")
-                await asyncio.sleep(0.01)
-
-    async def running(self, task_id: str) -> None:
-        async with asyncio.timeout(30):
-            while (await self.backend.store.get([task_id]))[0].state is not TaskState.RUNNING:  # type: ignore[union-attr]
+                if is_it(task.state):
+                    return
                 await asyncio.sleep(0.01)
 
 
@@ -68,10 +71,8 @@ async def site() -> AsyncIterator[Site]:
     clock = SystemClock()
     rig = SqliteRig(clock, RetryPolicy(base_s=0.05))
     registry = rig.registry
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     backend = Backend(
         store=rig.store,
         broker=rig.broker,
@@ -87,14 +88,13 @@ async def site() -> AsyncIterator[Site]:
     client_key = (await create_key(registry, clock, "c", frozenset({Scope.ADMIN}))).secret
     config = uvicorn.Config(
         create_app(backend),
-        port=port,
         log_level="critical",
         lifespan="on",
         # The long poll of a worker that was killed would keep the server up.
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {client_key}"}) as client:
         while not server.started:
             await asyncio.sleep(0.01)
@@ -125,7 +125,7 @@ class Talk:
 
     async def has(self, word: bytes) -> None:
         """Wait until it said `word`."""
-        async with asyncio.timeout(30), self._news:
+        async with asyncio.timeout(PATIENCE_S), self._news:
             await self._news.wait_for(lambda: word in self._text or self._is_over)
         assert word in self._text, self._text.decode()
 
