@@ -44,17 +44,25 @@ async def front(moto_server: MotoServer) -> AsyncIterator[Ec2Front]:
         yield front
 
 
+@pytest.fixture(scope="module")
+def ec2(moto_server: MotoServer) -> Any:
+    """EC2 without Swell, as an operator or EC2 sees it."""
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    return boto3.client("ec2", region_name="us-east-1", endpoint_url=moto_server.url, **keys)
+
+
+@pytest.fixture(scope="module")
+def ami(ec2: Any) -> str:
+    """One of the images that moto knows; listing them takes seconds."""
+    return str(ec2.describe_images()["Images"][0]["ImageId"])
+
+
 class TestAwsProvider(OutlivingConformance, RefusingConformance):
     @pytest.fixture
-    def ec2(self, moto_server: MotoServer) -> Any:
-        """EC2 without Swell, as an operator or EC2 sees it."""
-        return boto3.client("ec2", region_name="us-east-1", endpoint_url=moto_server.url)
-
-    @pytest.fixture
     async def provider(
-        self, front: Ec2Front, ec2: Any, tmp_path: Path
+        self, front: Ec2Front, ec2: Any, ami: str, tmp_path: Path
     ) -> AsyncIterator[AwsProvider]:
-        self.front, self.ec2, self.folder = front, ec2, tmp_path
+        self.front, self.ec2, self.ami, self.folder = front, ec2, ami, tmp_path
         self.deployment = f"t{secrets.token_hex(6)}"
         provider = self.made()
         yield provider
@@ -64,7 +72,7 @@ class TestAwsProvider(OutlivingConformance, RefusingConformance):
         told: dict[str, object] = {
             "image": "registry.example/poster:1",
             "region": "us-east-1",
-            "ami": self.ec2.describe_images()["Images"][0]["ImageId"],
+            "ami": self.ami,
             "types": ["g6.xlarge", "g5.xlarge"],
             "zones": ["us-east-1a", "us-east-1b"],
             "weights_dir": str(self.folder / "weights"),
