@@ -93,13 +93,16 @@ def test_growth_that_has_ended_is_not_expected_any_more() -> None:
     assert math.exp(found.log_rate(600.0)[0]) < 1.35 * crowd[-1]
 
 
-@pytest.mark.slow
-@given(counts)
-def test_one_count_moves_it_within_bounds(count: float) -> None:
-    before = followed(noisy(40.0, 1500))
-    after = follow(before, demand(count), before.at + 10.0)
+@pytest.fixture(scope="module")
+def steady() -> Forecast:
+    return followed(noisy(40.0, 1500))
+
+
+@given(count=counts)
+def test_one_count_moves_it_within_bounds(steady: Forecast, count: float) -> None:
+    after = follow(steady, demand(count), steady.at + 10.0)
     assert after is not None
-    moved = after.log_rate(300.0)[0] - before.log_rate(300.0)[0]
+    moved = after.log_rate(300.0)[0] - steady.log_rate(300.0)[0]
     assert -0.5 < moved < 1.0
 
 

@@ -305,7 +305,7 @@ async def test_large_files_go_to_a_bucket_in_parts_and_come_back_in_ranges(
 
 
 async def test_a_file_that_was_changed_in_the_bucket_is_refused(
-    moto_server: Server, tmp_path: Path
+    moto_server: Server, small_ranges: None, tmp_path: Path
 ) -> None:
     objects = s3_bucket(moto_server).objects(SystemClock())
     store = WeightStore(objects)
