@@ -185,7 +185,7 @@ def undisturbed(folder: Path, ateliers: list[Atelier]) -> dict[tuple[str, int], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", range(9))
+@pytest.mark.parametrize("steps", [0, 1, 3, 8])
 def test_a_model_that_is_dropped_holds_nothing_while_another_loads(
     tmp_path: Path, ateliers: list[Atelier], steps: int
 ) -> None:

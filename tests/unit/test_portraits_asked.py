@@ -223,8 +223,9 @@ def _face(side_px: int = 160) -> PIL.Image.Image:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("side_px", [160, 600])
-@pytest.mark.parametrize("degrees", [45, 90, 135, 180, 225, 270, 315])
+@pytest.mark.parametrize(
+    ("degrees", "side_px"), [(45, 160), (90, 600), (225, 160), (270, 160), (315, 600)]
+)
 def test_the_adapter_sees_the_face_of_a_turned_picture_upright(degrees: int, side_px: int) -> None:
     turned = _face(side_px).rotate(degrees, PIL.Image.Resampling.BICUBIC, expand=True)
     [face, *_] = FaceDetector(1)(np.asarray(FaceFinder()(Image(turned))))
@@ -253,7 +254,7 @@ def test_of_a_picture_that_is_upright_no_pixel_is_changed(degrees: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("degrees", [0, 45, 90, 180])
+@pytest.mark.parametrize("degrees", [0, 45])
 def test_both_models_of_portraits_find_the_same_face_upright(degrees: int) -> None:
     picture = _face(400).rotate(degrees, PIL.Image.Resampling.BICUBIC, expand=True)
     found = FaceDetector(1).upright(np.asarray(picture))

@@ -392,8 +392,7 @@ async def test_a_key_with_many_slow_receivers_leaves_room_for_others() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hanging", [8, 64, 600])
-@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize(("hanging", "is_known"), [(8, True), (64, False), (600, False)])
 async def test_hosts_that_hang_hold_up_no_other_host_of_their_key(
     hanging: int, is_known: bool
 ) -> None:
