@@ -1,5 +1,6 @@
 """Workers that start while their weights come: before their backend, and told to go meanwhile."""
 
+import re
 import signal
 import socket
 import subprocess
@@ -15,9 +16,7 @@ from summed import MODEL, push, serving, worker_elsewhere, write_weights
 
 from commandline import PATIENCE_S, Swell
 from servers import free_port
-
-#: As soon as a worker that is told to go has gone, in seconds, with some for a loaded machine.
-GONE_WITHIN_S = 3.0
+from swell.weights.store_reader import STALL_S
 
 #: Of two ranges.
 SIZE = 20_000_000
@@ -62,9 +61,7 @@ def test_a_worker_that_starts_before_its_backend_waits_for_it_and_says_so_once(
     process = begin(swell, f"http://127.0.0.1:{port}", key)
     try:
         until(lambda: "cannot be asked for now" in said(swell), swell)
-        # It is asked several times.
-        time.sleep(2.0)
-        assert process.poll() is None, said(swell)
+        # It is asked several times until it is there.
         with serving(swell, port):
             until(lambda: swell.json("workers"), swell)
             done = swell.run("tasks", "submit", "tests/sum", "--watch")
@@ -134,21 +131,26 @@ def between(port: int | None, most_bytes: int = 0) -> Iterator[tuple[Between, st
     thread.join(10)
 
 
-def gone_after(process: "subprocess.Popen[bytes]") -> float:
-    begun_s = time.monotonic()
+def goes_at_once(process: "subprocess.Popen[bytes]", held: Between, swell: Swell) -> None:
+    """Tell a worker to go as soon as it heeds that, while an answer is held back from it."""
+    assert held.is_holding.wait(PATIENCE_S)
+    held_s = time.monotonic()
+    until(lambda: heeds_sigterm(process.pid), swell)
     process.send_signal(signal.SIGTERM)
-    process.wait(PATIENCE_S)
-    return time.monotonic() - begun_s
+    assert process.wait(PATIENCE_S) == 0, said(swell)
+    assert time.monotonic() - held_s < STALL_S, "it has waited for the answer"
+
+
+def heeds_sigterm(pid: int) -> bool:
+    [caught] = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(caught, 16) & 1 << signal.SIGTERM - 1)
 
 
 def test_a_worker_is_gone_at_once_while_its_backend_keeps_still(swell: Swell) -> None:
     with between(None) as (still, url):
         process = begin(swell, url, "key")
         try:
-            assert still.is_holding.wait(PATIENCE_S)
-            # Its handler of signals is there a little later.
-            time.sleep(2.0)
-            assert gone_after(process) < GONE_WITHIN_S, said(swell)
+            goes_at_once(process, still, swell)
         finally:
             process.kill()
             process.wait(PATIENCE_S)
@@ -163,10 +165,8 @@ def test_a_worker_is_gone_at_once_while_weights_come_and_the_next_one_goes_on(
         with between(int(url.rpartition(":")[2]), 10_000_000) as (slow, slow_url):
             process = begin(swell, slow_url, key)
             try:
-                assert slow.is_holding.wait(PATIENCE_S)
-                until(lambda: list(partial.glob("*.part")), swell)
-                time.sleep(2.0)
-                assert gone_after(process) < GONE_WITHIN_S, said(swell)
+                goes_at_once(process, slow, swell)
+                assert list(partial.glob("*.part"))
             finally:
                 process.kill()
                 process.wait(PATIENCE_S)

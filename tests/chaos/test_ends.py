@@ -47,44 +47,6 @@ async def test_a_worker_that_is_asked_to_stop_finishes_what_it_holds_and_exits_w
             assert task["attempt"] == 1
 
 
-async def test_a_draining_worker_takes_nothing_new(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    async with (
-        running(tmp_path, workers=1, settings=LONG_LEASES) as system,
-        system.session() as session,
-    ):
-        first = (await submit(session, 1, ms=10, until=str(gate)))[0]
-        await until_state(session, first, "running")
-        ask_to_stop(system.workers[0])
-        await until_said(system, "draining")
-        later = await submit_while_refused(session, system, ms=10)
-        gate.touch()
-        assert await exit_code(system.workers[0]) == 0
-        assert (await get(session, first))["state"] == "succeeded"
-        if later:
-            assert (await get(session, later))["state"] == "queued"
-
-
-@pytest.mark.alone
-async def test_a_second_signal_hands_the_leases_back_within_a_second(tmp_path: Path) -> None:
-    async with running(tmp_path, workers=1) as system, system.session() as session:
-        ids = await submit(session, 5, ms=20_000)
-        await until_state(session, ids[0], "running")
-        worker = system.workers[0]
-        ask_to_stop(worker)
-        await until_said(system, "draining")
-        ask_to_stop(worker)
-        told_s = time.monotonic()
-        # Nobody waits for the leases to run out, which would take two seconds.
-        async for _ in patiently():
-            if set(await ids_in(session, "queued")) == set(ids):
-                break
-        assert time.monotonic() - told_s < 1.0
-        await exit_code(worker)
-        for task_id in ids:
-            await cancel(session, task_id)
-
-
 async def test_what_was_handed_back_runs_elsewhere_at_no_cost(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     async with (
@@ -160,53 +122,6 @@ async def test_a_worker_whose_model_process_is_killed_goes_on_with_another(
         assert system.workers[0].poll() is None
 
 
-async def test_a_killed_workers_model_process_dies_with_it(tmp_path: Path) -> None:
-    async with running(tmp_path, workers=1) as system:
-        model = system.model_process(0)
-        assert model is not None
-        system.kill_worker(0)
-        await asyncio.to_thread(model.wait, PATIENCE_S)
-
-
-async def test_a_model_that_does_not_stop_when_asked_is_killed_at_no_cost_to_its_neighbours(
-    tmp_path: Path,
-) -> None:
-    settings = LONG_LEASES | {"worker.cancel_grace_s": "0.3"}
-    async with (
-        running(tmp_path, workers=1, settings=settings) as system,
-        system.session() as session,
-    ):
-        before, begun = system.model_process(0), tmp_path / "begun"
-        deaf = (await submit(session, 1, ms=60_000, mode="deaf", begun=str(begun)))[0]
-        # What is cancelled before the model has begun with it never begins.
-        await until_there(begun)
-        others = await submit(session, 3, ms=10, max_attempts=1)
-        await cancel(session, deaf)
-        await until_state(session, deaf, "canceled")
-        for task_id in others:
-            task = await until_state(session, task_id, "succeeded")
-            assert task["attempt"] == 1
-        after = system.model_process(0)
-        assert before is not None
-        assert after is not None
-        assert after.pid != before.pid
-        assert system.workers[0].poll() is None
-
-
-async def test_a_run_without_end_is_ended_by_its_limit(tmp_path: Path) -> None:
-    settings = LONG_LEASES | {"worker.run_limit_s": "0.5"}
-    async with (
-        running(tmp_path, workers=1, settings=settings) as system,
-        system.session() as session,
-    ):
-        hung = (await submit(session, 1, ms=60_000, mode="deaf", max_attempts=2))[0]
-        other = (await submit(session, 1, ms=10))[0]
-        task = await until_state(session, hung, "failed")
-        assert task["error"]["code"] == "model_timeout"
-        assert task["attempt"] == 2
-        assert (await until_state(session, other, "succeeded"))["attempt"] == 1
-
-
 # --- what the tests say to the system ------------------------------------------------------------
 
 
@@ -222,17 +137,6 @@ async def submit(
     return [task["id"] for task in said["tasks"]]
 
 
-async def submit_while_refused(
-    session: aiohttp.ClientSession, system: System, *, ms: int
-) -> str | None:
-    """Submit to a system whose only worker goes; a refusal is an answer too."""
-    body = {"model": "chaos/work", "input": {"text": "abc", "ms": ms}}
-    async with session.post("/v1/tasks", json=body) as answer:
-        said = await answer.json()
-        assert answer.status in (202, 503), said
-        return str(said["id"]) if answer.status == 202 else None
-
-
 async def answer_of(
     session: aiohttp.ClientSession, body: dict[str, Any], headers: dict[str, str]
 ) -> dict[str, Any]:
@@ -246,10 +150,6 @@ async def get(session: aiohttp.ClientSession, task_id: str) -> dict[str, Any]:
     return await ask(session, "GET", f"/v1/tasks/{task_id}")
 
 
-async def cancel(session: aiohttp.ClientSession, task_id: str) -> None:
-    await ask(session, "POST", f"/v1/tasks/{task_id}/cancel")
-
-
 async def ids_in(session: aiohttp.ClientSession, state: str) -> list[str]:
     listed = await ask(session, "GET", f"/v1/tasks?state={state}&limit=200")
     return [task["id"] for task in listed["tasks"]]
@@ -261,13 +161,6 @@ async def until_state(session: aiohttp.ClientSession, task_id: str, state: str) 
         if task["state"] == state:
             return task
     raise AssertionError(f"{task_id} is {task['state']} and not {state}: {task['error']}")
-
-
-async def until_there(path: Path) -> None:
-    async for _ in patiently():
-        if path.exists():
-            return
-    raise AssertionError(f"there is no {path}")
 
 
 async def until_some(session: aiohttp.ClientSession, state: str) -> None:

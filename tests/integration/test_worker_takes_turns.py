@@ -173,7 +173,7 @@ async def test_pictures_are_the_same_bits_and_models_change_less_often_than_task
     paths = refs(models, "One", "Two", "Three")
     async with working(dispatch, *paths, device_memory_bytes=fit * ONE_MODEL) as (worker, _):
         assert len(worker.models.residents) == fit
-        tasks = [await dispatch.ended(task_id, 60) for task_id in ids]
+        tasks = [await dispatch.ended(task_id) for task_id in ids]
     by_name = {each.name: made(each) for path in paths for each in load_models(path)}
     for task, (name, wish, seed) in zip(tasks, wishes, strict=True):
         assert (drawn(dispatch, task) == alone(by_name[name], wish, seed)).all()
@@ -253,7 +253,7 @@ async def test_batches_and_steps_take_turns_on_a_device_that_holds_one_model(
     names = ["test/whole", "test/one", "test/whole-2"]
     async with working(dispatch, *paths, device_memory_bytes=ONE_MODEL):
         ids = [await dispatch.submit(names[n % 3], {}) for n in range(30)]
-        tasks = [await dispatch.ended(task_id, 60) for task_id in ids]
+        tasks = [await dispatch.ended(task_id) for task_id in ids]
     by_state = Counter(task.state for task in tasks)
     assert by_state == {TaskState.SUCCEEDED: 30}
     assert {output_of(task) for task in tasks if task.model != "test/one"} == {2}
@@ -305,20 +305,20 @@ class Slow(Whole):
     def load(self, device):
         super().load(device)
         import time
-        time.sleep(2.0)
+        time.sleep(3.1)
 """
     )
     models.write_text(slow)
     paths = refs(models, "Whole", "Slow")
-    limits = {"device_memory_bytes": ONE_MODEL, "run_limit_s": 1.5, "cancel_grace_s": 0.05}
+    limits = {"device_memory_bytes": ONE_MODEL, "run_limit_s": 3.0, "cancel_grace_s": 0.05}
     async with working(dispatch, *paths, **limits) as (worker, _):
         pid = worker.models.process.pid
         task = await dispatch.ended(await dispatch.submit("test/slow", {"n": 3}))
         assert worker.models.process.pid == pid
     assert output_of(task) == 6
     assert task.timings is not None
-    assert task.timings.load_s >= 2
-    assert task.timings.run_s < 1.5
+    assert task.timings.load_s >= 3
+    assert task.timings.run_s < 3
 
 
 async def test_without_a_budget_all_models_stay(dispatch: MemoryDispatch, models: Path) -> None:
@@ -339,9 +339,9 @@ async def test_the_built_in_model_shares_its_device_with_another(
     async with working(dispatch, *paths, device_memory_bytes=ONE_MODEL):
         icons = [await dispatch.submit("swell/icons", wish, seed=seed) for seed in (1, 2)]
         others = [await dispatch.submit("test/one", {}, seed=seed) for seed in (1, 2)]
-        pictures = [drawn(dispatch, await dispatch.ended(each, 60)) for each in icons]
+        pictures = [drawn(dispatch, await dispatch.ended(each)) for each in icons]
         for each in others:
-            drawn(dispatch, await dispatch.ended(each, 60))
+            drawn(dispatch, await dispatch.ended(each))
     (definition,) = load_models("swell/icons")
     model = made(definition)
     for seed, picture in zip((1, 2), pictures, strict=True):
