@@ -40,7 +40,7 @@ class Receiver:
     came: list[tuple[dict[str, str], str]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def wait_for(self, is_enough: Callable[[list[Any]], bool], timeout_s: float = 20.0) -> None:
+    def wait_for(self, is_enough: Callable[[list[Any]], bool], timeout_s: float = 60.0) -> None:
         """Wait until what has come, as JSON, is enough."""
         with self.changed:
             enough = self.changed.wait_for(lambda: is_enough(self.bodies()), timeout_s)

@@ -19,7 +19,7 @@ VENVS = HERE.parents[1] / ".venv" / "clients"
 #: Where it installs those from npm.
 NODE = HERE / "node"
 
-PATIENCE_S = 60
+PATIENCE_S = 100
 
 #: Lines that must come first.
 _IMPORTS = ("import ", "from ")

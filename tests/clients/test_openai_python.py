@@ -235,9 +235,9 @@ def test_a_client_that_lost_patience_gets_the_picture_that_is_being_drawn(
         """
 def count(): return len(swell("/v1/tasks?limit=100&model=demo/echo-picture")["tasks"])
 before = count()
-hasty = openai.OpenAI(timeout=1.0, max_retries=4)
+hasty = openai.OpenAI(timeout=2.0, max_retries=20)
 made = hasty.images.generate(
-    model="demo/echo-picture", prompt="slow", extra_body={"steps": 25, "step_s": 0.1}
+    model="demo/echo-picture", prompt="slow", extra_body={"steps": 30, "step_s": 0.1}
 )
 tell(new=count() - before, kind=kind(made.data[0].b64_json))
 """
