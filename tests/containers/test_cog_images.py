@@ -13,6 +13,9 @@ from swell.engines import cog
 from swell.sdk.context import Item
 from swell.sdk.define import define
 
+# The first test of the folder makes the base image.
+pytestmark = pytest.mark.timeout(600)
+
 #: Where `.ci/services` installs cog.
 VENV = Path(__file__).parents[2] / ".venv" / "clients" / "cog"
 

@@ -14,6 +14,9 @@ from swell.core.errors import InvalidInput
 from swell.core.provider import InstanceState, LaunchRequest, Provider
 from swell.providers.container import ContainerOptions, ContainerProvider
 
+# The first test of the folder makes the base image.
+pytestmark = pytest.mark.timeout(600)
+
 #: The first process of a container hears SIGTERM only if it says so.
 WAITS = ("sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait")
 
